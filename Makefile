@@ -1,0 +1,86 @@
+# make demo    sets up .venv once, trains and evaluates on an embedded corpus, leaves runs/demo/
+# make test    units, seams between the stages, parity with other libraries
+# make help    all targets and their settings
+
+.DELETE_ON_ERROR:
+.PHONY: help setup demo spoken-digits test lint clean distclean
+SHELL := /bin/bash
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+# What pip is told about torch. On Linux PyPI's build carries CUDA (gigabytes); for the small CPU build where
+# its index can be reached:  make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+OUT ?=
+FRESH ?=
+RECORDINGS ?=
+TEST_SPEAKERS ?=
+
+help:
+	@echo 'make demo           [OUT=runs/demo] [FRESH=1]   train, evaluate and picture (W2V2, VGS) and VGS; no download'
+	@echo 'make spoken-digits  RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits] [FRESH=1]   the same on real speech'
+	@echo 'make test           [ARGS="-k retrieval"]       all tests'
+	@echo 'make lint           ruff and mypy'
+	@echo 'make setup          only $(VENV); PYTHON=python3.12 and TORCH=… choose its interpreter and its torch'
+	@echo 'make clean          caches and builds; make distclean also removes $(VENV) and runs/'
+
+# --- set-up: each stamp is one finished step, so nothing is done twice ------------------------------------
+
+SUPPORTED := import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.10 python3 python; do \
+	"$$p" -c '$(SUPPORTED)' 2>/dev/null && { echo "$$p"; break; }; done)
+
+setup: $(VENV)/.installed
+
+$(VENV)/.created:
+	@test -n "$(PYTHON)" || { echo 'No Python 3.10, 3.11 or 3.12 found ('"$$(python3 --version 2>&1)"' is python3).' \
+		'Install one, or name it: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11' >&2; exit 1; }
+	@"$(PYTHON)" -c '$(SUPPORTED)' || { echo "$(PYTHON) is $$("$(PYTHON)" --version 2>&1); fairseq and this package" \
+		'need Python 3.10, 3.11 or 3.12. Name one: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11' >&2; exit 1; }
+	"$(PYTHON)" -m venv $(VENV)
+	@touch $@
+
+# torch first and by itself: fairseq compiles against it, and left alone pip would fetch a second one for that
+$(VENV)/.torch: $(VENV)/.created
+	$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/pip install $(TORCH)
+	@touch $@
+
+# No isolated build, hence the torch above. Its six small extensions are compiled without debug symbols and with
+# light optimisation: a third of the time, and training does not run through them.
+$(VENV)/.fairseq: $(VENV)/.torch
+	@echo 'Compiling fairseq (one to three minutes, once) …'
+	$(BIN)/pip install -q -c constraints.txt setuptools wheel cython numpy
+	PATH="$(abspath $(BIN)):$$PATH" CFLAGS='-g0 -O1' \
+		$(BIN)/pip install -q --no-build-isolation -c constraints.txt 'fairseq-fixed==0.12.3.*'
+	@touch $@
+
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt | $(VENV)/.fairseq
+	$(BIN)/pip install -q --no-build-isolation -c constraints.txt -e '.[demo,dev]'
+	@touch $@
+
+# --- the main job ------------------------------------------------------------------------------------------
+
+demo: $(VENV)/.installed
+	$(BIN)/python examples/demo/run.py --out '$(or $(OUT),runs/demo)' $(if $(FRESH),--fresh)
+
+spoken-digits: $(VENV)/.installed
+	@test -n '$(RECORDINGS)' || { echo 'Which recordings? make spoken-digits RECORDINGS=DIR, a folder of' \
+		'{digit}_{speaker}_{take}.wav files (Free Spoken Digit Dataset, folder recordings/)' >&2; exit 1; }
+	$(BIN)/python examples/spoken_digits/run.py --recordings '$(RECORDINGS)' --out '$(or $(OUT),runs/digits)' \
+		$(if $(TEST_SPEAKERS),--test-speakers '$(TEST_SPEAKERS)') $(if $(FRESH),--fresh)
+
+# --- developing --------------------------------------------------------------------------------------------
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q $(ARGS)
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis outputs multirun
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -print0 | xargs -0 rm -rf
+
+distclean: clean
+	rm -rf $(VENV) runs

@@ -1,0 +1,189 @@
+"""Runs the stages of an example one after the other, each as the very command a user would type.
+
+A stage leaves a record of its command. Run again, a finished stage is skipped, an interrupted one goes on
+(fairseq from its last checkpoint), and one whose command or input has changed is done anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import fairseq_mtssl
+from examples.training_bar import TrainingBar
+from fairseq_mtssl.errors import ConfigError, MtsslError, StageError
+
+RECORDS = ".stages"
+LAST_LINES = 25
+RECIPES = Path(fairseq_mtssl.__file__).parent / "config"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command.
+
+    name: of its record and its log. command: the words, a program of this environment first.
+    folder: nothing but what it makes is in it; it is removed before the stage is done anew.
+    products: files that are there when it is done. needs: stages whose redoing makes this one stale.
+    is_training: its output is fairseq's, shown as one progress bar and kept in a log.
+    """
+
+    name: str
+    command: Sequence[str]
+    folder: Path
+    products: Sequence[Path]
+    needs: Sequence[str] = ()
+    is_training: bool = False
+
+    @property
+    def line(self) -> str:
+        """The command to retype."""
+        return shlex.join(self.command)
+
+    @property
+    def fingerprint(self) -> str:
+        """What, once changed, makes a record worthless: the command, and for a training the recipes."""
+        recipes = sorted(RECIPES.glob("*.yaml")) if self.is_training else []
+        text = self.line + "".join(path.read_text(encoding="utf-8") for path in recipes)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Pipeline:
+    """Stages that share an output folder.
+
+    out: the folder; records go to `out/.stages`, the output of trainings to `out/logs`.
+    fresh: do every stage anew.
+    """
+
+    def __init__(self, out: Path, fresh: bool = False) -> None:
+        self.out = out
+        self.fresh = fresh
+        self.seconds: dict[str, float] = {}
+        self.commands: list[str] = []
+        self._redone: set[str] = set()
+        (out / RECORDS).mkdir(parents=True, exist_ok=True)
+
+    def run(self, stage: Stage) -> None:
+        """Do a stage, unless it is done.
+
+        Raises: StageError if the command fails; ConfigError if its folder holds what no stage here has made.
+        """
+        record = self._read(stage)
+        self.commands.append(stage.line)
+        same = record.get("fingerprint") == stage.fingerprint and not self.fresh
+        same = same and not self._redone.intersection(stage.needs)
+        if same and record.get("finished") and not _missing(stage):
+            self.seconds[stage.name] = record["seconds"]
+            print(f"— {stage.name}: done before ({record['seconds']:.0f} s)\n  {stage.line}", flush=True)
+            return
+        self._redone.add(stage.name)
+        before = float(record.get("seconds", 0.0)) if same else 0.0
+        if not same:
+            self._clear(stage, made_here=bool(record))
+        print(f"\n— {stage.name}{', going on' if same else ''}\n$ {stage.line}", flush=True)
+        start = time.monotonic()
+        try:
+            self._write(stage, finished=False, seconds=before)
+            self._execute(stage)
+        finally:
+            self.seconds[stage.name] = round(before + time.monotonic() - start, 1)
+            self._write(stage, finished=False, seconds=self.seconds[stage.name])
+        self._write(stage, finished=True, seconds=self.seconds[stage.name])
+        print(f"  {stage.name}: {self.seconds[stage.name]:.0f} s", flush=True)
+
+    def total_seconds(self) -> dict[str, float]:
+        """Seconds by stage and in all, with what was spent on them before an interruption."""
+        return {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
+
+    def _execute(self, stage: Stage) -> None:
+        words = [_program(stage.command[0]), *stage.command[1:]]
+        if not stage.is_training:
+            code, tail = subprocess.run(words, check=False).returncode, ""
+        else:
+            log = self.out / "logs" / f"{stage.name}.log"
+            log.parent.mkdir(exist_ok=True)
+            with TrainingBar(stage.name, stage.folder) as bar:
+                code, tail = _stream(words, log, bar.read)
+            tail = f"\n{tail}\nAll of its output is in {log}."
+        if code != 0:
+            raise StageError(stage.name, f"ended with exit code {code}: {stage.line}{tail}")
+        missing = _missing(stage)
+        if missing:
+            raise StageError(stage.name, f"left no {', '.join(map(str, missing))}: {stage.line}")
+
+    def _clear(self, stage: Stage, made_here: bool) -> None:
+        if not stage.folder.exists():
+            return
+        if not made_here and any(stage.folder.iterdir()):
+            raise ConfigError(
+                str(stage.folder),
+                ["holds files that were not made here; give another output folder or remove it"],
+            )
+        shutil.rmtree(stage.folder)
+
+    def _path(self, stage: Stage) -> Path:
+        return self.out / RECORDS / f"{stage.name}.json"
+
+    def _read(self, stage: Stage) -> dict[str, Any]:
+        try:
+            return dict(json.loads(self._path(stage).read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+    def _write(self, stage: Stage, **facts: Any) -> None:
+        record = {"command": stage.line, "fingerprint": stage.fingerprint, **facts}
+        self._path(stage).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def run_example(main: Callable[[], None]) -> int:
+    """Run an example's main; a fault of the user's, or an interruption, ends it without a traceback."""
+    try:
+        main()
+    except MtsslError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _missing(stage: Stage) -> list[Path]:
+    return [path for path in stage.products if not path.is_file()]
+
+
+def _program(name: str) -> str:
+    """The program of the environment that runs this, whichever folder or PATH it was called from."""
+    if name == "python":
+        return sys.executable
+    path = Path(sys.executable).parent / name
+    return str(path) if path.exists() else name
+
+
+def _stream(words: Sequence[str], log: Path, on_line: Callable[[str], None]) -> tuple[int, str]:
+    """Run a command, append its output to a log and show every line to a reader.
+
+    Returns: the exit code and the last lines.
+    """
+    lines: list[str] = []
+    with (
+        log.open("a", encoding="utf-8") as file,
+        subprocess.Popen(
+            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as process,
+    ):
+        assert process.stdout is not None  # asked for above
+        for line in process.stdout:
+            file.write(line)
+            lines = [*lines[1 - LAST_LINES :], line.rstrip()]
+            on_line(line)
+    return process.returncode, "\n".join(lines)

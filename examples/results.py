@@ -1,0 +1,97 @@
+"""What an example leaves: results.json, a table in the terminal and one HTML page with everything in it."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from examples.stages import title
+from fairseq_mtssl.report.page import Section, Table, write_page
+
+PACKAGES = ("fairseq-mtssl", "fairseq-fixed", "torch", "numpy", "hydra-core", "omegaconf", "espeakng-loader")
+DIRECTIONS = {"speech_to_image": "s→i", "image_to_speech": "i→s"}
+MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "med. rank"}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object."""
+    return dict(json.loads(path.read_text(encoding="utf-8")))
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Indented JSON."""
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def versions() -> dict[str, str]:
+    """What ran: Python, the machine, and the packages that decide numbers."""
+    found = {"python": platform.python_version(), "machine": platform.platform()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def retrieval_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """runs: name -> JSON of `mtssl evaluate-retrieval`, all on one split. The last row is chance."""
+    header = ["run", *(f"{way} {name}" for way in DIRECTIONS.values() for name in MEASURES.values())]
+    rows = [[name, *_cells(scores)] for name, scores in runs.items()]
+    first = next(iter(runs.values()))
+    return Table(header, [*rows, ["chance", *_cells(first["chance"])]])
+
+
+def print_table(table: Table) -> None:
+    """The table in the terminal, columns aligned."""
+    widths = [max(len(row[i]) for row in [table.header, *table.rows]) for i in range(len(table.header))]
+    for row in [table.header, *table.rows]:
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        print("  ".join([row[0].ljust(widths[0]), *cells[1:]]))
+
+
+def measured_on(scores: Mapping[str, Any]) -> str:
+    """On what the scores were measured, in a sentence."""
+    return (
+        f"Split {scores['split']}: {scores['images']} images, {scores['captions']} spoken captions; "
+        f"relevant is the same {scores['relevance']}. Recalls in percent."
+    )
+
+
+def schedule_line(phases: Sequence[Mapping[str, Any]]) -> str:
+    """`W2V2 800 updates, then VGS 1200 updates`."""
+    return ", then ".join(f"{title(phase['name'])} {phase['updates']} updates" for phase in phases)
+
+
+def write_report(
+    heading: str,
+    results: Mapping[str, Any],
+    table: Table,
+    texts: Sequence[str],
+    pictures: Mapping[str, Path],
+    configurations: Mapping[str, Path],
+    out: Path,
+) -> Path:
+    """The page. texts: sentences under the table; pictures: heading -> PNG; configurations: run -> YAML."""
+    seconds = results["seconds"]
+    sections = [Section("Retrieval", " ".join(texts), table)]
+    sections += [Section(name, picture=path) for name, path in pictures.items()]
+    sections.append(Section("Commands", "Each can be typed by itself.", code="\n".join(results["commands"])))
+    rows = [[name, f"{value:.0f}"] for name, value in seconds.items()]
+    sections.append(Section("Time", table=Table(["stage", "seconds"], rows)))
+    sections += [
+        Section(f"Configuration of {name}", code=path.read_text(encoding="utf-8"), folded=True)
+        for name, path in configurations.items()
+    ]
+    sections.append(
+        Section("Versions", table=Table(["", "version"], [[*row] for row in results["versions"].items()]))
+    )
+    return write_page(heading, sections, out)
+
+
+def _cells(scores: Mapping[str, Any]) -> list[str]:
+    return [f"{scores[way][measure]:.1f}" for way in DIRECTIONS for measure in MEASURES]

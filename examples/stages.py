@@ -1,0 +1,82 @@
+"""The commands that the examples are made of: manifests, training, evaluation, curves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.pipeline import Stage
+
+ROOT = Path(__file__).resolve().parents[1]
+PLAIN = re.compile(r"[\w./+@%:-]+")
+TITLES = {"w2v2": "W2V2", "vgs": "VGS", "vgsplus": "VGS+"}
+
+
+def manifest_stage(script: str, data: Path, options: Sequence[str] = ()) -> Stage:
+    """`manifests/<script>.py` writes the data folder."""
+    command = ["python", _from_here(ROOT / "manifests" / f"{script}.py"), *options, "--out", str(data)]
+    return Stage("data", command, data, [data / "train.pairs"])
+
+
+def training_stage(name: str, recipe: str, data: Path, out: Path, overrides: Sequence[str] = ()) -> Stage:
+    """One `fairseq-hydra-train`; its checkpoints, log and composed configuration go to out/name."""
+    folder = out / name
+    settings = {"task.data": str(data), "checkpoint.save_dir": str(folder)}
+    words = [f"{key}={hydra_value(value)}" for key, value in settings.items()]
+    return Stage(
+        name,
+        ["fairseq-hydra-train", "--config-name", recipe, *words, *overrides],
+        folder,
+        [best_checkpoint(folder)],
+        needs=("data",),
+        is_training=True,
+    )
+
+
+def retrieval_stage(run: Stage, data: Path, out: Path, relevance: str, gallery: Path | None = None) -> Stage:
+    """Retrieval of a run's best checkpoint on the test split, as JSON; gallery: a PNG of answers."""
+    folder = out / "evaluation" / run.name
+    command = ["mtssl", "evaluate-retrieval", "--checkpoint", str(run.products[0]), "--data", str(data)]
+    command += ["--split", "test", "--relevance", relevance, "--json", str(folder / "retrieval.json")]
+    products = [folder / "retrieval.json"]
+    if gallery is not None:
+        command += ["--gallery", str(gallery)]
+        products.append(gallery)
+    return Stage(f"evaluate {run.name}", command, folder, products, needs=("data", run.name))
+
+
+def curves_stage(
+    runs: Mapping[str, Stage], phases: Sequence[Mapping[str, Any]], picture: Path, folder: Path
+) -> Stage:
+    """L_AV and L_AUD by update. runs: legend name -> training; phases: as `phases_run` returns them."""
+    command = ["mtssl", "report", *(f"{name}={run.folder}" for name, run in runs.items())]
+    for phase in phases:
+        command += ["--phase", f"{phase['first_update']}:{title(phase['name'])}"]
+    needs = [run.name for run in runs.values()]
+    return Stage("curves", [*command, "--out", str(picture)], folder, [picture], needs=needs)
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """The checkpoint that validated best while VGS was on."""
+    return folder / "checkpoint_best.pt"
+
+
+def title(phase: str) -> str:
+    """The paper's name of a phase: `vgsplus` is VGS+."""
+    return TITLES.get(phase, phase)
+
+
+def hydra_value(text: str) -> str:
+    """A value as Hydra's override grammar wants it: quoted where it holds more than a plain path does."""
+    if PLAIN.fullmatch(text):
+        return text
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _from_here(path: Path) -> str:
+    """The path as one would type it: relative to the current folder where it lies below it."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,0 +1,18 @@
+"""Joint self-supervised and visually grounded speech learning on fairseq.
+
+Importing the package registers its tasks, models, criterions and learning-rate schedules with fairseq. fairseq's
+own `import_user_module` does nothing for a package that is already imported and never looks into `criterions/`,
+so every registering module is imported here by name.
+"""
+
+from __future__ import annotations
+
+__version__ = "0.1.0"
+
+from fairseq_mtssl.criterions import joint_ssl_vgs as _criterion_joint_ssl_vgs  # noqa: E402, F401
+from fairseq_mtssl.criterions import vgs_retrieval as _criterion_vgs_retrieval  # noqa: E402, F401
+from fairseq_mtssl.models import joint_ssl_vgs as _model_joint_ssl_vgs  # noqa: E402, F401
+from fairseq_mtssl.models import vgs_retrieval as _model_vgs_retrieval  # noqa: E402, F401
+from fairseq_mtssl.tasks import joint_ssl_vgs as _task_joint_ssl_vgs  # noqa: E402, F401
+from fairseq_mtssl.tasks import phased_lr as _scheduler_phased  # noqa: E402, F401
+from fairseq_mtssl.tasks import vgs_retrieval as _task_vgs_retrieval  # noqa: E402, F401

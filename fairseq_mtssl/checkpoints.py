@@ -1,0 +1,150 @@
+"""The only reader of checkpoints and the only renamer of foreign weights."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fairseq_mtssl.errors import CheckpointError
+
+logger = logging.getLogger(__name__)
+
+SPEECH_PARTS = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "mask_emb", "encoder.")
+SSL_PARTS = ("quantizer.", "project_q.", "final_proj.")
+
+
+@dataclass
+class LoadedModel:
+    """A trained model in evaluation mode with the task and configuration it was trained with."""
+
+    model: Any
+    task: Any
+    cfg: Any
+
+
+def _check_file(path: str | Path) -> None:
+    if not Path(path).is_file():
+        raise CheckpointError(path, "no such file", "Give the path of a checkpoint, such as checkpoint_best.pt.")
+
+
+def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
+    return CheckpointError(path, f"not readable as a fairseq checkpoint ({error})", "Take another, or train again.")
+
+
+def read_state(path: str | Path) -> dict[str, Any]:
+    """A fairseq checkpoint as a dictionary on the CPU, with its configuration under "cfg".
+
+    Only for checkpoints from a trusted source: fairseq's format is a pickle.
+    Raises: CheckpointError if the file is absent, no checkpoint, or cut short.
+    """
+    from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+
+    _check_file(path)
+    try:
+        return load_checkpoint_to_cpu(str(path))
+    except Exception as error:
+        raise _unreadable(path, error) from error
+
+
+def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
+    """The model's weights of any checkpoint that keeps them under "model", its configuration unread.
+
+    Raises: CheckpointError as `read_state`, or if there is no "model".
+    """
+    _check_file(path)
+    try:
+        # Configurations of old checkpoints are pickled objects, which weights_only refuses.
+        state = torch.load(path, map_location="cpu", weights_only=False)
+        weights = state["model"]
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return weights
+
+
+def load_model(
+    path: str | Path, data: str | None = None, overrides: dict[str, Any] | None = None
+) -> LoadedModel:
+    """Load a trained model for evaluation. No path of the machine it was trained on is needed.
+
+    data: folder of manifests to evaluate on, in place of the one trained on.
+    overrides: further values, as {"task": {...}, "model": {...}}.
+    Raises: CheckpointError if the file or what it holds is not one of ours.
+    """
+    from fairseq import tasks
+
+    state = read_state(path)
+    cfg = state["cfg"]
+    if cfg is None or cfg.task._name not in tasks.TASK_REGISTRY:
+        name = None if cfg is None else cfg.task._name
+        raise CheckpointError(path, f"made for the unknown task {name!r}", "Give a checkpoint of this package.")
+    if data is not None:
+        cfg.task.data = data
+    for section, values in (overrides or {}).items():
+        for key, value in values.items():
+            cfg[section][key] = value
+    task = tasks.setup_task(cfg.task)
+    if "task_state" in state:
+        task.load_state_dict(state["task_state"])
+    model = task.build_model(cfg.model, from_checkpoint=True)
+    _load(model, state["model"], path)
+    model.set_num_updates(state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0)
+    return LoadedModel(model.eval(), task, cfg)
+
+
+def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        raise CheckpointError(
+            path, f"does not fit the model that its own configuration describes ({error})", "Train again."
+        ) from error
+
+
+def initialise(model: nn.Module, path: str | Path) -> None:
+    """Start a joint or VGS model from a checkpoint: every weight that fits is taken, what is not is logged.
+
+    path: one of ours, or a wav2vec2 checkpoint of fairseq, whose encoder and SSL head are taken.
+    Raises: CheckpointError if nothing fits or a weight has another shape, naming every such weight.
+    """
+    weights = read_weights(path)
+    own = model.state_dict()
+    if not any(name.startswith("speech_encoder.") for name in weights):
+        weights = rename_wav2vec2(weights)
+    taken = {name: weight for name, weight in weights.items() if name in own}
+    misfits = [
+        f"{name} is {tuple(weight.shape)}, wanted {tuple(own[name].shape)}"
+        for name, weight in taken.items()
+        if weight.shape != own[name].shape
+    ]
+    if misfits or not taken:
+        got = "; ".join(misfits) or "shares no weight with this model"
+        raise CheckpointError(path, got, "Make model.* describe the same sizes as the checkpoint's.")
+    model.load_state_dict(taken, strict=False)
+    fresh = sorted({name.split(".")[0] for name in own if name not in taken})
+    unused = sorted({name for name in weights if name not in own})
+    logger.info(
+        "started from %s: %d of %d weights; new: %s; unused: %s",
+        path,
+        len(taken),
+        len(own),
+        ", ".join(fresh) or "none",
+        ", ".join(unused) or "none",
+    )
+
+
+def rename_wav2vec2(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """fairseq's wav2vec2 names -> those of the joint model. A fine-tuned model's own prefix is removed."""
+    renamed = {}
+    for name, weight in weights.items():
+        name = name.removeprefix("w2v_encoder.").removeprefix("w2v_model.")
+        if name.startswith(SPEECH_PARTS):
+            name = f"speech_encoder.{name}"
+        elif name.startswith(SSL_PARTS):
+            name = f"ssl_head.{name}"
+        renamed[name] = weight
+    return renamed

@@ -1,0 +1,1 @@
+"""The console script `mtssl`: one file a subcommand, thin over the other rooms. Nothing imports this room."""

@@ -1,0 +1,233 @@
+"""Embeddings of a split, or of loose files: batched, with a progress bar, back in the order asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
+from fairseq_mtssl.errors import ConfigError, MtsslError
+
+T = TypeVar("T")
+QUIET_S = 1.0  # jobs shorter than this show no bar
+
+
+class Encoder(Protocol):
+    """What is used of a model."""
+
+    def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor: ...
+
+    def encode_image(self, images: Any) -> Tensor: ...
+
+
+class FileReader(Protocol):
+    """What is used of a PairDataset to encode loose files."""
+
+    def read_speech_file(self, path: str) -> Tensor: ...
+
+    def read_image_file(self, path: str) -> Any: ...
+
+    def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]: ...
+
+    def collate_images(self, images: Sequence[Any]) -> Any: ...
+
+
+class PairSource(FileReader, Protocol):
+    """What is used of a PairDataset to encode its split."""
+
+    manifest: PairManifest
+
+    def caption(self, index: int) -> Tensor: ...
+
+    def image(self, image_id: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class EncodedSplit:
+    """speech: (N, D), a row a caption; image: (M, D), a row a unique image id; on the CPU, float32."""
+
+    manifest: PairManifest
+    speech: Tensor
+    image: Tensor
+
+
+@dataclass(frozen=True)
+class EncodedFiles:
+    """embeddings: (F, D), a row a file of `paths`; skipped: (file, why) of those that could not be used."""
+
+    paths: list[Path]
+    embeddings: Tensor
+    skipped: list[tuple[Path, str]] = field(default_factory=list)
+
+
+def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: torch.device) -> EncodedSplit:
+    """Every caption and every distinct image of a split, once each.
+
+    Captions go through the model longest first: alike in length within a batch, and a batch that does not fit
+    in memory shows at once. A file that cannot be read is an error: leaving it out would change the task.
+    """
+    manifest = dataset.manifest
+    by_length = np.argsort(-manifest.audio.sizes, kind="stable").tolist()
+    speech = _encode(
+        by_length,
+        lambda rows: dataset.collate_speech([dataset.caption(row) for row in rows]),
+        lambda batch: model.encode_speech(batch["source"], batch["lengths"]),
+        batch_size,
+        device,
+        "captions",
+    )
+    ordered = torch.empty_like(speech)
+    ordered[torch.tensor(by_length)] = speech
+    image = _encode(
+        manifest.unique_image_ids,
+        lambda image_ids: dataset.collate_images([dataset.image(image_id) for image_id in image_ids]),
+        model.encode_image,
+        batch_size,
+        device,
+        "images",
+    )
+    return EncodedSplit(manifest, ordered, image)
+
+
+def encode_speech_files(
+    model: Encoder, reader: FileReader, paths: Sequence[Path], batch_size: int, device: torch.device
+) -> EncodedFiles:
+    """Audio files in the order given; unusable ones are skipped and named."""
+    return _encode_files(
+        paths,
+        reader.read_speech_file,
+        reader.collate_speech,
+        lambda batch: model.encode_speech(batch["source"], batch["lengths"]),
+        batch_size,
+        device,
+        "captions",
+    )
+
+
+def encode_image_files(
+    model: Encoder, reader: FileReader, paths: Sequence[Path], batch_size: int, device: torch.device
+) -> EncodedFiles:
+    """Image files in the order given; unusable ones are skipped and named."""
+    return _encode_files(
+        paths, reader.read_image_file, reader.collate_images, model.encode_image, batch_size, device, "images"
+    )
+
+
+def file_reader(task: Any) -> FileReader:
+    """Reads loose files as the task's evaluation would, without any data folder.
+
+    Raises: ConfigError for a model of region features, which no image file can give.
+    """
+    from fairseq_mtssl.data.pairs import ImageStore, PairDataset
+
+    if str(task.cfg.image_encoder) == "regions":
+        raise ConfigError(
+            "checkpoint",
+            ["its image encoder takes region features, not image files; use one trained on raw images"],
+        )
+    nowhere = Path()
+    audio = AudioManifest(nowhere, nowhere, [], np.zeros(0, dtype=np.int64))
+    nothing = PairManifest(audio, nowhere, [], [], [], [], [], [])
+    images = ImageStore(nothing, int(task.cfg.image_size), None)
+    return PairDataset(nothing, images, **task.clip_options(training=False))
+
+
+def _encode(
+    items: Sequence[T],
+    load: Callable[[Sequence[T]], Any],
+    encode: Callable[[Any], Tensor],
+    batch_size: int,
+    device: torch.device,
+    what: str,
+) -> Tensor:
+    """Rows in the order of the items, (len(items), D) float32 on the CPU."""
+    batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
+    rows = []
+    with _bar(len(items), what) as bar, torch.inference_mode():
+        for batch, loaded in zip(batches, _loaded_ahead(batches, load), strict=True):
+            rows.append(_to_cpu(encode(to_device(loaded, device))))
+            bar.update(len(batch))
+    return torch.cat(rows)
+
+
+def _encode_files(
+    paths: Sequence[Path],
+    read: Callable[[str], T],
+    collate: Callable[[Sequence[T]], Any],
+    encode: Callable[[Any], Tensor],
+    batch_size: int,
+    device: torch.device,
+    what: str,
+) -> EncodedFiles:
+    """Files of like size share a batch; one that cannot be read, or that the model refuses, is skipped."""
+    by_size = sorted(range(len(paths)), key=lambda i: paths[i].stat().st_size, reverse=True)
+    batches = [by_size[start : start + batch_size] for start in range(0, len(by_size), batch_size)]
+    rows: dict[int, Tensor] = {}
+    reasons: dict[int, str] = {}
+
+    def load(indices: Sequence[int]) -> list[tuple[int, T]]:
+        read_well = []
+        for i in indices:
+            try:
+                read_well.append((i, read(str(paths[i]))))
+            except MtsslError as error:
+                reasons[i] = str(error)
+        return read_well
+
+    def embed(loaded: Sequence[tuple[int, T]]) -> None:
+        try:
+            embedded = _to_cpu(encode(to_device(collate([item for _, item in loaded]), device)))
+        except MtsslError as error:
+            if len(loaded) == 1:
+                reasons[loaded[0][0]] = f"{paths[loaded[0][0]]}: {error}"
+                return
+            for one in loaded:  # the model refuses the batch for one of its files: find which
+                embed([one])
+        else:
+            rows.update(zip((i for i, _ in loaded), embedded, strict=True))
+
+    with _bar(len(paths), what) as bar, torch.inference_mode():
+        for batch, loaded in zip(batches, _loaded_ahead(batches, load), strict=True):
+            if loaded:
+                embed(loaded)
+            bar.update(len(batch))
+    kept = sorted(rows)
+    embeddings = torch.stack([rows[i] for i in kept]) if kept else torch.empty(0, 0)
+    return EncodedFiles(
+        [paths[i] for i in kept], embeddings, [(paths[i], reasons[i]) for i in sorted(reasons)]
+    )
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A tensor, or a dict of them, on the device."""
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return batch.to(device)
+
+
+def _loaded_ahead(batches: Iterable[T], load: Callable[[T], Any]) -> Iterator[Any]:
+    """load(batch) of each, in order, one read on a thread of its own while the one before it is used."""
+    with ThreadPoolExecutor(1) as reader:
+        ready = None
+        for pending in chain((reader.submit(load, batch) for batch in batches), [None]):
+            if ready is not None:
+                yield ready.result()
+            ready = pending
+
+
+def _to_cpu(embeddings: Tensor) -> Tensor:
+    return embeddings.to("cpu", torch.float32)
+
+
+def _bar(total: int, what: str) -> tqdm:
+    """A progress bar on stderr with the time left."""
+    return tqdm(total=total, desc=f"encode {what}", unit="", delay=QUIET_S, dynamic_ncols=True)

@@ -1,0 +1,55 @@
+"""`mtssl`: evaluate, query and draw what was trained with fairseq-hydra-train.
+
+A subcommand is a module with HELP, `add_arguments(parser)` and `run(args) -> exit status`. It imports what is
+slow to import in `run`, so that help and `mtssl user-dir` stay quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from fairseq_mtssl.errors import MtsslError
+
+COMMANDS = {
+    "evaluate-retrieval": "evaluate_retrieval",
+    "retrieve": "retrieve",
+    "report": "report",
+    "user-dir": "user_dir",
+}
+USER_ERROR = 2  # what argparse exits with, too
+INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status. An error a user can cure is one message, no traceback."""
+    args = build_parser().parse_args(argv)
+    # force: fairseq's tasks set the root logger to DEBUG when they are imported
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    try:
+        return args.run(args)
+    except MtsslError as error:
+        print(f"mtssl {args.command}: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"mtssl {args.command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All subcommands and their options."""
+    parser = argparse.ArgumentParser(prog="mtssl", description=__doc__.split("\n")[0] if __doc__ else None)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, stem in COMMANDS.items():
+        module = import_module(f"fairseq_mtssl.cli.{stem}")
+        command = commands.add_parser(name, help=module.HELP, description=module.HELP)
+        module.add_arguments(command)
+        command.set_defaults(run=module.run)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,70 @@
+"""Options and files that several subcommands share."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairseq_mtssl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint, --batch-size and --device."""
+    parser.add_argument("--checkpoint", required=True, metavar="FILE", help="checkpoint that training saved")
+    parser.add_argument(
+        "--batch-size", type=positive_int, default=32, metavar="N", help="clips or images at once (32)"
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
+    )
+
+
+def positive_int(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"got {text!r}, wanted a whole number, at least 1")
+    return number
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a --device option. Raises: ConfigError for cuda without CUDA."""
+    import torch
+
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    elif name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device", ["cuda, but torch finds no CUDA device; take cpu or auto"])
+    return torch.device(name)
+
+
+def prepare_output(path: str | Path) -> Path:
+    """Make the folder of a file that a long job will write. Raises: ConfigError where that cannot be."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(str(path), ["is a folder; give the path of the file to write"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            str(path), [f"its folder cannot be made ({error.strerror}); give another"]
+        ) from error
+    return path
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write indented JSON in one go. Raises: ConfigError if the file cannot be written."""
+    from fairseq_mtssl.data.manifest import write_text_atomically
+
+    try:
+        write_text_atomically(Path(path), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another path"]) from error

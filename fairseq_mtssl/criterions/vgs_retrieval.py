@@ -1,0 +1,109 @@
+"""L_AV: the retrieval loss between spoken captions and images.
+
+Source: Khorrami et al. 2023, arXiv 2306.02972, section 2.2.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from fairseq.criterions import FairseqCriterion, register_criterion
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask
+from torch import Tensor
+
+from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, world_size
+from fairseq_mtssl.schedule import Moment
+
+
+@dataclass
+class VgsRetrievalCriterionConfig(FairseqDataclass):
+    margin: float = field(
+        default=1.0, metadata={"help": "subtracted from the true pairs' scores; raw dot products only"}
+    )
+    gather_negatives: Optional[bool] = field(
+        default=None,
+        metadata={"help": "take negatives from all GPUs; null: with cosine similarity yes, with dot products no"},
+    )
+
+
+@register_criterion("vgs_retrieval", dataclass=VgsRetrievalCriterionConfig)
+class VgsRetrievalCriterion(FairseqCriterion):
+    """Both directions of the contrastive loss over the batch.
+
+    The task says by ``enter`` what the losses weigh at the present update; before it does (as in
+    ``fairseq-validate``) every loss counts half.
+    """
+
+    def __init__(self, task: FairseqTask, margin: float = 1.0, gather_negatives: Optional[bool] = None) -> None:
+        super().__init__(task)
+        self.margin = margin
+        self.gather_negatives = gather_negatives
+        self.vgs_weight = 0.5
+        self.ssl_weight = 0.5
+        self.phase = 0
+
+    def enter(self, moment: Moment) -> None:
+        """Take the weights that hold at an update."""
+        self.vgs_weight, self.ssl_weight, self.phase = moment.vgs_weight, moment.ssl_weight, moment.phase
+
+    def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
+        """Returns: loss (a mean over the batch, in nats), 1, what to log."""
+        out = model(**sample["net_input"])
+        loss = self.vgs_loss(out, sample)
+        log = {"loss": loss.detach(), "loss_vgs": loss.detach(), **self._log(sample)}
+        if not model.training:
+            log["embeddings"] = self.embeddings(out, sample)
+        return loss, 1, log
+
+    def vgs_loss(self, out: dict[str, Any], sample: dict[str, Any]) -> Tensor:
+        """L_AV of a batch: margin loss for raw scores, InfoNCE with the learned scale for cosines."""
+        speech, image = out["speech"], out["image"][out["image_index"]]
+        groups, scale = sample["image_group"], out["scale"]
+        gather = (scale is not None) if self.gather_negatives is None else self.gather_negatives
+        if gather and self.training and world_size() > 1:
+            speech, image, same = gather_pairs(speech, image, groups)
+        else:
+            same = groups.unsqueeze(0) == groups.unsqueeze(1)
+        if scale is None:
+            return margin_info_nce(speech, image, self.margin, same)
+        return info_nce(speech, image, scale, same)
+
+    def _log(self, sample: dict[str, Any]) -> dict[str, Any]:
+        return {
+            "ntokens": sample["ntokens"],
+            "nsentences": sample["nsentences"],
+            "sample_size": 1,
+            "alpha": self.vgs_weight,
+            "phase": self.phase,
+        }
+
+    @staticmethod
+    def embeddings(out: dict[str, Any], sample: dict[str, Any]) -> dict[str, Tensor]:
+        """What the task needs to compute retrieval over the whole validation set, on the CPU."""
+        return {
+            "speech": out["speech"].float().cpu(),
+            "image": out["image"].float().cpu(),
+            "id": sample["id"].cpu(),
+            "image_index": out["image_index"].cpu(),
+            "image_row": sample["image_row"].cpu(),
+        }
+
+    @classmethod
+    def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
+        """Means over batches; a loss that no batch has is not logged."""
+        batches = sum(log.get("sample_size", 0) for log in logging_outputs)
+        for key in ("loss", "loss_vgs", "loss_ssl", "contrastive", "ssl_accuracy", "code_perplexity", "temp"):
+            values = [log[key] for log in logging_outputs if key in log]
+            if values:
+                total = sum(float(value) if not torch.is_tensor(value) else value for value in values)
+                metrics.log_scalar(key, total / len(values), batches, round=4)
+        for key, places in (("alpha", 3), ("phase", 0)):
+            values = [log[key] for log in logging_outputs if key in log]
+            if values:
+                metrics.log_scalar(key, values[-1], weight=0, round=places)
+
+    @staticmethod
+    def logging_outputs_can_be_summed() -> bool:
+        return False

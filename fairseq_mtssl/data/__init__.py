@@ -1,0 +1,1 @@
+"""From files to batches: manifests, audio, images, pairs, collation."""

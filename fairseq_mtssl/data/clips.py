@@ -1,0 +1,185 @@
+"""Waveforms of a manifest as a fairseq dataset: cut, normalised, optionally perturbed in speed."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import soxr
+import torch
+from fairseq.data import FairseqDataset
+from torch import Tensor
+
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
+from fairseq_mtssl.data.manifest import AudioManifest
+from fairseq_mtssl.errors import ManifestError, MtsslError
+
+logger = logging.getLogger(__name__)
+
+
+def collate_speech(clips: Sequence[Tensor]) -> dict[str, Tensor]:
+    """Pad clips with zeros: {"source": (B, S) float, "lengths": (B,) long samples}."""
+    lengths = torch.tensor([clip.numel() for clip in clips])
+    return {"source": torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), "lengths": lengths}
+
+
+def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.ndarray:
+    """Rows of a manifest with at least so many samples, (N,) int; logs how many were dropped and which.
+
+    Raises: ManifestError if none is left.
+    """
+    rows = np.flatnonzero(manifest.sizes >= min_samples)
+    dropped = len(manifest) - len(rows)
+    if dropped:
+        short = np.flatnonzero(manifest.sizes < min_samples)[:5]
+        logger.warning(
+            "%s: dropped %d of %d utterances shorter than %.3g s (%s%s)",
+            place,
+            dropped,
+            len(manifest),
+            min_samples / SAMPLE_RATE_HZ,
+            ", ".join(manifest.files[row] for row in short),
+            ", …" if dropped > len(short) else "",
+        )
+    if not len(rows):
+        shortest = min_samples / SAMPLE_RATE_HZ
+        raise ManifestError(
+            place, [f"no utterance of {shortest:.3g} s or more; lower task.min_duration_s or add audio"]
+        )
+    return rows
+
+
+class ClipDataset(FairseqDataset):
+    """One waveform a row, from the start up to max_samples, zero mean and unit variance.
+
+    training: draw the order of every epoch anew, perturb the speed, and skip (named, counted) a file
+    that cannot be read; otherwise such a file is an error, since it would change the evaluated set.
+    speed_perturb: p resamples each clip by a factor drawn from [1 − p, 1 + p] (pitch moves with it).
+    noise_snr_db: (low, high) adds white noise at a signal-to-noise ratio drawn from the range; None none.
+    Everything random is drawn from (seed, epoch, row): the same in every worker and after a resume.
+    """
+
+    def __init__(
+        self,
+        manifest: AudioManifest,
+        *,
+        max_samples: int,
+        training: bool,
+        seed: int,
+        resample: bool = False,
+        speed_perturb: float = 0.0,
+        noise_snr_db: tuple[float, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.audio = manifest
+        self.max_samples = max_samples
+        self.training = training
+        self.seed = seed
+        self.resample = resample
+        self.speed_perturb = speed_perturb if training else 0.0
+        self.noise_snr_db = noise_snr_db if training else None
+        self.epoch = 1
+        self._sizes = np.minimum(manifest.sizes, max_samples)
+        self._skipped = multiprocessing.Value("l", 0)
+
+    def __len__(self) -> int:
+        return len(self.audio)
+
+    @property
+    def sizes(self) -> np.ndarray:
+        return self._sizes
+
+    @property
+    def skipped(self) -> int:
+        """Clips skipped so far because their file could not be read, over all workers."""
+        return int(self._skipped.value)
+
+    @property
+    def can_reuse_epoch_itr_across_epochs(self) -> bool:
+        return not self.training
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def rng(self, row: int, purpose: int) -> np.random.Generator:
+        """A generator of this row's own in this epoch."""
+        return np.random.default_rng([self.seed, self.epoch, row, purpose])
+
+    def ordered_indices(self) -> np.ndarray:
+        """All rows; in training in an order drawn anew for each epoch."""
+        rows = np.arange(len(self))
+        return np.random.default_rng([self.seed, self.epoch]).permutation(rows) if self.training else rows
+
+    def num_tokens(self, index: int) -> int:
+        return int(self._sizes[index])
+
+    def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
+        return self._sizes[indices]
+
+    def size(self, index: int) -> int:
+        return int(self._sizes[index])
+
+    def caption(self, index: int) -> Tensor:
+        """(T,) float: the row's waveform."""
+        return self._clip(index, self.audio.audio_path(index))
+
+    def read_speech_file(self, path: str) -> Tensor:
+        """(T,) float: any audio file as this dataset would give it, resampled when needed."""
+        return torch.from_numpy(normalise(read_audio(path, max_samples=self.max_samples, resample=True)))
+
+    def _clip(self, row: int, path: str) -> Tensor:
+        rng = self.rng(row, purpose=0)
+        factor = 1.0 + self.speed_perturb * rng.uniform(-1.0, 1.0)
+        wav = read_audio(path, max_samples=int(self.max_samples * max(factor, 1.0)), resample=self.resample)
+        if self.speed_perturb > 0:
+            wav = soxr.resample(wav, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ, quality="LQ")
+        wav = wav[: self.max_samples]
+        if not np.any(wav):
+            logger.warning("%s is silent: kept as zeros", path)
+        wav = normalise(wav)
+        if self.noise_snr_db is not None:
+            amplitude = 10.0 ** (-rng.uniform(*self.noise_snr_db) / 20.0)
+            wav = normalise(wav + amplitude * rng.standard_normal(wav.shape, dtype=np.float32))
+        return torch.from_numpy(wav)
+
+    def _or_skip(self, read: Any) -> Any:
+        """What ``read`` returns; in training None, with a named and counted warning, if it fails."""
+        try:
+            return read()
+        except MtsslError as error:
+            if not self.training:
+                raise
+            with self._skipped.get_lock():
+                self._skipped.value += 1
+            logger.warning("skipped in training (%d so far): %s", self.skipped, error)
+            return None
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"id": int(index), "clip": self._or_skip(lambda: self.caption(int(index)))}
+
+    def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """{"id": (B,), "net_input": {"source", "lengths"}}; empty if every file failed."""
+        samples = [sample for sample in samples if sample["clip"] is not None]
+        if not samples:
+            return {}
+        speech = collate_speech([sample["clip"] for sample in samples])
+        return {
+            "id": torch.tensor([sample["id"] for sample in samples]),
+            "net_input": speech,
+            "ntokens": int(speech["lengths"].sum()),
+            "nsentences": len(samples),
+        }
+
+    def draw(self, row: int, count: float) -> Iterator[Tensor]:
+        """Clips at random beside row ``row`` of another dataset: ``count`` on average, unreadable ones left out."""
+        rng = self.rng(row, purpose=1)
+        number = int(count) + int(rng.random() < count - int(count))
+        for index in rng.integers(len(self), size=number):
+            clip = self._or_skip(lambda index=index: self.caption(int(index)))
+            if clip is not None:
+                yield clip
+
+

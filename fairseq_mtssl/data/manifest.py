@@ -1,0 +1,307 @@
+"""Audio manifests (fairseq's) and pair manifests (ours): read, check, write.
+
+A data folder holds, for each split,
+
+- `{split}.tsv`, exactly fairseq's: line 1 the audio root, then `relative/path<TAB>samples`;
+- `{split}.pairs`, row-aligned with it: line 1 the image root, line 2 the column names
+  `caption_id image image_id label speaker text` (tab separated), then one row a caption.
+
+A relative root is relative to the folder of the file that names it, so that a corpus can be moved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_mtssl.errors import ImageError, ManifestError
+
+PAIR_COLUMNS = ("caption_id", "image", "image_id", "label", "speaker", "text")
+
+
+@dataclass(frozen=True, eq=False)
+class AudioManifest:
+    """The audio files of one split.
+
+    path: the .tsv; root: the absolute audio root; files: paths relative to the root, or
+    `archive.zip:offset:bytes`; sizes: (N,) int64 samples.
+    """
+
+    path: Path
+    root: Path
+    files: list[str]
+    sizes: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def audio_path(self, index: int) -> str:
+        """The full path of row `index`, as `read_audio` takes it."""
+        return os.path.join(self.root, self.files[index])
+
+
+@dataclass(frozen=True, eq=False)
+class PairManifest:
+    """One spoken caption a row, each with its image.
+
+    All lists have one entry a caption. images: paths relative to image_root, or "" where only region
+    features exist. image_ids: the key of the image; captions of one image share it. labels: "" or a
+    class such that any image of the same label is relevant too. Absent speakers and texts are "".
+    """
+
+    audio: AudioManifest
+    image_root: Path
+    images: list[str]
+    image_ids: list[str]
+    caption_ids: list[str]
+    labels: list[str]
+    speakers: list[str]
+    texts: list[str]
+
+    def __len__(self) -> int:
+        return len(self.caption_ids)
+
+    @cached_property
+    def first_rows(self) -> dict[str, int]:
+        """Image id -> the first row that has it, in order of first appearance."""
+        rows: dict[str, int] = {}
+        for row, image_id in enumerate(self.image_ids):
+            rows.setdefault(image_id, row)
+        return rows
+
+    @cached_property
+    def unique_image_ids(self) -> list[str]:
+        """Image ids in order of first appearance."""
+        return list(self.first_rows)
+
+    def image_path(self, image_id: str) -> Path:
+        """The file of an image.
+
+        Raises: ImageError for an id that the manifest lacks or that has no file.
+        """
+        pairs = pairs_path(self.audio.path)
+        if image_id not in self.first_rows:
+            cure = "Take one from the manifest's image_id column."
+            raise ImageError(pairs, f"no image id {image_id!r}", cure)
+        image = self.images[self.first_rows[image_id]]
+        if not image:
+            raise ImageError(
+                pairs,
+                f"image id {image_id!r} names no image file",
+                "Use an encoder of region features, or make the manifest again with the image folder.",
+            )
+        return self.image_root / image
+
+    def image_label(self, image_id: str) -> str:
+        """The label of an image, "" if it has none."""
+        return self.labels[self.first_rows[image_id]]
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """One caption to be written: `file` relative to the audio root, `samples` at the file's own rate."""
+
+    file: str
+    samples: int
+    caption_id: str
+    image: str
+    image_id: str
+    label: str = ""
+    speaker: str = ""
+    text: str = ""
+
+
+def pairs_path(tsv: Path) -> Path:
+    """The .pairs file beside a .tsv."""
+    return tsv.with_suffix(".pairs")
+
+
+def read_lines(path: Path) -> list[str]:
+    """Lines of a UTF-8 text file without their ends; empty lines at the end of the file are dropped.
+
+    Raises: ManifestError if the file is absent or no UTF-8 text.
+    """
+    try:
+        # utf-8-sig: spreadsheets like to write a byte order mark
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise ManifestError(path, [f"cannot be read: {error.strerror}. Check the path."]) from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(path, [f"not UTF-8 at byte {error.start}. Convert the file to UTF-8."]) from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    return lines
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text so that the file is either the old one or the whole new one."""
+    partial = path.with_name(f"{path.name}.part{os.getpid()}")
+    partial.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(partial, path)
+
+
+def read_audio_manifest(path: str | Path) -> AudioManifest:
+    """Read a fairseq audio manifest (`{split}.tsv`).
+
+    Raises: ManifestError with every fault: absent or empty file, wrong column count, a size that is
+    no positive integer.
+    """
+    path = Path(path)
+    manifest, faults = _parse_audio(path, read_lines(path))
+    if faults:
+        raise ManifestError(path, faults)
+    return manifest
+
+
+def _parse_audio(path: Path, lines: list[str]) -> tuple[AudioManifest, list[str]]:
+    """The manifest and its faults; with faults, the manifest is not to be used."""
+    faults: list[str] = []
+    if not lines or "\t" in lines[0]:
+        faults.append("line 1: wanted the audio root alone. Write the folder of the audio on the first line.")
+    if len(lines) < 2:
+        faults.append("no rows: the manifest is empty. Make it again from a folder that holds audio.")
+    files: list[str] = []
+    sizes: list[int] = []
+    for number, line in enumerate(lines[1:], start=2):
+        file, _, size = line.partition("\t")
+        if not file or not size or "\t" in size:
+            faults.append(f"line {number}: got {line!r}, wanted path<TAB>samples.")
+        elif not (size.isascii() and size.isdigit() and int(size) > 0):
+            faults.append(f"line {number}: got size {size!r}, wanted samples, at least 1. Drop the row.")
+        else:
+            files.append(file)
+            sizes.append(int(size))
+    root = _resolve_root(path, lines[0]) if lines else path.parent
+    return AudioManifest(path, root, files, np.array(sizes, dtype=np.int64)), faults
+
+
+def _resolve_root(file: Path, root: str) -> Path:
+    return (file.parent / root.strip()).absolute()
+
+
+def read_pair_manifest(data_dir: str | Path, split: str) -> PairManifest:
+    """Read `{split}.tsv` and `{split}.pairs` of a data folder.
+
+    Raises: ManifestError with every fault of both files: absent or empty file, wrong column count,
+    sizes that are no positive integers, an empty or repeated caption id, an image id with two images
+    or two labels, row counts that differ.
+    """
+    tsv = Path(data_dir) / f"{split}.tsv"
+    pairs = pairs_path(tsv)
+    missing = [f"{file.name} is missing" for file in (tsv, pairs) if not file.is_file()]
+    if missing:
+        found = sorted(file.stem for file in Path(data_dir).glob("*.pairs")) or "none"
+        missing.append(f"splits found: {found}. Name one, or make the folder with a script of manifests/")
+        raise ManifestError(data_dir, missing)
+    audio_lines = read_lines(tsv)
+    audio, audio_faults = _parse_audio(tsv, audio_lines)
+    lines = read_lines(pairs)
+    columns, pair_faults = _parse_pairs(lines)
+    faults = [f"{tsv.name} {fault}" for fault in audio_faults]
+    faults += [f"{pairs.name} {fault}" for fault in pair_faults]
+    rows = (max(len(audio_lines) - 1, 0), max(len(lines) - 2, 0))
+    if rows[0] != rows[1]:
+        faults.append(
+            f"{tsv.name} has {rows[0]} rows, {pairs.name} has {rows[1]}; row i of each is one caption. "
+            "Write both again with one script."
+        )
+    if faults:
+        raise ManifestError(data_dir, faults)
+    caption_ids, images, image_ids, labels, speakers, texts = columns
+    image_root = _resolve_root(pairs, lines[0])
+    return PairManifest(audio, image_root, images, image_ids, caption_ids, labels, speakers, texts)
+
+
+def _parse_pairs(lines: list[str]) -> tuple[list[list[str]], list[str]]:
+    """The six columns of a .pairs file and its faults."""
+    faults: list[str] = []
+    if not lines or "\t" in lines[0]:
+        faults.append("line 1: wanted the image root alone. Write the image folder on the first line.")
+    header = tuple(lines[1].split("\t")) if len(lines) > 1 else ()
+    if header != PAIR_COLUMNS:
+        faults.append(f"line 2: got columns {list(header)}, wanted {list(PAIR_COLUMNS)}, tab separated.")
+    if len(lines) < 3:
+        faults.append("no rows: the manifest is empty. Make it again from pairs of speech and images.")
+    rows: list[list[str]] = []
+    for number, line in enumerate(lines[2:], start=3):
+        row = line.split("\t")
+        if len(row) == len(PAIR_COLUMNS):
+            rows.append(row)
+        else:
+            faults.append(f"line {number}: got {len(row)} columns, wanted {len(PAIR_COLUMNS)}: {line!r}.")
+    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in PAIR_COLUMNS]
+    if not faults:  # line numbers below count on complete rows
+        faults += identity_faults(columns[0], columns[1], columns[2], columns[3], first_line=3)
+    return columns, faults
+
+
+def identity_faults(
+    caption_ids: Sequence[str],
+    images: Sequence[str],
+    image_ids: Sequence[str],
+    labels: Sequence[str],
+    *,
+    first_line: int,
+) -> list[str]:
+    """Faults of the ids of one file: empty or repeated caption ids, image ids with two images or labels.
+
+    first_line: the line number of row 0, for the messages.
+    """
+    faults: list[str] = []
+    caption_line: dict[str, int] = {}
+    image_line: dict[str, int] = {}
+    for row, (caption_id, image_id) in enumerate(zip(caption_ids, image_ids, strict=True)):
+        line = row + first_line
+        if not caption_id or not image_id:
+            which = "image" if caption_id else "caption"
+            faults.append(f"line {line}: empty {which} id. Give every row both ids.")
+        if caption_line.setdefault(caption_id, line) != line:
+            faults.append(
+                f"line {line}: caption id {caption_id!r} is already on line {caption_line[caption_id]}. "
+                "Give every caption its own id."
+            )
+        first = image_line.setdefault(image_id, line) - first_line
+        for what, values in (("image", images), ("label", labels)):
+            if values[first] != values[row]:
+                faults.append(
+                    f"line {line}: image id {image_id!r} has {what} {values[row]!r}, but {values[first]!r} "
+                    f"on line {first + first_line}. Give each image one id and one label."
+                )
+    return faults
+
+
+def write_pair_manifest(
+    data_dir: str | Path,
+    split: str,
+    rows: Sequence[PairRow],
+    *,
+    audio_root: str | Path = "audio",
+    image_root: str | Path = "images",
+) -> None:
+    """Write `{split}.tsv` and `{split}.pairs`, row-aligned, each whole or not at all.
+
+    audio_root, image_root: absolute, or relative to data_dir so that the folder can be moved.
+    Raises: ManifestError with every fault that reading back would find, and for tabs or line breaks.
+    """
+    data_dir = Path(data_dir)
+    tsv = [str(audio_root)] + [f"{row.file}\t{row.samples}" for row in rows]
+    table = [[row.caption_id, row.image, row.image_id, row.label, row.speaker, row.text] for row in rows]
+    cells = [[row.file, *others] for row, others in zip(rows, table, strict=True)]
+    pairs = [str(image_root), "\t".join(PAIR_COLUMNS)] + ["\t".join(row) for row in table]
+    faults = [
+        f"row {number}: tab or line break in {line!r}. Replace it by a space."
+        for number, line in enumerate(map("".join, cells), start=1)
+        if any(mark in line for mark in "\t\n\r")
+    ]
+    if not faults:
+        faults = _parse_audio(data_dir / f"{split}.tsv", tsv)[1] + _parse_pairs(pairs)[1]
+    if faults:
+        raise ManifestError(data_dir / f"{split}.pairs", faults)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(data_dir / f"{split}.tsv", "\n".join(tsv) + "\n")
+    write_text_atomically(data_dir / f"{split}.pairs", "\n".join(pairs) + "\n")

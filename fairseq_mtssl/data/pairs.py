@@ -1,0 +1,222 @@
+"""Speech–image pairs as a fairseq dataset."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.data.clips import ClipDataset, collate_speech, long_enough
+from fairseq_mtssl.data.images import RegionFeatures, read_image
+from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
+from fairseq_mtssl.errors import ConfigError, ManifestError
+
+CACHE_BYTES = 1 << 29
+RELEVANCE = ("image", "label")
+
+Image = Any  # (3, H, W) uint8, or {"regions": (K, F), "boxes": (K, 4)}
+
+
+class ImageStore:
+    """The images of a manifest, raw or as region features.
+
+    size_px: side of the square that raw images are brought to. regions: the features' HDF5 file.
+    Raw images are kept in memory when all of them fit in 512 MB.
+    Raises: ManifestError naming every image that has neither a file nor features.
+    """
+
+    def __init__(self, manifest: PairManifest, size_px: int, regions: RegionFeatures | None) -> None:
+        self.manifest = manifest
+        self.size_px = size_px
+        self.regions = regions
+        ids = manifest.unique_image_ids
+        if regions is not None:
+            lacking = [f"image id {i!r} has no region features in {regions.path}" for i in ids if i not in regions]
+        else:
+            lacking = [
+                f"image id {i!r} names no file; give model.image_encoder=regions and task.region_features"
+                for i in ids
+                if not manifest.images[manifest.first_rows[i]]
+            ]
+        if lacking:
+            raise ManifestError(manifest.audio.path, lacking)
+        self._cache: dict[str, Image] | None = {} if len(ids) * size_px**2 * 3 < CACHE_BYTES else None
+
+    def read_file(self, path: str) -> Image:
+        """One image from any file.
+
+        Raises: ConfigError with region features, which cannot be computed here.
+        """
+        if self.regions is not None:
+            raise ConfigError(
+                str(path), ["this model takes region features, not image files; use a raw-image encoder"]
+            )
+        return torch.from_numpy(read_image(path, self.size_px))
+
+    def __getitem__(self, image_id: str) -> Image:
+        if self.regions is not None:
+            regions, boxes = self.regions.features(image_id)
+            return {"regions": torch.from_numpy(regions), "boxes": torch.from_numpy(boxes)}
+        if self._cache is not None and image_id in self._cache:
+            return self._cache[image_id]
+        image = self.read_file(str(self.manifest.image_path(image_id)))
+        if self._cache is not None:
+            self._cache[image_id] = image
+        return image
+
+    @staticmethod
+    def collate(images: Sequence[Image]) -> Any:
+        """What ``model.encode_image`` takes: (M, 3, H, W) uint8, or a dict of stacked features."""
+        if isinstance(images[0], dict):
+            return {key: torch.stack([image[key] for image in images]) for key in images[0]}
+        return torch.stack(list(images))
+
+
+def longer_pairs(manifest: PairManifest, min_samples: int) -> PairManifest:
+    """The pairs whose caption has at least so many samples; drops are logged."""
+    rows = long_enough(manifest.audio, min_samples, str(manifest.audio.path))
+    if len(rows) == len(manifest):
+        return manifest
+    audio = manifest.audio
+    pick: Callable[[list[str]], list[str]] = lambda column: [column[row] for row in rows]  # noqa: E731
+    return PairManifest(
+        audio=AudioManifest(audio.path, audio.root, pick(audio.files), audio.sizes[rows]),
+        image_root=manifest.image_root,
+        **{
+            name: pick(getattr(manifest, name))
+            for name in ("images", "image_ids", "caption_ids", "labels", "speakers", "texts")
+        },
+    )
+
+
+class PairDataset(ClipDataset):
+    """One spoken caption a row with its image; see ClipDataset for the speech.
+
+    relevance: ``image`` or ``label``: what makes an image a caption's own, beside which it is no
+        negative. repair: in training, each caption takes an image drawn from all of its label.
+    extra, extra_ratio: a speech-only dataset of which so many clips a caption come along for the SSL loss.
+    needs: of (epoch), whether images and extra clips are worth reading; None reads both always.
+    """
+
+    def __init__(
+        self,
+        manifest: PairManifest,
+        images: ImageStore,
+        *,
+        relevance: str = "image",
+        repair: bool = False,
+        extra: ClipDataset | None = None,
+        extra_ratio: float = 1.0,
+        needs: Callable[[int], tuple[bool, bool]] | None = None,
+        **clip_options: Any,
+    ) -> None:
+        super().__init__(manifest.audio, **clip_options)
+        self.manifest = manifest
+        self.images = images
+        self.extra = extra
+        self.extra_ratio = extra_ratio
+        self.needs = needs
+        self.image_rows = {image_id: row for row, image_id in enumerate(manifest.unique_image_ids)}
+        labels = [manifest.image_label(image_id) for image_id in manifest.unique_image_ids]
+        missing = labels.count("")
+        if missing and (relevance == "label" or (repair and self.training)):
+            raise ManifestError(
+                manifest.audio.path,
+                [f"{missing} of {len(labels)} images have no label; task.relevance=label needs one for each"],
+            )
+        self.relevance = relevance
+        if relevance == "label":
+            numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
+            self.groups = np.array([numbers[label] for label in labels])
+        else:
+            self.groups = np.arange(len(labels))
+        self._same_label: dict[str, list[str]] | None = None
+        if repair and self.training:
+            self._same_label = {}
+            for image_id, label in zip(manifest.unique_image_ids, labels, strict=True):
+                self._same_label.setdefault(label, []).append(image_id)
+
+    def set_epoch(self, epoch: int) -> None:
+        super().set_epoch(epoch)
+        if self.extra is not None:
+            self.extra.set_epoch(epoch)
+
+    def image(self, image_id: str) -> Image:
+        """One image as the model takes it, before collation."""
+        return self.images[image_id]
+
+    def read_image_file(self, path: str) -> Image:
+        """One image from any file."""
+        return self.images.read_file(path)
+
+    def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]:
+        """{"source": (B, S), "lengths": (B,)}."""
+        return collate_speech(clips)
+
+    def collate_images(self, images: Sequence[Image]) -> Any:
+        """What ``model.encode_image`` takes."""
+        return ImageStore.collate(images)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = int(index)
+        images_needed, extra_needed = self.needs(self.epoch) if self.needs else (True, True)
+        image_id = self.manifest.image_ids[index]
+        if self._same_label is not None:
+            others = self._same_label[self.manifest.labels[index]]
+            image_id = others[self.rng(index, purpose=2).integers(len(others))]
+        sample: dict[str, Any] = {"id": index, "image_id": image_id}
+        sample["clip"] = self._or_skip(lambda: self.caption(index))
+        sample["image"] = self._or_skip(lambda: self.images[image_id]) if images_needed else None
+        if images_needed and sample["image"] is None:
+            sample["clip"] = None
+        if self.extra is not None and extra_needed:
+            sample["extra"] = list(self.extra.draw(index, self.extra_ratio))
+        return sample
+
+    def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """A batch; each distinct image stands in it once.
+
+        net_input: source (B, S), lengths (B,), images (U, …) or None, image_index (B,) into them.
+        image_row: (U,) rows in manifest.unique_image_ids; image_group: (B,) ints, equal where the
+        images count as the same; extra: {"source", "lengths", "id"} or absent. Empty if every file failed.
+        """
+        samples = [sample for sample in samples if sample["clip"] is not None]
+        batch = super().collater(samples)
+        if not batch:
+            return {}
+        self.add_images(batch, [sample["image_id"] for sample in samples], [sample["image"] for sample in samples])
+        extra = [clip for sample in samples for clip in sample.get("extra", ())]
+        if extra:
+            # Ids beyond this dataset's rows, so that each clip draws a mask of its own.
+            ids = torch.arange(len(extra)) + len(self) * (1 + samples[0]["id"])
+            batch["extra"] = {**collate_speech(extra), "id": ids}
+        return batch
+
+    def add_images(self, batch: dict[str, Any], image_ids: Sequence[str], images: Sequence[Image | None]) -> None:
+        """Put the distinct images into a batch; None in ``images`` leaves them out."""
+        places = {image_id: place for place, image_id in enumerate(dict.fromkeys(image_ids))}
+        rows = [self.image_rows[image_id] for image_id in places]
+        index = torch.tensor([places[image_id] for image_id in image_ids])
+        first = {image_id: image for image_id, image in reversed(list(zip(image_ids, images, strict=True)))}
+        present = all(image is not None for image in images)
+        batch["image_row"] = torch.tensor(rows)
+        batch["image_group"] = torch.from_numpy(self.groups[rows])[index]
+        batch["net_input"]["images"] = self.collate_images([first[i] for i in places]) if present else None
+        batch["net_input"]["image_index"] = index
+
+    def load_images(self, batch: dict[str, Any]) -> None:
+        """Read the images of a batch that was collated without them."""
+        ids = self.manifest.unique_image_ids
+        rows = batch["image_row"].tolist()
+        images = self.collate_images([self.images[ids[row]] for row in rows])
+        device = batch["net_input"]["source"].device
+        batch["net_input"]["images"] = (
+            {key: value.to(device) for key, value in images.items()}
+            if isinstance(images, dict)
+            else images.to(device)
+        )
+
+

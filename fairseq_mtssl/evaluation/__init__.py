@@ -1,0 +1,1 @@
+"""Measures of a trained model: arrays in, numbers out. Nothing here knows fairseq."""

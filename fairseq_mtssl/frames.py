@@ -1,0 +1,94 @@
+"""Samples, frames and seconds: the only convolution-length arithmetic of the package.
+
+A stack of convolutions is given as (channels, kernel, stride) triples, the way fairseq writes
+``conv_feature_layers``. The wav2vec 2.0 stack turns 16 kHz samples into one frame every 320 samples
+(20 ms, 50 Hz), each seeing 400 samples (25 ms).
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.errors import ConfigError
+
+ConvLayer = tuple[int, int, int]
+Length = TypeVar("Length", int, Tensor)
+
+SAMPLE_RATE_HZ = 16_000
+
+
+def parse_conv_layers(text: str) -> list[ConvLayer]:
+    """Read fairseq's ``conv_feature_layers`` notation.
+
+    text: sums and products of lists of (channels, kernel, stride), as in
+        ``[(512,10,5)] + [(512,3,2)] * 4``; names and calls are refused, nothing is executed.
+    Returns: the triples, in order.
+    Raises: ConfigError if the text is anything else or a number is not positive.
+    """
+    wrong = "wanted a list such as [(512,10,5)] + [(512,3,2)] * 4; correct conv_feature_layers"
+    try:
+        layers = _literal(ast.parse(text, mode="eval").body)
+    except (SyntaxError, ValueError, TypeError) as error:
+        raise ConfigError("conv_feature_layers", [f"got {text!r}, {wrong} ({error})"]) from error
+    valid = isinstance(layers, list) and layers
+    for layer in layers if valid else []:
+        valid = valid and isinstance(layer, tuple) and len(layer) == 3
+        valid = valid and all(isinstance(number, int) and number > 0 for number in layer)
+    if not valid:
+        raise ConfigError("conv_feature_layers", [f"got {text!r}, {wrong}"])
+    return layers
+
+
+def _literal(node: ast.expr) -> list:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _literal(node.left) + _literal(node.right)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        return _literal(node.left) * _literal(node.right)
+    return ast.literal_eval(node)
+
+
+def conv_length(samples: Length, layers: Sequence[ConvLayer]) -> Length:
+    """Frames that an unpadded convolution stack makes of so many samples.
+
+    samples: an int, or an integer tensor of any shape.
+    Returns: the same type; 0 where the clip is shorter than one frame.
+    """
+    for _, kernel, stride in layers:
+        samples = (samples - kernel) // stride + 1
+        samples = samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
+    return samples
+
+
+def min_samples(layers: Sequence[ConvLayer]) -> int:
+    """The fewest samples that give one frame: the receptive field (400 for wav2vec 2.0)."""
+    needed = 1
+    for _, kernel, stride in reversed(layers):
+        needed = (needed - 1) * stride + kernel
+    return needed
+
+
+def hop_samples(layers: Sequence[ConvLayer]) -> int:
+    """Samples between two frames: the product of the strides (320 for wav2vec 2.0)."""
+    hop = 1
+    for _, _, stride in layers:
+        hop *= stride
+    return hop
+
+
+def frame_rate_hz(layers: Sequence[ConvLayer], sample_rate_hz: int = SAMPLE_RATE_HZ) -> float:
+    """Frames a second (50.0 for wav2vec 2.0 at 16 kHz)."""
+    return sample_rate_hz / hop_samples(layers)
+
+
+def padding_mask(lengths: Tensor, total: int) -> Tensor:
+    """Which positions of a padded batch lie past the end.
+
+    lengths: (B,) valid positions of each row; total: columns.
+    Returns: (B, total) bool, True at padding.
+    """
+    return torch.arange(total, device=lengths.device).unsqueeze(0) >= lengths.unsqueeze(1)

@@ -1,0 +1,1 @@
+"""Models registered with fairseq: `vgs_retrieval` and `joint_ssl_vgs`."""

@@ -1,0 +1,150 @@
+"""VGS+: self-supervision and visual grounding on one speech encoder.
+
+Source: Khorrami et al. 2023, arXiv 2306.02972.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Optional, Tuple
+
+from fairseq.dataclass import ChoiceEnum
+from fairseq.models import register_model
+from omegaconf import II
+from torch import Tensor, nn
+
+from fairseq_mtssl.models.vgs_retrieval import (
+    VgsRetrievalConfig,
+    VgsRetrievalModel,
+    build_speech_encoder,
+    check_config,
+    resolve,
+)
+from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, SslOutput
+from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
+
+
+@dataclass
+class JointSslVgsConfig(VgsRetrievalConfig):
+    encoder_layers: int = field(
+        default=12, metadata={"help": "speech layers in all; those above shared_layers serve SSL alone"}
+    )
+    ssl: ChoiceEnum(["wav2vec2"]) = field(  # type: ignore[valid-type]
+        default="wav2vec2", metadata={"help": "the self-supervised branch"}
+    )
+    vgs_masked: Optional[bool] = field(
+        default=None,
+        metadata={"help": "when both branches train, ground the masked input of the SSL pass (one pass, as the "
+                  "paper's code) instead of running the shared layers once more on the unmasked input"},
+    )
+    # masking
+    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered by spans before overlaps"})
+    mask_length: int = field(default=10, metadata={"help": "frames of a span"})
+    mask_min_spans: int = field(default=2, metadata={"help": "spans of a clip at least"})
+    same_mask_count: Optional[bool] = field(
+        default=None, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
+    )
+    # wav2vec 2.0 head
+    final_dim: int = field(default=256, metadata={"help": "width where context and targets meet"})
+    latent_vars: int = field(default=320, metadata={"help": "entries of a code book group"})
+    latent_groups: int = field(default=2, metadata={"help": "code book groups"})
+    latent_temp: Optional[Tuple[float, float, float]] = field(
+        default=None, metadata={"help": "Gumbel temperature: first, last, factor an update"}
+    )
+    num_negatives: int = field(default=100, metadata={"help": "negatives a masked frame, from its utterance"})
+    logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of the contrastive loss"})
+    dropout_features: float = field(default=0.1, metadata={"help": "dropout before the quantizer"})
+    seed: int = II("common.seed")
+
+
+@register_model("joint_ssl_vgs", dataclass=JointSslVgsConfig)
+class JointSslVgsModel(VgsRetrievalModel):
+    """The VGS model plus the layers above the shared ones and a self-supervised head.
+
+    A branch that is off is not run: no time, no gradient.
+    """
+
+    has_ssl = True
+
+    def __init__(self, cfg: JointSslVgsConfig, speech_encoder: SpeechEncoder) -> None:
+        super().__init__(cfg, speech_encoder)
+        self.num_updates = 0
+        self.ssl_head = ContrastiveSslHead(
+            feature_dim=speech_encoder.feature_dim,
+            dim=speech_encoder.dim,
+            final_dim=cfg.final_dim,
+            latent_vars=cfg.latent_vars,
+            latent_groups=cfg.latent_groups,
+            latent_temp=tuple(resolve(cfg, "latent_temp")),
+            negatives=cfg.num_negatives,
+            logit_temp=cfg.logit_temp,
+            feature_dropout=cfg.dropout_features,
+        )
+        self.vgs_masked = resolve(cfg, "vgs_masked")
+        self.same_mask_count = resolve(cfg, "same_mask_count")
+
+    @classmethod
+    def build_model(cls, cfg: JointSslVgsConfig, task: Any = None) -> "JointSslVgsModel":
+        """Called by fairseq. Raises: ConfigError naming every fault."""
+        check_config(cfg)
+        return cls(cfg, build_speech_encoder(cfg, cfg.encoder_layers))
+
+    def set_num_updates(self, num_updates: int) -> None:
+        super().set_num_updates(num_updates)
+        self.num_updates = num_updates
+
+    def forward(  # type: ignore[override]
+        self,
+        source: Tensor,
+        lengths: Tensor,
+        images: Any = None,
+        image_index: Optional[Tensor] = None,
+        ids: Optional[Tensor] = None,
+        extra: Optional[dict[str, Tensor]] = None,
+        vgs: bool = True,
+        ssl: bool = True,
+    ) -> dict[str, Any]:
+        """See VgsRetrievalModel.forward. ids: (B,) ints from which the masks are drawn, needed with ssl.
+        extra: source, lengths, id of a speech-only batch for the SSL branch. vgs, ssl: what to run.
+        Returns: with vgs what the VGS model returns; with ssl also "ssl", a list of SslOutput.
+        """
+        out: dict[str, Any] = {}
+        front = self.speech_encoder.front_end(source, lengths)
+        shared = None
+        if ssl:
+            output, shared = self._self_supervise(front, ids)
+            out["ssl"] = [output]
+            if extra is not None:
+                extra_front = self.speech_encoder.front_end(extra["source"], extra["lengths"])
+                out["ssl"].append(self._self_supervise(extra_front, extra["id"])[0])
+        if vgs:
+            if shared is None or not (self.training and self.vgs_masked):
+                shared = self.speech_encoder.run(self.speech_encoder.embed(front), 0, self.cfg.shared_layers)
+            out.update(self.ground(front, shared, images, image_index))
+        return out
+
+    def _self_supervise(self, front: FrontEnd, ids: Any) -> tuple[SslOutput, Hidden]:
+        """The SSL branch on one batch; also the masked input's state at the last shared layer."""
+        encoder, cfg = self.speech_encoder, self.cfg
+        mask = span_mask(
+            front.lengths,
+            front.features.size(1),
+            prob=cfg.mask_prob,
+            length=cfg.mask_length,
+            min_spans=cfg.mask_min_spans,
+            same_count=self.same_mask_count,
+            seed=int(cfg.seed),
+            # Validation draws the same masks every time.
+            update=self.num_updates if self.training else -1,
+            ids=ids,
+        )
+        shared = encoder.run(encoder.embed(front, mask), 0, cfg.shared_layers)
+        top = encoder.run(shared, cfg.shared_layers, encoder.num_layers)
+        return self.ssl_head(encoder.frames(top), front.features, mask, front.penalty), shared
+
+    def inactive_parameters(self, vgs: bool, ssl: bool) -> list[nn.Parameter]:
+        """Parameters that get no gradient when a branch is off; they must not decay either."""
+        inactive = super().inactive_parameters(vgs, ssl)
+        if not ssl:
+            above = self.speech_encoder.encoder.layers[self.cfg.shared_layers :]
+            inactive += [*above.parameters(), *self.ssl_head.parameters(), self.speech_encoder.mask_emb]
+        return inactive

@@ -1,0 +1,285 @@
+"""Visually grounded speech: speech and images embedded in one space.
+
+Source: Khorrami et al. 2023, arXiv 2306.02972 (the VGS branch of VGS+), after FaST-VGS,
+Peng & Harwath 2022, arXiv 2109.08186.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any, List, Optional
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from omegaconf import II
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.modules.image_encoder import build_image_encoder
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
+from fairseq_mtssl.modules.speech_head import VgsSpeechHead
+
+logger = logging.getLogger(__name__)
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "extractor_mode": "default",
+        "padding_exact": False,
+        "similarity": "dot",
+        "latent_temp": (2.0, 2.0, 1.0),
+        "vgs_masked": True,
+        "same_mask_count": True,
+    },
+    "modern": {
+        "extractor_mode": "layer_norm",
+        "padding_exact": True,
+        "similarity": "cosine",
+        "latent_temp": (2.0, 0.5, 0.999995),
+        "vgs_masked": False,
+        "same_mask_count": False,
+    },
+}
+"""What a field left at null takes from the preset."""
+
+MAX_SCALE = 100.0
+
+
+@dataclass
+class VgsRetrievalConfig(FairseqDataclass):
+    preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
+        default="paper",
+        metadata={"help": "paper: as arXiv 2306.02972; modern: normalised embeddings with a learned scale, output "
+                  "independent of padding, annealed Gumbel temperature. Fields left null take the preset's value"},
+    )
+    init_from: Optional[str] = field(
+        default=None,
+        metadata={"help": "checkpoint to start from: one of ours (every part that fits) or fairseq's wav2vec2 "
+                  "(the speech encoder and the SSL head); not needed again to resume, evaluate or fine-tune"},
+    )
+    # speech encoder
+    extractor_mode: Optional[str] = field(
+        default=None, metadata={"help": "default (group norm after the first convolution) or layer_norm"}
+    )
+    conv_feature_layers: str = field(
+        default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+        metadata={"help": "convolutions of the waveform encoder as (channels, kernel, stride)"},
+    )
+    conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
+    encoder_embed_dim: int = field(default=768, metadata={"help": "width of the speech transformer"})
+    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
+    encoder_attention_heads: int = field(default=12, metadata={"help": "its attention heads"})
+    shared_layers: int = field(
+        default=8, metadata={"help": "layers below the VGS branch; the joint model shares them with SSL"}
+    )
+    conv_pos: int = field(default=128, metadata={"help": "kernel of the positional convolution, frames"})
+    conv_pos_groups: int = field(default=16, metadata={"help": "its groups"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout in every transformer, [0, 1)"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights, [0, 1)"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the FFN, [0, 1)"})
+    dropout_input: float = field(default=0.1, metadata={"help": "dropout of the projected conv features"})
+    encoder_layerdrop: float = field(default=0.0, metadata={"help": "chance to skip a speech layer, [0, 1)"})
+    feature_grad_mult: float = field(
+        default=1.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
+    )
+    padding_exact: Optional[bool] = field(
+        default=None, metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"}
+    )
+    # speech head
+    speech_channels: List[int] = field(
+        default_factory=lambda: [128, 256, 512, 768], metadata={"help": "channels of ResDAVEnet's stages"}
+    )
+    speech_in_channels: int = field(default=128, metadata={"help": "channels before its first stage"})
+    speech_strides: List[int] = field(default_factory=lambda: [2, 2, 2, 2], metadata={"help": "its strides"})
+    speech_kernel: int = field(default=9, metadata={"help": "its kernel, odd"})
+    # image branch
+    image_encoder: str = field(
+        default="regions",
+        metadata={"help": "regions (36 × 2048 features and boxes), cnn, patches, or timm:<name>"},
+    )
+    image_size: int = II("task.image_size")
+    image_layers: int = field(default=6, metadata={"help": "transformer layers over regions, cells or patches"})
+    image_feature_dim: int = field(default=2048, metadata={"help": "width of a region's features"})
+    image_patch_size: int = field(default=16, metadata={"help": "side of a patch, pixels (patches)"})
+    image_channels: List[int] = field(
+        default_factory=lambda: [24, 48, 96], metadata={"help": "channels of the convolutions (cnn)"}
+    )
+    image_grid: int = field(default=4, metadata={"help": "side of the grid of cells made of an image (cnn)"})
+    image_weights: Optional[str] = field(
+        default=None, metadata={"help": "local file of pretrained weights (timm:<name>)"}
+    )
+    # the shared space
+    similarity: Optional[str] = field(
+        default=None, metadata={"help": "dot (raw products) or cosine (normalised, with a learned scale)"}
+    )
+
+
+def resolve(cfg: Any, name: str) -> Any:
+    """A field's value, or the preset's where it is null."""
+    value = getattr(cfg, name)
+    return PRESETS[str(cfg.preset)][name] if value is None else value
+
+
+def build_speech_encoder(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
+    """The speech encoder that a model config describes, with so many transformer layers."""
+    return SpeechEncoder(
+        conv_layers=cfg.conv_feature_layers,
+        extractor_mode=resolve(cfg, "extractor_mode"),
+        conv_bias=cfg.conv_bias,
+        dim=cfg.encoder_embed_dim,
+        ffn_dim=cfg.encoder_ffn_embed_dim,
+        heads=cfg.encoder_attention_heads,
+        layers=layers,
+        dropout=cfg.dropout,
+        attention_dropout=cfg.attention_dropout,
+        activation_dropout=cfg.activation_dropout,
+        input_dropout=cfg.dropout_input,
+        layerdrop=cfg.encoder_layerdrop,
+        conv_pos=cfg.conv_pos,
+        conv_pos_groups=cfg.conv_pos_groups,
+        feature_grad_mult=cfg.feature_grad_mult,
+        use_cls=True,
+        padding_exact=resolve(cfg, "padding_exact"),
+    )
+
+
+@register_model("vgs_retrieval", dataclass=VgsRetrievalConfig)
+class VgsRetrievalModel(BaseFairseqModel):
+    """Embeds spoken captions and images; their score is the dot product of the embeddings.
+
+    speech_encoder: waveform to frames and CLS of the last shared layer; speech_head: those to (B, D);
+    image_encoder: images to (M, D); logit_scale: log of the learned scale, None for raw products.
+    """
+
+    has_ssl = False
+
+    def __init__(self, cfg: VgsRetrievalConfig, speech_encoder: SpeechEncoder) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.speech_encoder = speech_encoder
+        self.speech_head = VgsSpeechHead(
+            dim=cfg.encoder_embed_dim,
+            heads=cfg.encoder_attention_heads,
+            ffn_dim=cfg.encoder_ffn_embed_dim,
+            dropout=cfg.dropout,
+            in_channels=cfg.speech_in_channels,
+            channels=tuple(cfg.speech_channels),
+            kernel=cfg.speech_kernel,
+            strides=tuple(cfg.speech_strides),
+            masked=resolve(cfg, "padding_exact"),
+        )
+        self.image_encoder = build_image_encoder(
+            str(cfg.image_encoder),
+            dim=cfg.encoder_embed_dim,
+            layers=cfg.image_layers,
+            heads=cfg.encoder_attention_heads,
+            ffn_dim=cfg.encoder_ffn_embed_dim,
+            dropout=cfg.dropout,
+            feature_dim=cfg.image_feature_dim,
+            image_size_px=int(cfg.image_size),
+            patch_size_px=cfg.image_patch_size,
+            channels=tuple(cfg.image_channels),
+            grid=cfg.image_grid,
+            weights=cfg.image_weights,
+        )
+        cosine = resolve(cfg, "similarity") == "cosine"
+        # exp(ln 14.3) = 1 / 0.07: Radford et al. 2021, arXiv 2103.00020, section 2.5.
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if cosine else None
+
+    @classmethod
+    def build_model(cls, cfg: VgsRetrievalConfig, task: Any = None) -> "VgsRetrievalModel":
+        """Called by fairseq. Raises: ConfigError naming every fault."""
+        check_config(cfg)
+        return cls(cfg, build_speech_encoder(cfg, cfg.shared_layers))
+
+    @property
+    def scale(self) -> Optional[Tensor]:
+        """What multiplies cosine similarities in the loss, at most 100; None for raw products."""
+        return None if self.logit_scale is None else self.logit_scale.exp().clamp(max=MAX_SCALE)
+
+    def forward(
+        self,
+        source: Tensor,
+        lengths: Tensor,
+        images: Any = None,
+        image_index: Optional[Tensor] = None,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """source: (B, S) waveforms; lengths: (B,) samples; images: of the image encoder, U distinct ones;
+        image_index: (B,) which image belongs to each caption.
+        Returns: speech (B, D), image (U, D), image_index, scale.
+        """
+        front = self.speech_encoder.front_end(source, lengths)
+        shared = self.speech_encoder.run(self.speech_encoder.embed(front), 0, self.cfg.shared_layers)
+        return self.ground(front, shared, images, image_index)
+
+    def ground(self, front: FrontEnd, shared: Hidden, images: Any, image_index: Any) -> dict[str, Any]:
+        """The VGS outputs of a batch whose shared layers have been run."""
+        return {
+            "speech": self._embed_speech(front, shared),
+            "image": self.encode_image(images),
+            "image_index": image_index,
+            "scale": self.scale,
+        }
+
+    def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S) waveforms of (B,) samples -> (B, D), unmasked."""
+        front = self.speech_encoder.front_end(source, lengths)
+        shared = self.speech_encoder.run(self.speech_encoder.embed(front), 0, self.cfg.shared_layers)
+        return self._embed_speech(front, shared)
+
+    def encode_image(self, images: Any) -> Tensor:
+        """Images as the image encoder takes them -> (M, D)."""
+        embedding = self.image_encoder(images)
+        return embedding if self.logit_scale is None else nn.functional.normalize(embedding.float(), dim=-1)
+
+    def _embed_speech(self, front: FrontEnd, shared: Hidden) -> Tensor:
+        frames = self.speech_encoder.frames(shared)
+        embedding = self.speech_head(frames, front.lengths, self.speech_encoder.cls(shared))
+        return embedding if self.logit_scale is None else nn.functional.normalize(embedding.float(), dim=-1)
+
+    def inactive_parameters(self, vgs: bool, ssl: bool) -> list[nn.Parameter]:
+        """Parameters that get no gradient when a branch is off; they must not decay either."""
+        return [] if vgs else self.vgs_parameters()
+
+    def vgs_parameters(self) -> list[nn.Parameter]:
+        """Parameters of the VGS branch alone."""
+        scale = [] if self.logit_scale is None else [self.logit_scale]
+        return [*self.speech_head.parameters(), *self.image_encoder.parameters(), *scale]
+
+    def max_positions(self) -> None:
+        return None
+
+
+def check_config(cfg: Any) -> None:
+    """Raises: ConfigError naming every fault of a model configuration at once."""
+    faults = []
+    parse_conv_layers(cfg.conv_feature_layers)
+    mode, exact = resolve(cfg, "extractor_mode"), resolve(cfg, "padding_exact")
+    if mode not in ("default", "layer_norm"):
+        faults.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
+    if exact and mode == "default":
+        faults.append(
+            "padding_exact with extractor_mode=default: its group norm sees the padding; take layer_norm"
+        )
+    if resolve(cfg, "similarity") not in ("dot", "cosine"):
+        faults.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
+    if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
+        faults.append(
+            f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "
+            f"{cfg.encoder_attention_heads} encoder_attention_heads; change either"
+        )
+    if cfg.speech_channels[-1] != cfg.encoder_embed_dim:
+        faults.append(
+            f"speech_channels end in {cfg.speech_channels[-1]}; wanted encoder_embed_dim {cfg.encoder_embed_dim}"
+        )
+    if len(cfg.speech_strides) != len(cfg.speech_channels):
+        faults.append("speech_strides and speech_channels differ in length; give one stride a stage")
+    if cfg.shared_layers < 1:
+        faults.append(f"shared_layers {cfg.shared_layers}: wanted at least 1")
+    layers = getattr(cfg, "encoder_layers", cfg.shared_layers)
+    if layers < cfg.shared_layers:
+        faults.append(f"encoder_layers {layers} are fewer than shared_layers {cfg.shared_layers}")
+    if faults:
+        raise ConfigError("model", faults)

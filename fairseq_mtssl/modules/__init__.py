@@ -1,0 +1,1 @@
+"""Neural building blocks: tensors and plain arguments in, tensors out; no fairseq configuration."""

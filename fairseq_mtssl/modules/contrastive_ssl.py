@@ -1,0 +1,144 @@
+"""The wav2vec 2.0 self-supervised branch above the encoder: quantizer, negatives, contrastive loss.
+
+Parameter names are fairseq's (``quantizer``, ``project_q``, ``final_proj``).
+Source: Baevski et al. 2020, arXiv 2006.11477, sections 2 and 3.2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from fairseq.modules import GumbelVectorQuantizer
+from torch import Tensor, nn
+
+
+@dataclass
+class SslOutput:
+    """One batch of the self-supervised branch.
+
+    contrastive: scalar, mean cross-entropy in nats over the masked frames; correct: scalar, share of
+    frames whose target scores above every negative; frames: masked frames that had a negative;
+    perplexity: scalar, of the mean code distribution summed over groups; codes: code book size over
+    all groups; penalty: scalar, mean square of the conv features; temperature: of the Gumbel softmax.
+    """
+
+    contrastive: Tensor
+    correct: Tensor
+    frames: int
+    perplexity: Tensor
+    codes: int
+    penalty: Tensor
+    temperature: float
+
+
+class ContrastiveSslHead(nn.Module):
+    """Predicts each masked frame's quantized features among negatives of the same utterance.
+
+    feature_dim: of the conv features; dim: of the context; final_dim: where both meet.
+    latent_vars × latent_groups: the code book; latent_temp: (first, last, factor an update).
+    negatives: per frame, from the other masked frames of its row; logit_temp divides the cosines.
+    """
+
+    def __init__(
+        self,
+        *,
+        feature_dim: int,
+        dim: int,
+        final_dim: int,
+        latent_vars: int,
+        latent_groups: int,
+        latent_temp: tuple[float, float, float],
+        negatives: int,
+        logit_temp: float,
+        feature_dropout: float,
+    ) -> None:
+        super().__init__()
+        self.quantizer = GumbelVectorQuantizer(
+            dim=feature_dim,
+            num_vars=latent_vars,
+            temp=latent_temp,
+            groups=latent_groups,
+            combine_groups=False,
+            vq_dim=final_dim,
+            time_first=True,
+        )
+        self.project_q = nn.Linear(final_dim, final_dim)
+        self.final_proj = nn.Linear(dim, final_dim)
+        self.dropout_features = nn.Dropout(feature_dropout)
+        self.negatives = negatives
+        self.logit_temp = logit_temp
+
+    def forward(self, context: Tensor, features: Tensor, mask: Tensor, penalty: Tensor) -> SslOutput:
+        """context: (B, T, D) top-layer output of the masked input; features: (B, T, C) unmasked conv
+        features; mask: (B, T) bool; penalty: scalar passed through. Rows may differ in masked frames;
+        a row with fewer than two has no negative and is left out of the loss.
+        """
+        # (B, T, ·) -> (M, ·): masked frames only, row by row
+        quantized = self.quantizer(self.dropout_features(features)[mask].unsqueeze(0))
+        targets = self.project_q(quantized["x"].squeeze(0))
+        predictions = self.final_proj(context[mask])
+        counts = mask.sum(1)
+        starts = counts.cumsum(0) - counts
+        rows = mask.nonzero()[:, 0]
+        count, start = counts[rows], starts[rows]  # (M,)
+        chosen = self._draw_negatives(count, start)  # (M, N)
+        logits = self._logits(predictions, targets, chosen, counts, starts)
+        logits = logits[count > 1].float()
+        truth = torch.zeros(logits.size(0), dtype=torch.long, device=logits.device)
+        if logits.size(0):
+            contrastive = nn.functional.cross_entropy(logits, truth)
+            correct = (logits[:, :1] > logits[:, 1:]).all(1).float().mean()
+        else:
+            contrastive, correct = predictions.sum() * 0.0, predictions.new_zeros(())
+        return SslOutput(
+            contrastive=contrastive,
+            correct=correct,
+            frames=logits.size(0),
+            perplexity=quantized["prob_perplexity"],
+            codes=quantized["num_vars"],
+            penalty=penalty,
+            temperature=quantized["temp"],
+        )
+
+    def _draw_negatives(self, count: Tensor, start: Tensor) -> Tensor:
+        """Indices (M, N) into the M masked frames: others of the same row, with replacement."""
+        draws = torch.rand(count.numel(), self.negatives, device=count.device)
+        others = (count - 1).clamp(min=1).unsqueeze(1)
+        chosen = (draws * others).long().clamp(max=others - 1)
+        own = (torch.arange(count.numel(), device=count.device) - start).unsqueeze(1)
+        chosen = chosen + (chosen >= own).long()
+        return start.unsqueeze(1) + chosen.clamp(max=(count - 1).unsqueeze(1))
+
+    def _logits(
+        self, predictions: Tensor, targets: Tensor, chosen: Tensor, counts: Tensor, starts: Tensor
+    ) -> Tensor:
+        """Cosines over the temperature, (M, 1 + N): the target first. A negative that equals the
+        target exactly is −inf. All cosines of a row come from one product, then the drawn ones are
+        picked: 1 + N vectors a frame are never copied.
+        """
+        frames = torch.arange(predictions.size(0), device=predictions.device)
+        predictions = nn.functional.normalize(predictions.float(), dim=-1, eps=1e-8)
+        normed = nn.functional.normalize(targets.float(), dim=-1, eps=1e-8)
+        width = int(counts.max())
+        row = torch.repeat_interleave(torch.arange(counts.numel(), device=counts.device), counts)
+        place = frames - starts[row]
+        # (M, D) -> (B, width, D), rows padded with zeros
+        grid = predictions.new_zeros(counts.numel(), width, predictions.size(-1))
+        cosines = torch.bmm(
+            grid.index_put((row, place), predictions), grid.index_put((row, place), normed).transpose(1, 2)
+        )
+        indices = torch.cat([frames.unsqueeze(1), chosen], dim=1)  # (M, 1 + N)
+        flat = (row.unsqueeze(1) * width + place.unsqueeze(1)) * width + place[indices]
+        logits = cosines.flatten()[flat] / self.logit_temp
+        marks = fingerprints(targets)
+        twins = marks[chosen] == marks.unsqueeze(1)
+        return torch.cat([logits[:, :1], logits[:, 1:].masked_fill(twins, float("-inf"))], dim=1)
+
+
+@torch.no_grad()
+def fingerprints(vectors: Tensor) -> Tensor:
+    """(M, D) -> (M,) float64: equal for equal vectors, different for different ones but for chance."""
+    generator = torch.Generator().manual_seed(0)
+    weights = torch.rand(vectors.size(-1), generator=generator, dtype=torch.float64)
+    return (vectors.double() * weights.to(vectors.device)).sum(-1)

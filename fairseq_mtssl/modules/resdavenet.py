@@ -1,0 +1,179 @@
+"""ResDAVEnet: a residual convolutional network over speech frames (Hsu et al. 2019, arXiv 1909.08782)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import Length, padding_mask
+
+
+def output_lengths(lengths: Length, strides: Sequence[int]) -> Length:
+    """Frames left after each stage: ceil(T / stride), stage after stage.
+
+    Exact for odd kernels padded by kernel // 2 and for the unpadded 1×1 shortcut.
+    lengths: an int or (B,) int; a length of 0 stays 0.
+    """
+    for stride in strides:
+        lengths = (lengths + (stride - 1)) // stride
+    return lengths
+
+
+class FrameBatchNorm(nn.BatchNorm1d):
+    """Batch norm over (B, C, T) whose statistics can be taken over the valid frames only.
+
+    A batch with a single frame has no variance: it is normalised by the running statistics and
+    leaves them alone. Statistics are those of this process (as in the paper), in float32.
+    """
+
+    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
+        """x: (B, C, T); padding: (B, 1, T) bool, True where padded, or None when every frame counts."""
+        if self.training and padding is not None:
+            return self._masked(x, padding)
+        if self.training and x.shape[0] * x.shape[2] > 1:
+            return super().forward(x)
+        return F.batch_norm(
+            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
+        )
+
+    def _masked(self, x: Tensor, padding: Tensor) -> Tensor:
+        assert self.running_mean is not None and self.running_var is not None  # for mypy: always tracked
+        frames = (~padding).sum()
+        count = frames.clamp(min=1).float()
+        x32 = x.float()
+        mean = x32.masked_fill(padding, 0.0).sum((0, 2)) / count
+        centred = x32 - mean[:, None]
+        var = centred.masked_fill(padding, 0.0).square().sum((0, 2)) / count
+        several = frames > 1
+        self._track(mean.detach(), var.detach(), count, several)
+        # One frame: fall back to the running statistics, as without padding.
+        shift = torch.where(several, torch.zeros_like(mean), mean - self.running_mean.float())
+        var = torch.where(several, var, self.running_var.float())
+        scale = torch.rsqrt(var + self.eps) * self.weight.float()
+        return torch.addcmul((self.bias.float() + shift * scale)[:, None], centred, scale[:, None]).to(
+            x.dtype
+        )
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, var: Tensor, count: Tensor, several: Tensor) -> None:
+        assert self.running_mean is not None and self.running_var is not None  # for mypy: always tracked
+        assert self.num_batches_tracked is not None
+        momentum = torch.where(several, 0.1 if self.momentum is None else self.momentum, 0.0)
+        unbiased = var * count / (count - 1).clamp(min=1)
+        self.running_mean.add_((mean - self.running_mean) * momentum)
+        self.running_var.add_((unbiased - self.running_var) * momentum)
+        self.num_batches_tracked.add_(several)
+
+
+def zero_padding(x: Tensor, padding: Tensor | None) -> Tensor:
+    """Set padded frames of (B, C, T) to 0, whatever they hold; unchanged without a mask."""
+    return x if padding is None else x.masked_fill(padding, 0.0)
+
+
+class ResidualBlock(nn.Module):
+    """conv, BN, ReLU, conv, BN, plus the input (1×1 conv + BN where the shape changes), ReLU."""
+
+    def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
+        super().__init__()
+        pad = kernel // 2
+        self.conv1 = nn.Conv1d(in_channels, channels, kernel, stride, pad, bias=False)
+        self.norm1 = FrameBatchNorm(channels)
+        self.conv2 = nn.Conv1d(channels, channels, kernel, 1, pad, bias=False)
+        self.norm2 = FrameBatchNorm(channels)
+        self.shortcut_conv: nn.Conv1d | None = None
+        self.shortcut_norm: FrameBatchNorm | None = None
+        if stride != 1 or in_channels != channels:
+            self.shortcut_conv = nn.Conv1d(in_channels, channels, 1, stride, bias=False)
+            self.shortcut_norm = FrameBatchNorm(channels)
+
+    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """x: (B, C_in, T), zero where padded; padding: (B, 1, ceil(T / stride)) of the output, or None."""
+        hidden = zero_padding(F.relu(self.norm1(self.conv1(x), padding)), padding)
+        hidden = self.norm2(self.conv2(hidden), padding)
+        if self.shortcut_conv is not None and self.shortcut_norm is not None:
+            x = self.shortcut_norm(self.shortcut_conv(x), padding)
+        return zero_padding(F.relu(hidden + x), padding)
+
+
+class ResDavenet(nn.Module):
+    """Speech frames to fewer, wider frames: 16 times fewer in the paper's size.
+
+    Linear in_dim → in_channels, BN, ReLU; then one stage per entry of `channels`, each of
+    `blocks_per_stage` residual blocks of which the first has the stage's stride.
+    31,064,704 parameters in the paper's size.
+
+    masked: padded frames are zeroed before every convolution and batch-norm statistics are taken
+        over valid frames only, so that valid output frames do not depend on the amount of padding
+        (padded ones are 0). Without it the network sees the padding, as the paper's does.
+    Raises: ConfigError for an even kernel or lists that do not fit, all faults at once.
+    """
+
+    def __init__(
+        self,
+        in_dim: int = 768,
+        channels: Sequence[int] = (128, 256, 512, 768),
+        kernel: int = 9,
+        blocks_per_stage: int = 2,
+        in_channels: int = 128,
+        strides: Sequence[int] = (2, 2, 2, 2),
+        masked: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_sizes(channels, kernel, blocks_per_stage, strides)
+        self.strides = tuple(strides)
+        self.masked = masked
+        self.input = nn.Linear(in_dim, in_channels)
+        self.input_norm = FrameBatchNorm(in_channels)
+        stages = []
+        width = in_channels
+        for stage_width, stride in zip(channels, strides, strict=True):
+            blocks = []
+            for index in range(blocks_per_stage):
+                blocks.append(ResidualBlock(width, stage_width, kernel, stride if index == 0 else 1))
+                width = stage_width
+            stages.append(nn.ModuleList(blocks))
+        self.stages = nn.ModuleList(stages)
+        self.out_dim = width
+
+    def forward(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Convolve and subsample.
+
+        frames: (B, T, in_dim); lengths: (B,) int, valid frames, or None when nothing is padded.
+        Returns: (B, T', channels[-1]) and its (B,) valid lengths (None for None);
+            T' = `output_lengths(T, strides)`.
+        """
+        padding = self._padding(lengths, frames.shape[1])
+        if padding is not None:
+            frames = frames.masked_fill(padding.transpose(1, 2), 0.0)
+        x = self.input(frames).transpose(1, 2)  # (B, T, C) -> (B, C, T), channels first until the end
+        x = zero_padding(F.relu(self.input_norm(x, padding)), padding)
+        for blocks, stride in zip(self.stages, self.strides, strict=True):
+            size = output_lengths(x.shape[2], (stride,))
+            lengths = None if lengths is None else output_lengths(lengths, (stride,))
+            padding = self._padding(lengths, size)
+            for block in blocks:  # type: ignore[attr-defined]
+                x = block(x, padding)
+        return x.transpose(1, 2), lengths
+
+    def _padding(self, lengths: Tensor | None, size: int) -> Tensor | None:
+        if not self.masked or lengths is None:
+            return None
+        return padding_mask(lengths, size)[:, None]  # (B, T) -> (B, 1, T): the same for every channel
+
+
+def _check_sizes(channels: Sequence[int], kernel: int, blocks_per_stage: int, strides: Sequence[int]) -> None:
+    faults = []
+    if kernel < 1 or kernel % 2 == 0:
+        faults.append(f"kernel {kernel} is not odd; frame counts need an odd width")
+    if len(channels) != len(strides) or not channels:
+        faults.append(f"{len(channels)} channels for {len(strides)} strides; give one of each a stage")
+    if blocks_per_stage < 1:
+        faults.append(f"{blocks_per_stage} blocks a stage; give at least 1")
+    if any(stride < 1 for stride in strides):
+        faults.append(f"strides {tuple(strides)}: each must be at least 1")
+    if faults:
+        raise ConfigError("ResDAVEnet", faults)

@@ -1,0 +1,187 @@
+"""The wav2vec 2.0 speech encoder, run in parts: front-end, shared layers, the layers above.
+
+Built of fairseq's own modules under fairseq's own parameter names, so that wav2vec 2.0 checkpoints
+load unchanged. What fairseq's forward cannot do and the joint model needs is here: a CLS token before
+the positional convolution, stopping at and going on from any layer, output that does not depend on
+the amount of padding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel, TransformerEncoder, Wav2Vec2Config
+from fairseq.modules import GradMultiply, LayerNorm
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ClipTooShortError
+from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
+
+
+@dataclass
+class FrontEnd:
+    """What the convolutional front-end makes of a batch.
+
+    features: (B, T, C) layer-normalised convolution outputs, unmasked; lengths: (B,) valid frames;
+    penalty: scalar, mean square of the convolution outputs before the layer norm.
+    """
+
+    features: Tensor
+    lengths: Tensor
+    penalty: Tensor
+
+
+@dataclass
+class Hidden:
+    """Activations between transformer layers.
+
+    states: (T', B, D) with T' = T + 1 when a CLS token leads; padding: (B, T') bool or None.
+    """
+
+    states: Tensor
+    padding: Tensor | None
+
+
+class SpeechEncoder(nn.Module):
+    """Conv stack → LN → linear → dropout → mask → CLS → positional conv → LN → transformer layers.
+
+    conv_layers: fairseq notation. extractor_mode: ``default`` (group norm after the first
+    convolution) or ``layer_norm`` (after every one). dim, ffn_dim, heads, layers: the transformer.
+    use_cls: prepend a learned CLS token. padding_exact: nothing computed for a row sees its padding;
+    needs ``layer_norm`` mode, since a group norm takes its statistics over time.
+    Source: Baevski et al. 2020, arXiv 2006.11477; CLS token: Peng & Harwath 2022, arXiv 2109.08186.
+    """
+
+    def __init__(
+        self,
+        *,
+        conv_layers: str,
+        extractor_mode: str,
+        conv_bias: bool,
+        dim: int,
+        ffn_dim: int,
+        heads: int,
+        layers: int,
+        dropout: float,
+        attention_dropout: float,
+        activation_dropout: float,
+        input_dropout: float,
+        layerdrop: float,
+        conv_pos: int,
+        conv_pos_groups: int,
+        feature_grad_mult: float,
+        use_cls: bool,
+        padding_exact: bool,
+    ) -> None:
+        super().__init__()
+        self.conv_layers = parse_conv_layers(conv_layers)
+        self.padding_exact = padding_exact
+        self.feature_grad_mult = feature_grad_mult
+        self.layerdrop = layerdrop
+        self.dropout = dropout
+        self.dim = dim
+        self.feature_dim = self.conv_layers[-1][0]
+        self.feature_extractor = ConvFeatureExtractionModel(
+            conv_layers=self.conv_layers, dropout=0.0, mode=extractor_mode, conv_bias=conv_bias
+        )
+        self.layer_norm = LayerNorm(self.feature_dim)
+        self.post_extract_proj = nn.Linear(self.feature_dim, dim) if self.feature_dim != dim else None
+        self.dropout_input = nn.Dropout(input_dropout)
+        self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
+        self.cls_token = nn.Parameter(torch.randn(1, 1, dim)) if use_cls else None
+        self.encoder = TransformerEncoder(
+            Wav2Vec2Config(
+                encoder_embed_dim=dim,
+                encoder_ffn_embed_dim=ffn_dim,
+                encoder_attention_heads=heads,
+                encoder_layers=layers,
+                dropout=dropout,
+                attention_dropout=attention_dropout,
+                activation_dropout=activation_dropout,
+                encoder_layerdrop=layerdrop,
+                conv_pos=conv_pos,
+                conv_pos_groups=conv_pos_groups,
+            )
+        )
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.encoder.layers)
+
+    def frame_lengths(self, lengths: Tensor) -> Tensor:
+        """(B,) samples -> (B,) frames."""
+        return conv_length(lengths, self.conv_layers)
+
+    def front_end(self, source: Tensor, lengths: Tensor) -> FrontEnd:
+        """source: (B, S) waveforms, zero past their end; lengths: (B,) samples.
+
+        Raises: ClipTooShortError if a clip is shorter than one frame.
+        """
+        frames = self.frame_lengths(lengths)
+        if int(frames.min()) < 1:
+            raise ClipTooShortError(int(lengths.min()), min_samples(self.conv_layers))
+        if self.feature_grad_mult > 0:
+            features = self.feature_extractor(source)
+            if self.feature_grad_mult != 1.0:
+                features = GradMultiply.apply(features, self.feature_grad_mult)
+        else:
+            with torch.no_grad():
+                features = self.feature_extractor(source)
+        # (B, C, T) -> (B, T, C)
+        features = features.transpose(1, 2)
+        squares = features.float().pow(2)
+        if self.padding_exact:
+            valid = ~padding_mask(frames, features.size(1))
+            penalty = squares.mean(-1)[valid].mean()
+        else:
+            penalty = squares.mean()
+        return FrontEnd(self.layer_norm(features), frames, penalty)
+
+    def embed(self, front: FrontEnd, mask: Tensor | None = None) -> Hidden:
+        """Frames as the transformer's input.
+
+        mask: (B, T) bool, frames replaced by the mask embedding; None masks nothing.
+        """
+        x = front.features if self.post_extract_proj is None else self.post_extract_proj(front.features)
+        x = self.dropout_input(x)
+        if mask is not None:
+            x = torch.where(mask.unsqueeze(-1), self.mask_emb.to(x.dtype), x)
+        padding = padding_mask(front.lengths, x.size(1)) if int(front.lengths.min()) < x.size(1) else None
+        if self.cls_token is not None:
+            # (B, T, D) -> (B, 1 + T, D)
+            x = torch.cat([self.cls_token.to(x.dtype).expand(x.size(0), -1, -1), x], dim=1)
+            padding = None if padding is None else nn.functional.pad(padding, (1, 0), value=False)
+        if padding is not None:
+            x = x.masked_fill(padding.unsqueeze(-1), 0)
+        x = x + self.encoder.pos_conv(x.transpose(1, 2)).transpose(1, 2)
+        x = self.encoder.layer_norm(x)
+        x = nn.functional.dropout(x, p=self.dropout, training=self.training)
+        # (B, T', D) -> (T', B, D)
+        return Hidden(x.transpose(0, 1), padding)
+
+    def run(
+        self, hidden: Hidden, start: int, stop: int, collect: list[Tensor] | None = None
+    ) -> Hidden:
+        """Run layers start … stop − 1 (counted from 0).
+
+        collect: a list that receives each layer's output as (B, T, D), CLS left out.
+        """
+        x = hidden.states
+        for layer in self.encoder.layers[start:stop]:
+            # A draw on the CPU generator, which the trainer seeds anew at every update on every rank.
+            if self.training and self.layerdrop > 0 and torch.rand(()).item() < self.layerdrop:
+                continue
+            x, _ = layer(x, self_attn_padding_mask=hidden.padding, need_weights=False)
+            if collect is not None:
+                collect.append(self.frames(Hidden(x, hidden.padding)))
+        return Hidden(x, hidden.padding)
+
+    def frames(self, hidden: Hidden) -> Tensor:
+        """(T', B, D) -> (B, T, D): the frames without the CLS token."""
+        x = hidden.states.transpose(0, 1)
+        return x[:, 1:] if self.cls_token is not None else x
+
+    def cls(self, hidden: Hidden) -> Tensor:
+        """(T', B, D) -> (B, D): the CLS token's state. Only with use_cls."""
+        return hidden.states[0]

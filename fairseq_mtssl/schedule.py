@@ -1,0 +1,320 @@
+"""Training schedules as data: phases with loss weights, lengths, learning-rate course and resets.
+
+Pure arithmetic: an update number goes in, what holds at that update comes out. Updates are counted
+from 0; a phase that starts at update s governs the updates s, s+1, … until the next phase starts.
+
+Source: Khorrami et al. 2023, arXiv 2306.02972, section 3 (the base and scheduled variants).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairseq_mtssl.errors import ConfigError
+
+RESETS = ("optimizer", "lr")
+DECAYS = ("linear", "cosine", "constant")
+
+ALPHA = {"w2v2": 0.0, "vgs": 1.0, "vgsplus": 0.5}
+"""Weight of L_AV in the paper's three kinds of training."""
+
+SCHEDULES = (
+    *((name,) for name in ALPHA),
+    *((first, second) for first in ALPHA for second in ALPHA if first != second),
+)
+"""The paper's nine variants, as the kinds of training that follow one another."""
+
+PHASE_KEYS = ("name", "alpha", "length", "warmup", "decay", "lr_scale", "reset")
+
+
+@dataclass(frozen=True)
+class Length:
+    """A phase's length: so many ``updates`` or ``epochs``, a ``share`` of the run, or the ``rest``."""
+
+    amount: float
+    unit: str
+
+    def updates(self, total: int, updates_per_epoch: int) -> int | None:
+        """The length in updates; None for the rest of the run."""
+        if self.unit == "rest":
+            return None
+        if self.unit == "updates":
+            return int(self.amount)
+        if self.unit == "epochs":
+            return round(self.amount * updates_per_epoch)
+        return round(self.amount * total)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One phase as a user writes it.
+
+    alpha: weight of L_AV at the phase's first and last update, in [0, 1]; L_AUD gets 1 − alpha.
+    length: see Length.
+    warmup: share of the learning-rate segment that rises linearly, in [0, 1).
+    decay: how the learning rate falls after the warm-up.
+    lr_scale: the phase's peak learning rate as a multiple of the optimizer's.
+    reset: what starts anew at the phase's first update: "optimizer" state, "lr" course.
+    A phase without the "lr" reset goes on along the course of the phase before it.
+    """
+
+    name: str
+    alpha: tuple[float, float]
+    length: Length
+    warmup: float = 0.1
+    decay: str = "linear"
+    lr_scale: float = 1.0
+    reset: tuple[str, ...] = RESETS
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What holds at one update.
+
+    phase: index; name: its name; update: counted from 0.
+    vgs_weight, ssl_weight: of L_AV and L_AUD; 0 means that the branch is not run at all.
+    lr_factor: multiplies the optimizer's learning rate.
+    resets_optimizer: the optimizer's state is forgotten before this update.
+    """
+
+    phase: int
+    name: str
+    update: int
+    vgs_weight: float
+    ssl_weight: float
+    lr_factor: float
+    resets_optimizer: bool
+
+
+def parse_length(text: Any) -> Length:
+    """Read ``1000 updates``, ``20 epochs``, ``40 %``, ``rest`` or a bare whole number of updates.
+
+    Raises: ValueError that says what was wanted.
+    """
+    match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(updates?|epochs?|%)?\s*", str(text))
+    if str(text).strip() == "rest":
+        return Length(0.0, "rest")
+    if not match or float(match[1]) <= 0:
+        raise ValueError(
+            f"length {text!r}: wanted '1000 updates', '20 epochs', '40 %' or 'rest', more than 0"
+        )
+    amount, unit = float(match[1]), match[2] or "updates"
+    if unit == "%":
+        return Length(amount / 100, "share")
+    if unit.startswith("update") and amount != int(amount):
+        raise ValueError(f"length {text!r}: updates are whole; write a whole number, epochs or %")
+    return Length(amount, "updates" if unit.startswith("update") else "epochs")
+
+
+def parse_schedule(
+    schedule: str, lengths: Sequence[Any], warmup: float = 0.1, decay: str = "linear"
+) -> list[Phase]:
+    """The phases of one of the paper's nine variants.
+
+    schedule: kinds of training joined by underscores: ``w2v2_vgs`` is (W2V2, VGS).
+    lengths: one a phase; the last may be "rest". With one phase more lengths than one are an error.
+    Raises: ConfigError naming every fault.
+    """
+    names = tuple(schedule.split("_"))
+    if names not in SCHEDULES:
+        known = ", ".join("_".join(each) for each in SCHEDULES)
+        raise ConfigError(
+            "task.schedule", [f"got {schedule!r}, wanted one of {known}; or write task.phases yourself"]
+        )
+    if len(lengths) != len(names):
+        raise ConfigError(
+            "task.lengths",
+            [f"{len(lengths)} lengths for the {len(names)} phases of {schedule!r}; give one a phase"],
+        )
+    return parse_phases(
+        [
+            {"name": name, "alpha": ALPHA[name], "length": length, "warmup": warmup, "decay": decay}
+            for name, length in zip(names, lengths, strict=True)
+        ]
+    )
+
+
+def parse_phases(entries: Sequence[Mapping[str, Any]]) -> list[Phase]:
+    """Read phases written as mappings (YAML); see Phase for the keys.
+
+    alpha: a number, or [first, last] for a ramp.
+    Raises: ConfigError naming every fault of every phase at once.
+    """
+    faults: list[str] = [] if entries else ["no phase; write at least one"]
+    phases = []
+    for number, entry in enumerate(entries, start=1):
+        found: list[str] = []
+        phase = _parse_phase(number, entry, found)
+        faults += [f"phase {number}: {fault}" for fault in found]
+        phases.append(phase)
+    rests = [number for number, phase in enumerate(phases, 1) if phase and phase.length.unit == "rest"]
+    if rests and rests != [len(entries)]:
+        faults.append("only the last phase may have the length 'rest'")
+    if faults:
+        raise ConfigError("task.phases", faults)
+    return [phase for phase in phases if phase is not None]
+
+
+def _parse_phase(number: int, entry: Mapping[str, Any], faults: list[str]) -> Phase | None:
+    unknown = [key for key in entry if key not in PHASE_KEYS]
+    if unknown:
+        faults.append(f"unknown key {', '.join(map(str, unknown))}; wanted {', '.join(PHASE_KEYS)}")
+    for key in ("alpha", "length"):
+        if key not in entry:
+            faults.append(f"{key} is missing; write it")
+    if faults:
+        return None
+    try:
+        ends = entry["alpha"]
+        ends = [float(ends)] * 2 if isinstance(ends, (int, float)) else [float(end) for end in ends]
+        phase = Phase(
+            name=str(entry.get("name", f"phase{number}")),
+            alpha=(ends[0], ends[1]),
+            length=parse_length(entry["length"]),
+            warmup=float(entry.get("warmup", 0.1)),
+            decay=str(entry.get("decay", "linear")),
+            lr_scale=float(entry.get("lr_scale", 1.0)),
+            reset=tuple(entry.get("reset", RESETS)),
+        )
+    except (TypeError, ValueError, IndexError) as error:
+        faults.append(f"{error}; alpha is a number or [first, last], warmup and lr_scale are numbers")
+        return None
+    if len(ends) != 2 or not all(0 <= end <= 1 for end in ends):
+        faults.append(f"alpha {entry['alpha']!r}: wanted a number in [0, 1] or [first, last]")
+    if not 0 <= phase.warmup < 1:
+        faults.append(f"warmup {phase.warmup}: wanted a share in [0, 1)")
+    if phase.decay not in DECAYS:
+        faults.append(f"decay {phase.decay!r}: wanted one of {', '.join(DECAYS)}")
+    if phase.lr_scale <= 0:
+        faults.append(f"lr_scale {phase.lr_scale}: wanted a number above 0")
+    if any(reset not in RESETS for reset in phase.reset):
+        faults.append(f"reset {list(phase.reset)}: wanted a part of {list(RESETS)}")
+    return phase
+
+
+def run_length(max_update: int, max_epoch: int, updates_per_epoch: int) -> int:
+    """Updates of the whole run; fairseq stops at whichever limit comes first, 0 being none.
+
+    Raises: ConfigError if there is no limit, since a schedule needs an end.
+    """
+    limits = [limit for limit in (max_update, max_epoch * updates_per_epoch) if limit > 0]
+    if not limits:
+        raise ConfigError(
+            "optimization", ["max_update and max_epoch are both 0; a schedule needs an end: set one"]
+        )
+    return min(limits)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Phases laid on the updates of one run.
+
+    phases: in order; starts: first update of each; total: updates of the run.
+    """
+
+    phases: tuple[Phase, ...]
+    starts: tuple[int, ...]
+    total: int
+    _segments: tuple[tuple[int, int], ...] = field(repr=False)
+
+    @classmethod
+    def lay(cls, phases: Sequence[Phase], total: int, updates_per_epoch: int) -> Schedule:
+        """Resolve the lengths.
+
+        Raises: ConfigError if a phase rounds to no update or the phases do not fill the run exactly.
+        """
+        starts, position, faults = [], 0, []
+        for phase in phases:
+            starts.append(position)
+            updates = phase.length.updates(total, updates_per_epoch)
+            updates = total - position if updates is None else updates
+            if updates < 1:
+                faults.append(f"phase {phase.name!r} has {updates} updates; lengthen it or the run")
+            position += max(updates, 0)
+        if position != total:
+            faults.append(
+                f"the phases end at update {position}, the run at update {total}; give the last phase the "
+                f"length 'rest' or set optimization.max_update={position} and optimization.max_epoch=0"
+            )
+        if faults:
+            raise ConfigError("task.phases", faults)
+        return cls(tuple(phases), tuple(starts), total, _lr_segments(phases, starts, total))
+
+    def index(self, update: int) -> int:
+        """The phase that governs an update; the last one for updates past the end."""
+        return max(i for i, start in enumerate(self.starts) if start <= max(update, 0))
+
+    def end(self, index: int) -> int:
+        """The first update after a phase."""
+        return self.starts[index + 1] if index + 1 < len(self.starts) else self.total
+
+    def at(self, update: int) -> Moment:
+        """What holds at an update (counted from 0)."""
+        index = self.index(update)
+        phase, start = self.phases[index], self.starts[index]
+        alpha = _ramp(phase.alpha, update - start, self.end(index) - start)
+        return Moment(
+            phase=index,
+            name=phase.name,
+            update=update,
+            vgs_weight=alpha,
+            ssl_weight=1.0 - alpha,
+            lr_factor=self._lr_factor(index, update),
+            resets_optimizer=update == start and "optimizer" in phase.reset,
+        )
+
+    def uses_vgs(self, first: int, last: int) -> bool:
+        """Whether any update from first to last (inclusive) gives L_AV a weight."""
+        phases = range(self.index(first), self.index(last) + 1)
+        return any(max(self.phases[index].alpha) > 0 for index in phases)
+
+    def uses_ssl(self, first: int, last: int) -> bool:
+        """Whether any update from first to last (inclusive) gives L_AUD a weight."""
+        phases = range(self.index(first), self.index(last) + 1)
+        return any(min(self.phases[index].alpha) < 1 for index in phases)
+
+    def _lr_factor(self, index: int, update: int) -> float:
+        start, end = self._segments[index]
+        leader = self.phases[self.index(start)]
+        course = lr_course(update - start, end - start, leader.warmup, leader.decay)
+        return self.phases[index].lr_scale * course
+
+
+def lr_course(update: int, length: int, warmup: float, decay: str) -> float:
+    """The learning rate's share of its peak, within one segment.
+
+    update: counted from 0 inside a segment of so many updates; warmup: share of the segment.
+    With w = round(warmup · length): update u of the warm-up gets (u + 1) / w, so that the peak is
+    reached at update w − 1; a linear decay then falls by equal steps and would reach 0 at update
+    ``length``, so that no update is wasted on a rate of 0.
+    """
+    position = min(max(update, 0), max(length - 1, 0)) + 1
+    warm = round(warmup * length)
+    if position <= warm:
+        return position / warm
+    if decay == "constant":
+        return 1.0
+    share = (length + 1 - position) / (length + 1 - max(warm, 1))
+    return share if decay == "linear" else 0.5 * (1.0 - math.cos(math.pi * share))
+
+
+def _ramp(ends: tuple[float, float], update: int, length: int) -> float:
+    if ends[0] == ends[1] or length <= 1:
+        return ends[0]
+    share = min(max(update / (length - 1), 0.0), 1.0)
+    return ends[0] + (ends[1] - ends[0]) * share
+
+
+def _lr_segments(phases: Sequence[Phase], starts: Sequence[int], total: int) -> tuple[tuple[int, int], ...]:
+    """For each phase the first update and the end of the learning-rate course it is on."""
+    leads = [i for i, phase in enumerate(phases) if i == 0 or "lr" in phase.reset]
+    bounds = [starts[i] for i in leads] + [total]
+    segments = []
+    for i in range(len(phases)):
+        segment = max(k for k, lead in enumerate(leads) if lead <= i)
+        segments.append((bounds[segment], bounds[segment + 1]))
+    return tuple(segments)

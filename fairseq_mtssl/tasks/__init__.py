@@ -1,0 +1,1 @@
+"""Tasks registered with fairseq: datasets, phases, validation by retrieval."""

@@ -1,0 +1,268 @@
+"""Training and validating speech–image retrieval, in phases.
+
+Source: Khorrami et al. 2023, arXiv 2306.02972.
+"""
+
+import logging
+import math
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.logging import metrics
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING, OmegaConf
+
+from fairseq_mtssl import checkpoints
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
+from fairseq_mtssl.data.clips import ClipDataset
+from fairseq_mtssl.data.images import RegionFeatures
+from fairseq_mtssl.data.manifest import read_pair_manifest
+from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
+from fairseq_mtssl.schedule import Moment, Phase, Schedule, parse_phases, parse_schedule, run_length
+from fairseq_mtssl.tasks.phases import begin_update, forget_gradients
+
+logger = logging.getLogger(__name__)
+
+RECALLS = ("s2i_r1", "s2i_r5", "s2i_r10", "i2s_r1", "i2s_r5", "i2s_r10")
+"""Valid metrics: speech → image and image → speech R@k, percent."""
+
+
+@dataclass
+class VgsRetrievalTaskConfig(FairseqDataclass):
+    data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv and {split}.pairs"})
+    # speech
+    max_duration_s: float = field(default=8.0, metadata={"help": "seconds kept of a clip in training"})
+    eval_max_duration_s: float = field(default=10.0, metadata={"help": "seconds kept of a clip in evaluation"})
+    min_duration_s: float = field(default=0.1, metadata={"help": "shorter clips are dropped, counted and named"})
+    resample: bool = field(default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"})
+    speed_perturb: float = field(
+        default=0.0, metadata={"help": "p: play each training clip at a speed drawn from [1-p, 1+p], pitch included"}
+    )
+    noise_snr_db: Any = field(
+        default=None, metadata={"help": "[low, high]: add white noise to training clips at an SNR drawn from it, dB"}
+    )
+    # images
+    image_encoder: str = II("model.image_encoder")
+    image_size: int = field(default=224, metadata={"help": "side that raw images are brought to, pixels"})
+    region_features: Optional[str] = field(
+        default=None, metadata={"help": "HDF5 file of region features, for model.image_encoder=regions"}
+    )
+    relevance: ChoiceEnum(["image", "label"]) = field(  # type: ignore[valid-type]
+        default="image",
+        metadata={"help": "what makes an image right for a caption: being its own, or having its label"},
+    )
+    repair: bool = field(
+        default=False, metadata={"help": "in training draw each caption's image anew from all of its label"}
+    )
+    # schedule
+    schedule: str = field(
+        default="vgs",
+        metadata={"help": "one of the paper's nine: w2v2, vgs, vgsplus or two of them joined by _, as w2v2_vgs"},
+    )
+    lengths: Any = field(
+        default_factory=lambda: ["rest"],
+        metadata={"help": "one a phase: '20 epochs', '1000 updates', '40 %', the last also 'rest'"},
+    )
+    warmup: float = field(default=0.1, metadata={"help": "share of each phase in which the learning rate rises"})
+    decay: ChoiceEnum(["linear", "cosine", "constant"]) = field(  # type: ignore[valid-type]
+        default="linear", metadata={"help": "how the learning rate falls afterwards"}
+    )
+    phases: Any = field(
+        default=None,
+        metadata={"help": "phases written out, instead of schedule and lengths: a list of {alpha, length, name, "
+                  "warmup, decay, lr_scale, reset}; alpha is the weight of L_AV, [first, last] ramps it"},
+    )
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+    max_update: int = II("optimization.max_update")
+    max_epoch: int = II("optimization.max_epoch")
+    update_freq: Any = II("optimization.update_freq")
+    lr: Any = II("optimization.lr")
+
+
+@register_task("vgs_retrieval", dataclass=VgsRetrievalTaskConfig)
+class VgsRetrievalTask(FairseqTask):
+    """Pairs of spoken captions and images; retrieval over the whole validation set as valid metrics."""
+
+    def __init__(self, cfg: VgsRetrievalTaskConfig) -> None:
+        super().__init__(cfg)
+        self.phases = read_phases(cfg)
+        self.schedule: Optional[Schedule] = None
+        self.updates_per_epoch = 0
+        self._moment: Optional[Moment] = None
+        self._retrieval = RetrievalAccumulator()
+        self._valid_dataset: Optional[PairDataset] = None
+        self._scores: Optional[dict[str, float]] = None
+
+    # -- data
+
+    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> PairDataset:
+        """Read a split's manifest. Raises: ManifestError naming every fault."""
+        cfg = task_cfg or self.cfg
+        training = split == self.cfg.train_subset
+        manifest = longer_pairs(
+            read_pair_manifest(str(cfg.data), split), round(cfg.min_duration_s * SAMPLE_RATE_HZ)
+        )
+        regions = self._region_features()
+        images = ImageStore(manifest, int(cfg.image_size), regions)
+        self.datasets[split] = PairDataset(
+            manifest,
+            images,
+            relevance=str(cfg.relevance),
+            repair=cfg.repair,
+            needs=self._needs if training else self._valid_needs,
+            **self._extra(split),
+            **self.clip_options(training),
+        )
+        logger.info(
+            "%s: %d captions of %d images", split, len(manifest), len(manifest.unique_image_ids)
+        )
+        return self.datasets[split]
+
+    def clip_options(self, training: bool) -> dict[str, Any]:
+        """How the speech of a split is read."""
+        seconds = self.cfg.max_duration_s if training else self.cfg.eval_max_duration_s
+        noise = self.cfg.noise_snr_db
+        return {
+            "max_samples": round(seconds * SAMPLE_RATE_HZ),
+            "training": training,
+            "seed": int(self.cfg.seed),
+            "resample": self.cfg.resample,
+            "speed_perturb": self.cfg.speed_perturb,
+            "noise_snr_db": None if noise is None else (float(noise[0]), float(noise[1])),
+        }
+
+    def _region_features(self) -> Optional[RegionFeatures]:
+        if str(self.cfg.image_encoder) != "regions":
+            return None
+        if not self.cfg.region_features:
+            raise ConfigError(
+                "task.region_features",
+                ["model.image_encoder=regions needs the HDF5 file of the features; give its path, "
+                 "or take a raw-image encoder (cnn, patches, timm:<name>)"],
+            )
+        return RegionFeatures(self.cfg.region_features)
+
+    def _extra(self, split: str) -> dict[str, Any]:
+        return {}
+
+    def _needs(self, epoch: int) -> tuple[bool, bool]:
+        """Whether an epoch's batches need images, and speech-only clips; an update of slack either side."""
+        if self.schedule is None:
+            return True, True
+        first, last = (epoch - 1) * self.updates_per_epoch - 1, epoch * self.updates_per_epoch + 1
+        return self.schedule.uses_vgs(first, last), self.schedule.uses_ssl(first, last)
+
+    def _valid_needs(self, epoch: int) -> tuple[bool, bool]:
+        """A schedule that never trains VGS has no retrieval to validate."""
+        return any(max(phase.alpha) > 0 for phase in self.phases), False
+
+    def get_batch_iterator(self, dataset: ClipDataset, *args: Any, **kwargs: Any) -> Any:
+        iterator = super().get_batch_iterator(dataset, *args, **kwargs)
+        if dataset is self.datasets.get(self.cfg.train_subset):
+            self._lay_schedule(len(iterator))
+        else:
+            self._valid_dataset = dataset
+            self._retrieval.reset()
+        return iterator
+
+    def _lay_schedule(self, batches: int) -> None:
+        """Resolve the phases' lengths, once the batches of an epoch on one rank are known."""
+        freq = list(self.cfg.update_freq)
+        if len(freq) > 1 and any(phase.length.unit == "epochs" for phase in self.phases):
+            raise ConfigError(
+                "optimization.update_freq", [f"{freq} with phases in epochs; give one number, or lengths in updates"]
+            )
+        self.updates_per_epoch = math.ceil(batches / freq[-1])
+        total = run_length(int(self.cfg.max_update), int(self.cfg.max_epoch), self.updates_per_epoch)
+        self.schedule = Schedule.lay(self.phases, total, self.updates_per_epoch)
+
+    def max_positions(self) -> None:
+        return None
+
+    # -- model
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the model; for a new training start it from ``model.init_from``."""
+        model = super().build_model(cfg, from_checkpoint)
+        if cfg.init_from and not from_checkpoint:
+            checkpoints.initialise(model, cfg.init_from)
+        return model
+
+    # -- training
+
+    def train_step(
+        self,
+        sample: dict[str, Any],
+        model: Any,
+        criterion: Any,
+        optimizer: Any,
+        update_num: int,
+        ignore_grad: bool = False,
+    ) -> Any:
+        if self.schedule is None:
+            raise ConfigError("task", ["no training data has been loaded; load the train split first"])
+        self._moment = self.schedule.at(update_num)
+        criterion.enter(self._moment)
+        begin_update(optimizer, self.schedule, self._moment, float(self.cfg.lr[0]))
+        if self._moment.vgs_weight > 0 and sample["net_input"]["images"] is None:
+            self.datasets[self.cfg.train_subset].load_images(sample)
+        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        moment = self._moment
+        if moment is not None:
+            dead = model.inactive_parameters(vgs=moment.vgs_weight > 0, ssl=moment.ssl_weight > 0)
+            forget_gradients(optimizer, dead)
+        super().optimizer_step(optimizer, model, update_num)
+
+    # -- validation
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """Log the criterion's means and, in validation, retrieval over all that was seen of the split."""
+        batches = [log.pop("embeddings") for log in logging_outputs if "embeddings" in log]
+        super().reduce_metrics(logging_outputs, criterion)
+        for batch in batches:
+            self._collect(batch)
+        if batches:
+            for name in (*RECALLS, "score"):
+                metrics.log_derived(name, lambda _, name=name: self._recalls()[name])
+        elif not criterion.training:
+            metrics.log_scalar("score", 0.0, weight=0)
+
+    def _collect(self, batch: dict[str, torch.Tensor]) -> None:
+        if self._valid_dataset is None:
+            raise ConfigError("task", ["no validation data has been loaded; load a split first"])
+        groups = torch.from_numpy(self._valid_dataset.groups)
+        labels = groups[batch["image_row"]][batch["image_index"]]
+        self._retrieval.add(
+            batch["speech"], batch["image"], batch["id"], batch["image_index"], batch["image_row"], labels
+        )
+        self._scores = None
+
+    def _recalls(self) -> dict[str, float]:
+        """Recalls in percent; ``score``, which picks the best checkpoint, is the mean R@10 of both
+        directions while VGS is trained and 0 while it is not."""
+        if self._scores is None:
+            # The dataset's groups already say what is relevant: an image alone, or all of its label.
+            result = self._retrieval.result("label", split="valid").to_json()
+            ways = {"s2i": result["speech_to_image"], "i2s": result["image_to_speech"]}
+            self._scores = {name: round(ways[name[:3]][name[4:]], 2) for name in RECALLS}
+            trained = self._moment is None or self._moment.vgs_weight > 0
+            score = (self._scores["s2i_r10"] + self._scores["i2s_r10"]) / 2
+            self._scores["score"] = score if trained else 0.0
+        return self._scores
+
+
+def read_phases(cfg: VgsRetrievalTaskConfig) -> list[Phase]:
+    """The phases of a task config, written out or by name. Raises: ConfigError naming every fault."""
+    if cfg.phases is not None:
+        phases = OmegaConf.to_container(cfg.phases) if OmegaConf.is_config(cfg.phases) else cfg.phases
+        if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
+            raise ConfigError("task.phases", [f"got {phases!r}, wanted a list of {{alpha: …, length: …}}"])
+        return parse_phases(phases)
+    return parse_schedule(str(cfg.schedule), list(cfg.lengths), float(cfg.warmup), str(cfg.decay))

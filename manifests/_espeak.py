@@ -1,0 +1,198 @@
+"""Speech with phone timings from espeak-ng, through the shared library that `espeakng-loader` carries.
+
+espeak-ng keeps state between utterances (the phase of its flutter), so that the same words spoken twice
+differ. Here the library is loaded anew for each utterance: what is said then depends on the utterance
+alone, not on what was said before nor on the number of processes.
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+import functools
+import re
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq_mtssl.errors import ConfigError
+
+ESPEAK_RATE_HZ = 22050
+
+# of espeak-ng's speak_lib.h
+_OUTPUT_SYNCHRONOUS = 2
+_OPTION_PHONEME_EVENTS = 1
+_PARAMETER_RATE, _PARAMETER_PITCH, _PARAMETER_RANGE = 1, 3, 4
+_POSITION_CHARACTER = 1
+_CHARS_UTF8 = 1
+_EVENT_END_OF_LIST, _EVENT_WORD, _EVENT_PHONEME = 0, 1, 7
+_STRESS_MARKS = "',%="
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """What to say and how: voice `language+variant`, rate in words a minute, pitch and range 0-100."""
+
+    text: str
+    voice: str
+    rate_wpm: int
+    pitch: int
+    pitch_range: int = 50
+
+
+@dataclass(frozen=True)
+class Phone:
+    """One phone: espeak's ASCII name without stress marks, or SIL in a pause."""
+
+    start_s: float
+    end_s: float
+    phone: str
+    word: str
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """wav: (T,) int16 at ESPEAK_RATE_HZ; phones: without gaps, in order."""
+
+    wav: np.ndarray
+    phones: list[Phone]
+
+
+class _Event(ctypes.Structure):
+    _fields_ = [
+        ("type", ctypes.c_int),
+        ("message", ctypes.c_uint),
+        ("text_position", ctypes.c_int),  # in characters, from 1
+        ("length", ctypes.c_int),
+        ("audio_ms", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("name", ctypes.c_char * 8),
+    ]
+
+
+_Callback = ctypes.CFUNCTYPE(
+    ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
+)
+
+
+@functools.cache
+def library_and_data() -> tuple[str, str]:
+    """The paths of libespeak-ng and of its data folder.
+
+    Raises: ConfigError if espeakng-loader is not installed.
+    """
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        cure = "Install the demo extra: pip install 'fairseq-mtssl[demo]' (espeakng-loader==0.2.4)."
+        raise ConfigError("speech synthesis", [f"espeakng-loader is not installed. {cure}"]) from error
+    return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
+
+
+def synthesise(utterance: Utterance) -> Spoken:
+    """Speak one utterance; the same utterance always sounds the same.
+
+    Raises: ConfigError if espeakng-loader is absent, the voice unknown or espeak-ng fails.
+    """
+    _warn_if_stateful()
+    return _synthesise(utterance)
+
+
+def _synthesise(utterance: Utterance) -> Spoken:
+    library_path, data_path = library_and_data()
+    library = ctypes.CDLL(library_path)
+    try:
+        rate_hz = library.espeak_Initialize(
+            _OUTPUT_SYNCHRONOUS, 0, data_path.encode(), _OPTION_PHONEME_EVENTS
+        )
+        if rate_hz != ESPEAK_RATE_HZ:
+            raise ConfigError("espeak-ng", [f"got a rate of {rate_hz} Hz, wanted {ESPEAK_RATE_HZ} Hz"])
+        try:
+            return _speak(library, utterance, data_path)
+        finally:
+            library.espeak_Terminate()
+    finally:
+        _unload(library._handle)
+
+
+def _unload(handle: int) -> None:
+    free: Any = getattr(_ctypes, "FreeLibrary", None) or _ctypes.dlclose
+    free(handle)
+
+
+@functools.cache
+def _warn_if_stateful() -> None:
+    """Once a process: check that loading anew really resets the library (not if another user holds it)."""
+    probe = Utterance("state", "en-us+m1", 175, 50)
+    if not np.array_equal(_synthesise(probe).wav, _synthesise(probe).wav):
+        print(
+            "warning: espeak-ng cannot be unloaded in this process; the corpus may differ between machines",
+            file=sys.stderr,
+        )
+
+
+def _speak(library: Any, utterance: Utterance, data_path: str) -> Spoken:
+    """Synthesise with a freshly initialised library."""
+    blocks: list[bytes] = []
+    events: list[tuple[int, int, int, float, str]] = []
+
+    def collect(wav: Any, samples: int, event: Any) -> int:
+        if samples > 0:
+            blocks.append(ctypes.string_at(wav, 2 * samples))
+        index = 0
+        while event[index].type != _EVENT_END_OF_LIST:
+            this = event[index]
+            name = this.name.decode("ascii", errors="replace") if this.type == _EVENT_PHONEME else ""
+            start_s = this.sample / ESPEAK_RATE_HZ
+            events.append((this.type, this.text_position, this.length, start_s, name))
+            index += 1
+        return 0
+
+    callback = _Callback(collect)
+    library.espeak_SetSynthCallback(callback)
+    _set_voice(library, utterance.voice, data_path)
+    for parameter, value in (
+        (_PARAMETER_RATE, utterance.rate_wpm),
+        (_PARAMETER_PITCH, utterance.pitch),
+        (_PARAMETER_RANGE, utterance.pitch_range),
+    ):
+        library.espeak_SetParameter(parameter, value, 0)
+    text = utterance.text.encode()
+    failed = library.espeak_Synth(text, len(text) + 1, 0, _POSITION_CHARACTER, 0, _CHARS_UTF8, None, None)
+    library.espeak_Synchronize()
+    wav = np.frombuffer(b"".join(blocks), dtype=np.int16)
+    if failed or wav.size == 0:
+        raise ConfigError("espeak-ng", [f"code {failed} and {wav.size} samples for {utterance}"])
+    return Spoken(wav, _phones(events, utterance.text, wav.size / ESPEAK_RATE_HZ))
+
+
+def _set_voice(library: Any, voice: str, data_path: str) -> None:
+    """Choose a voice. espeak-ng itself takes an unknown variant silently for none."""
+    language, _, variant = voice.partition("+")
+    known = not variant or (Path(data_path) / "voices" / "!v" / variant).is_file()
+    if not known or library.espeak_SetVoiceByName(voice.encode()) != 0:
+        fault = f"no voice {voice!r}: wanted language+variant, a file of lang/ and one of voices/!v/"
+        raise ConfigError("espeak-ng", [f"{fault} in {data_path}"])
+
+
+def _phones(events: list[tuple[int, int, int, float, str]], text: str, end_s: float) -> list[Phone]:
+    """Events of kind phoneme say where a phone starts; it ends where the next one does."""
+    lengths = {position: length for kind, position, length, _, _ in events if kind == _EVENT_WORD}
+    starts = [event for event in events if event[0] == _EVENT_PHONEME]
+    ends = [start_s for _, _, _, start_s, _ in starts[1:]] + [end_s]
+    phones: list[Phone] = []
+    for (_, position, _, start_s, name), stop_s in zip(starts, ends, strict=True):
+        if stop_s <= start_s:
+            continue
+        if name.startswith("_"):
+            phones.append(Phone(start_s, stop_s, "SIL", "<sil>"))
+            continue
+        at = position - 1
+        match = re.compile(r"\S+").match(text, at)
+        word = text[at : at + lengths[position]] if position in lengths else match[0] if match else ""
+        phones.append(Phone(start_s, stop_s, name.lstrip(_STRESS_MARKS), word))
+    return phones

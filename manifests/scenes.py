@@ -1,0 +1,251 @@
+"""The embedded corpus: drawn images of coloured shapes and captions spoken by espeak-ng.
+
+    pip install 'fairseq-mtssl[demo]'
+    python manifests/scenes.py --out scenes
+
+Images show one or two shapes; captions say what and where ("a small red circle above a blue star").
+No two images of the corpus have the same description. Splits:
+
+- train: combinations of a colour and a shape except eight held-out ones, twelve voices;
+- valid: other images of the same combinations, the same voices;
+- test: every image has at least one of the held-out combinations, which no other split shows or says;
+  captions are by four voices whose variants no other split hears.
+
+The label of an image is its canonical description, so that with `--relevance label` an image counts as
+right if its description does. `{split}.phones.tsv` keeps the phone timings (caption_id, start_s, end_s,
+phone in espeak's ASCII names, word). `corpus.json` keeps the seed, voices, held-out combinations, counts
+and SHA-256 sums. The result depends on the options alone, not on the machine or the number of workers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import multiprocessing
+import random
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from _espeak import ESPEAK_RATE_HZ, Phone, Utterance, library_and_data, synthesise
+from _scene_images import COLOURS, SHAPES, Scene, draw_scene, render, tell
+from tqdm import tqdm
+
+from fairseq_mtssl.data import corpus
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, resample_wav, write_wav
+from fairseq_mtssl.data.images import write_png
+from fairseq_mtssl.data.manifest import PairRow, write_text_atomically
+from fairseq_mtssl.errors import ConfigError
+
+FORMAT = 1  # of the corpus; a change makes earlier folders stale
+SPLITS = ("train", "valid", "test")
+TRAIN_VOICES = (
+    *("en-us+m1", "en-us+m3", "en-us+m7", "en-us+f1", "en-us+f4"),
+    *("en+m2", "en+m4", "en+f2", "en+Annie"),
+    *("en-gb-scotland+m5", "en-gb-scotland+f5", "en-gb-x-rp+Alex"),
+)
+TEST_VOICES = ("en-us+f3", "en-us+Michael", "en+m6", "en+steph")
+RATE_WPM = (165, 215)
+PITCH = (35, 65)
+PITCH_RANGE = (40, 65)
+GAIN = 0.8  # room for what resampling overshoots
+PHONE_COLUMNS = ("caption_id", "start_s", "end_s", "phone", "word")
+RAW = argparse.RawDescriptionHelpFormatter
+
+
+@dataclass(frozen=True)
+class Caption:
+    """One caption to be spoken into `audio/{caption_id}.wav`."""
+
+    caption_id: str
+    image_id: str
+    label: str
+    utterance: Utterance
+
+
+def held_out_combinations(seed: int) -> list[tuple[str, str]]:
+    """Eight (colour, shape): each colour and each shape once, so that both are heard with others."""
+    colours = corpus.shuffled(COLOURS, random.Random(f"{seed}/held out"))
+    return list(zip(colours, SHAPES, strict=True))
+
+
+def draw_scenes(counts: dict[str, int], seed: int) -> dict[str, list[Scene]]:
+    """Scenes by split; no two of the corpus have the same description.
+
+    Raises: ConfigError if more are asked for than can be told apart.
+    """
+    held_out = held_out_combinations(seed)
+    every = [(colour, shape) for colour in COLOURS for shape in SHAPES]
+    seen = [combination for combination in every if combination not in held_out]
+    used: set[str] = set()
+    scenes: dict[str, list[Scene]] = {}
+    for split in reversed(SPLITS):  # test and valid stay as they are when train grows
+        rng = random.Random(f"{seed}/{split}/scenes")
+        one_of, other_of = (held_out, every) if split == "test" else (seen, seen)
+        scenes[split] = []
+        for _ in range(100 * counts[split]):
+            if len(scenes[split]) == counts[split]:
+                break
+            scene = draw_scene(rng, one_of, other_of)
+            if scene.description not in used:
+                used.add(scene.description)
+                scenes[split].append(scene)
+        if len(scenes[split]) < counts[split]:
+            fault = (
+                f"only {len(scenes[split])} of {counts[split]} images that can be told apart. Ask for fewer."
+            )
+            raise ConfigError(f"--{split}", [fault])
+    return scenes
+
+
+def plan_captions(split: str, scenes: list[Scene], per_image: int, seed: int) -> list[Caption]:
+    """Captions of a split; voices take turns in random order, rate and pitch vary."""
+    rng = random.Random(f"{seed}/{split}/captions")
+
+    def between(bounds: tuple[int, int]) -> int:
+        return bounds[0] + int(rng.random() * (bounds[1] - bounds[0] + 1))
+
+    turn: list[str] = []
+    captions: list[Caption] = []
+    for number, scene in enumerate(scenes):
+        for take in range(per_image):
+            turn = turn or corpus.shuffled(TEST_VOICES if split == "test" else TRAIN_VOICES, rng)
+            utterance = Utterance(
+                tell(scene, rng), turn.pop(), between(RATE_WPM), between(PITCH), between(PITCH_RANGE)
+            )
+            image_id = f"{split}_{number:05d}"
+            captions.append(Caption(f"{image_id}_{take}", image_id, scene.description, utterance))
+    return captions
+
+
+def speak(job: tuple[Caption, Path]) -> tuple[int, list[Phone]]:
+    """Synthesise one caption, resample it to 16 kHz and write it. Returns: samples and phones."""
+    caption, audio_dir = job
+    spoken = synthesise(caption.utterance)
+    wav = spoken.wav.astype(np.float32) * np.float32(GAIN / 32768)
+    wav = resample_wav(wav, ESPEAK_RATE_HZ, SAMPLE_RATE_HZ)
+    write_wav(audio_dir / f"{caption.caption_id}.wav", wav)
+    return len(wav), spoken.phones
+
+
+@contextmanager
+def mapper(workers: int) -> Iterator[Any]:
+    """A `map` in order, over processes if there are several workers: espeak-ng is one per process."""
+    if workers < 2:
+        yield map
+        return
+    # fork starts at once, and is safe where no library has started threads of its own
+    method = "fork" if sys.platform == "linux" else "spawn"
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context(method)) as pool:
+        yield lambda function, jobs: pool.map(function, jobs, chunksize=16)
+
+
+def write_phones(path: Path, captions: list[Caption], phones: list[list[Phone]]) -> None:
+    """Write the phone timings of a split, in seconds."""
+    lines = ["\t".join(PHONE_COLUMNS)]
+    for caption, timed in zip(captions, phones, strict=True):
+        for phone in timed:
+            times = f"{phone.start_s:.4f}\t{phone.end_s:.4f}"
+            lines.append(f"{caption.caption_id}\t{times}\t{phone.phone}\t{phone.word}")
+    write_text_atomically(path, "\n".join(lines) + "\n")
+
+
+def make(out: Path, request: dict[str, Any], workers: int) -> None:
+    """Draw, speak and write the corpus of a request, its record last."""
+    seed, size_px = request["seed"], request["image_size_px"]
+    scenes = draw_scenes({split: request[split] for split in SPLITS}, seed)
+    captions = {
+        split: plan_captions(split, scenes[split], request["captions_per_image"], seed) for split in SPLITS
+    }
+    corpus.begin(out)
+    for split in SPLITS:
+        rng = random.Random(f"{seed}/{split}/images")
+        for number, scene in enumerate(scenes[split]):
+            write_png(out / "images" / f"{split}_{number:05d}.png", render(scene, size_px, rng))
+    (out / "audio").mkdir(exist_ok=True)
+    jobs = [(caption, out / "audio") for split in SPLITS for caption in captions[split]]
+    with mapper(workers) as run:
+        progress = tqdm(
+            run(speak, jobs), desc="speaking captions", unit="caption", total=len(jobs), mininterval=1
+        )
+        spoken = iter(list(progress))
+    rows: dict[str, list[PairRow]] = {}
+    seconds: dict[str, float] = {}
+    for split in SPLITS:
+        sizes, phones = zip(*(next(spoken) for _ in captions[split]), strict=True)
+        rows[split] = [
+            _row(caption, samples) for caption, samples in zip(captions[split], sizes, strict=True)
+        ]
+        write_phones(out / f"{split}.phones.tsv", captions[split], list(phones))
+        seconds[split] = round(sum(sizes) / SAMPLE_RATE_HZ, 1)
+    files, counts = corpus.write_splits(out, rows)
+    corpus.finish(
+        out,
+        request,
+        files + [f"{split}.phones.tsv" for split in SPLITS],
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        counts=counts,
+        speech_s=seconds,
+        voices={"train": TRAIN_VOICES, "valid": TRAIN_VOICES, "test": TEST_VOICES},
+        held_out_combinations=[" ".join(combination) for combination in held_out_combinations(seed)],
+        licence="speech by espeak-ng (GPL-3 program); images drawn by this script",
+    )
+
+
+def _row(caption: Caption, samples: int) -> PairRow:
+    return PairRow(
+        file=f"{caption.caption_id}.wav",
+        samples=samples,
+        caption_id=caption.caption_id,
+        image=f"{caption.image_id}.png",
+        image_id=caption.image_id,
+        label=caption.label,
+        speaker=caption.utterance.voice,
+        text=caption.utterance.text,
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Make the corpus; do nothing if it is there already. Raises: MtsslError on faulty options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    parser.add_argument("--out", type=Path, required=True, help="data folder to make")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random (default 0)")
+    for split, count in (("train", 1500), ("valid", 200), ("test", 200)):
+        parser.add_argument(f"--{split}", type=int, default=count, help=f"images (default {count})")
+    parser.add_argument("--captions-per-image", type=int, default=2, help="spoken captions (default 2)")
+    parser.add_argument("--image-size", type=int, default=48, help="side in pixels, 32 to 64 (default 48)")
+    parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core, at most 8)")
+    args = parser.parse_args(argv)
+    faults = [
+        f"--{name.replace('_', '-')}: got {getattr(args, name)}, wanted at least 1"
+        for name in (*SPLITS, "captions_per_image")
+        if getattr(args, name) < 1
+    ]
+    if not 32 <= args.image_size <= 64:
+        faults.append(f"--image-size: got {args.image_size}, wanted 32 to 64")
+    if faults:
+        raise ConfigError("scenes", faults)
+    library_and_data()  # before anything is written
+    request = {
+        "script": "scenes",
+        "format": FORMAT,
+        "seed": args.seed,
+        **{split: getattr(args, split) for split in SPLITS},
+        "captions_per_image": args.captions_per_image,
+        "image_size_px": args.image_size,
+        "espeakng_loader": importlib.metadata.version("espeakng-loader"),
+    }
+    if corpus.is_made(args.out, request):
+        print(f"{args.out} is made already")
+        return
+    make(args.out, request, args.workers or min(8, corpus.usable_cores()))
+    print(f"made {args.out}")
+
+
+if __name__ == "__main__":
+    sys.exit(corpus.run_script(main))

@@ -1,0 +1,68 @@
+"""Package metadata; tool settings are in pyproject.toml, exact versions in constraints.txt."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_namespace_packages, find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "fairseq_mtssl/__init__.py").read_text("utf-8"), re.M)
+if VERSION is None:
+    raise RuntimeError('fairseq_mtssl/__init__.py: no line __version__ = "…"; put it back')
+
+# fairseq 0.12.2 needs omegaconf < 2.1 and mutable dataclass defaults, which neither a current pip nor
+# Python >= 3.11 takes; fairseq-fixed is the same code for current ones. Both install the module `fairseq`.
+CORE = [
+    "fairseq-fixed>=0.12.3.1,<0.12.4",
+    "hydra-core>=1.3,<1.4",
+    "numpy>=1.26",
+    "omegaconf>=2.3,<2.4",
+    "pillow>=10",
+    "scikit-learn>=1.3",
+    "soundfile>=0.12",
+    "soxr>=0.3.7",
+    "torch>=2.3",
+    "tqdm>=4.64",
+]
+EXTRAS = {
+    "demo": ["espeakng-loader>=0.2.4", "matplotlib>=3.8"],
+    "report": ["matplotlib>=3.8"],
+    "regions": ["h5py>=3.10"],
+    "timm": ["timm>=1.0"],
+    # faiss-cpu and faiss-gpu own the same folder: install one of the two, never both
+    "faiss": ["faiss-cpu>=1.8"],
+    "faiss-gpu": ["faiss-gpu>=1.8"],
+}
+EXTRAS["dev"] = [
+    *EXTRAS["demo"],
+    *EXTRAS["regions"],
+    "hypothesis>=6.100",
+    "mypy>=1.11",
+    "pytest>=8",
+    "ruff>=0.6",
+    "types-tqdm",
+]
+
+setup(
+    name="fairseq-mtssl",
+    version=VERSION[1],
+    description="Joint self-supervised and visually grounded speech learning on fairseq",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    python_requires=">=3.10,<3.13",
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    # With the root named, setuptools makes an editable install a plain path entry. Its import hook, the
+    # alternative, hides hydra_plugins from Hydra, which looks for plugins by walking folders.
+    package_dir={"": "."},
+    packages=[
+        *find_packages(include=["fairseq_mtssl", "fairseq_mtssl.*"]),
+        # a namespace shared with the plugins of other packages: hydra_plugins has no __init__.py
+        *find_namespace_packages(include=["hydra_plugins.*"]),
+    ],
+    package_data={"fairseq_mtssl.config": ["*.yaml"]},
+    entry_points={"console_scripts": ["mtssl = fairseq_mtssl.cli.main:main"]},
+    zip_safe=False,
+)

@@ -1,0 +1,200 @@
+"""The same weights in fairseq's own wav2vec2 model and in ours give the same numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+from fairseq_mtssl.checkpoints import initialise, rename_wav2vec2
+from fairseq_mtssl.errors import CheckpointError
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+
+CONV = "[(32,10,5)] + [(32,3,2)] * 4 + [(32,2,2)] * 2"
+SIZES = {
+    "conv_feature_layers": CONV,
+    "encoder_embed_dim": 48,
+    "encoder_ffn_embed_dim": 96,
+    "encoder_attention_heads": 4,
+    "encoder_layers": 4,
+    "conv_pos": 16,
+    "conv_pos_groups": 4,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "activation_dropout": 0.0,
+    "dropout_input": 0.0,
+    "dropout_features": 0.0,
+    "encoder_layerdrop": 0.0,
+    "final_dim": 32,
+    "latent_vars": 20,
+}
+
+
+def fairseq_model(mode: str = "default") -> Wav2Vec2Model:
+    torch.manual_seed(0)
+    return Wav2Vec2Model(
+        Wav2Vec2Config(
+            **SIZES,
+            extractor_mode=mode,
+            quantize_targets=True,
+            num_negatives=10,
+            latent_temp=(2.0, 0.5, 0.999995),
+        )
+    )
+
+
+def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncoder, ContrastiveSslHead]:
+    encoder = SpeechEncoder(
+        conv_layers=CONV,
+        extractor_mode=mode,
+        conv_bias=False,
+        dim=48,
+        ffn_dim=96,
+        heads=4,
+        layers=4,
+        dropout=0.0,
+        attention_dropout=0.0,
+        activation_dropout=0.0,
+        input_dropout=0.0,
+        layerdrop=0.0,
+        conv_pos=16,
+        conv_pos_groups=4,
+        feature_grad_mult=1.0,
+        use_cls=False,
+        padding_exact=False,
+    )
+    head = ContrastiveSslHead(
+        feature_dim=32,
+        dim=48,
+        final_dim=32,
+        latent_vars=20,
+        latent_groups=2,
+        latent_temp=(2.0, 0.5, 0.999995),
+        negatives=10,
+        logit_temp=0.1,
+        feature_dropout=0.0,
+    )
+    weights = rename_wav2vec2(theirs.state_dict())
+    for part, prefix in ((encoder, "speech_encoder."), (head, "ssl_head.")):
+        part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
+    return encoder, head
+
+
+def batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(1)
+    source = torch.randn(len(lengths), max(lengths))
+    padded = torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
+    return source.masked_fill(padded, 0.0), torch.tensor(lengths), padded
+
+
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+@pytest.mark.parametrize("lengths", [[9000, 9000, 9000], [9000, 6111, 4000]])
+def test_every_layer_output_equals_fairseq_wav2vec2(mode: str, lengths: list[int]) -> None:
+    theirs = fairseq_model(mode).eval()
+    encoder, _ = our_parts(theirs, mode)
+    encoder.eval()
+    source, sizes, padded = batch(lengths)
+    with torch.no_grad():
+        result = theirs(source, padding_mask=padded, mask=False, features_only=True)
+        front = encoder.front_end(source, sizes)
+        layers: list[torch.Tensor] = []
+        encoder.run(encoder.embed(front), 0, 4, collect=layers)
+    assert len(layers) == 4
+    for ours, (theirs_layer, _, _) in zip(layers, result["layer_results"], strict=True):
+        for row, frames in enumerate(front.lengths.tolist()):
+            # float32 rounding through four layers; a wrong frame or a wrong norm is off by 0.1 and more
+            torch.testing.assert_close(
+                ours[row, :frames], theirs_layer.transpose(0, 1)[row, :frames], atol=2e-5, rtol=1e-4
+            )
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_contrastive_loss_equals_fairseq_wav2vec2(training: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    theirs = fairseq_model().train(training)
+    encoder, head = our_parts(theirs)
+    encoder.train(training), head.train(training)
+    source, sizes, _ = batch([9000, 9000, 9000])
+    frames = int(encoder.frame_lengths(sizes)[0])
+    rng = np.random.default_rng(0)
+    mask = np.zeros((3, frames), dtype=bool)
+    for row in mask:
+        row[rng.choice(frames, 12, replace=False)] = True
+    masked = torch.from_numpy(mask)
+
+    drawn: dict[str, torch.Tensor] = {}
+    sample = Wav2Vec2Model.sample_negatives
+
+    def recording(self: Wav2Vec2Model, y: torch.Tensor, num: int, padding_count: object = None) -> object:
+        negatives, indices = sample(self, y, num, padding_count)
+        drawn["indices"] = indices  # (B, M · N): M frames of N negatives each
+        return negatives, indices
+
+    monkeypatch.setattr(Wav2Vec2Model, "sample_negatives", recording)
+    torch.manual_seed(5)
+    result = theirs(source, mask=True, mask_indices=masked)
+    logits = theirs.get_logits(result).float()
+    expected = torch.nn.functional.cross_entropy(logits, theirs.get_targets(None, result), reduction="mean")
+
+    chosen = drawn["indices"].view(3, 12, 10).reshape(36, 10)
+    monkeypatch.setattr(ContrastiveSslHead, "_draw_negatives", lambda *_: chosen)
+    front = encoder.front_end(source, sizes)
+    torch.manual_seed(5)
+    top = encoder.run(encoder.embed(front, masked), 0, 4)
+    output = head(encoder.frames(top), front.features, masked, front.penalty)
+    # In training both draw the same Gumbel noise; sums run in another order, hence not bit-equal.
+    torch.testing.assert_close(output.contrastive, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.penalty, result["features_pen"])
+    torch.testing.assert_close(output.perplexity, result["prob_perplexity"])
+    assert output.frames == 36
+
+
+def test_gradients_of_the_contrastive_loss_reach_every_shared_weight() -> None:
+    encoder, head = our_parts(fairseq_model())
+    source, sizes, _ = batch([9000, 6111])
+    front = encoder.front_end(source, sizes)
+    mask = torch.zeros(front.features.shape[:2], dtype=torch.bool)
+    mask[0, 3:9] = mask[1, 2:5] = True
+    top = encoder.run(encoder.embed(front, mask), 0, 4)
+    head(encoder.frames(top), front.features, mask, front.penalty).contrastive.backward()
+    silent = [n for n, p in [*encoder.named_parameters(), *head.named_parameters()] if p.grad is None]
+    assert silent == []
+
+
+def joint_model(**changes: object) -> JointSslVgsModel:
+    config = JointSslVgsConfig(
+        **{**SIZES, "shared_layers": 2, "speech_channels": [16, 24, 32, 48], "speech_in_channels": 16,
+           "image_encoder": "cnn", "image_size": 16, "image_layers": 1, "image_channels": [8, 8, 8], "seed": 1,
+           **changes}
+    )
+    return JointSslVgsModel.build_model(config)
+
+
+def save(path: Path, model: torch.nn.Module) -> Path:
+    torch.save({"model": model.state_dict(), "cfg": None, "args": None}, path)
+    return path
+
+
+def test_a_wav2vec2_checkpoint_of_fairseq_starts_the_speech_encoder(tmp_path: Path) -> None:
+    theirs = fairseq_model()
+    ours = joint_model()
+    initialise(ours, save(tmp_path / "wav2vec.pt", theirs))
+    for name, weight in rename_wav2vec2(theirs.state_dict()).items():
+        torch.testing.assert_close(ours.state_dict()[name], weight)
+
+
+def test_a_checkpoint_of_another_size_is_refused_with_every_misfit_named(tmp_path: Path) -> None:
+    ours = joint_model(encoder_ffn_embed_dim=64)
+    with pytest.raises(CheckpointError, match=r"(?s)fc1.weight is \(96, 48\), wanted \(64, 48\).*fc2.weight"):
+        initialise(ours, save(tmp_path / "wav2vec.pt", fairseq_model()))
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pt").write_text("no checkpoint")
+    with pytest.raises(CheckpointError, match="not readable"):
+        initialise(joint_model(), tmp_path / "x.pt")
+    with pytest.raises(CheckpointError, match="no such file"):
+        initialise(joint_model(), tmp_path / "absent.pt")
