@@ -78,8 +78,9 @@ class Pipeline:
         Raises: StageError if the command fails; ConfigError if its folder holds what no stage here has made.
         """
         record = self._read(stage)
+        fingerprint = stage.fingerprint  # once: a recipe may be edited while it trains
         self.commands.append(stage.line)
-        same = record.get("fingerprint") == stage.fingerprint and not self.fresh
+        same = record.get("fingerprint") == fingerprint and not self.fresh
         same = same and not self._redone.intersection(stage.needs)
         if same and record.get("finished") and not _missing(stage):
             self.seconds[stage.name] = record["seconds"]
@@ -92,12 +93,12 @@ class Pipeline:
         print(f"\n— {stage.name}{', going on' if same else ''}\n$ {stage.line}", flush=True)
         start = time.monotonic()
         try:
-            self._write(stage, finished=False, seconds=before)
+            self._write(stage, fingerprint, False, before)
             self._execute(stage)
         finally:
             self.seconds[stage.name] = round(before + time.monotonic() - start, 1)
-            self._write(stage, finished=False, seconds=self.seconds[stage.name])
-        self._write(stage, finished=True, seconds=self.seconds[stage.name])
+            self._write(stage, fingerprint, False, self.seconds[stage.name])
+        self._write(stage, fingerprint, True, self.seconds[stage.name])
         print(f"  {stage.name}: {self.seconds[stage.name]:.0f} s", flush=True)
 
     def total_seconds(self) -> dict[str, float]:
@@ -139,8 +140,8 @@ class Pipeline:
         except (OSError, ValueError):
             return {}
 
-    def _write(self, stage: Stage, **facts: Any) -> None:
-        record = {"command": stage.line, "fingerprint": stage.fingerprint, **facts}
+    def _write(self, stage: Stage, fingerprint: str, finished: bool, seconds: float) -> None:
+        record = {"command": stage.line, "fingerprint": fingerprint, "finished": finished, "seconds": seconds}
         self._path(stage).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 

@@ -14,7 +14,7 @@ from fairseq_mtssl.report.page import Section, Table, write_page
 
 PACKAGES = ("fairseq-mtssl", "fairseq-fixed", "torch", "numpy", "hydra-core", "omegaconf", "espeakng-loader")
 DIRECTIONS = {"speech_to_image": "s→i", "image_to_speech": "i→s"}
-MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "med. rank"}
+MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "median"}
 
 
 def read_json(path: Path) -> dict[str, Any]:

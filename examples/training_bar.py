@@ -18,6 +18,7 @@ PHASE = re.compile(
     r"alpha (?P<alpha>[\d.]+(?: to [\d.]+)?)"
 )
 RESUMED = re.compile(r"Loaded checkpoint .* @ (\d+) updates")
+BEGUN = "begin training epoch"
 SHOWN = {"loss_vgs": "L_AV", "loss_ssl": "L_AUD"}
 SECONDS_BETWEEN_LINES = 15.0  # where the output is a file, a bar is a line each time
 
@@ -48,6 +49,8 @@ class TrainingBar:
         phase = PHASE.search(line)
         if phase:
             self._say(phase[0])
+        if BEGUN in line:
+            self._open()
         resumed = RESUMED.search(line)
         if resumed:
             self._say(f"goes on from update {resumed[1]}")

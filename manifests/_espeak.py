@@ -10,7 +10,6 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import functools
-import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +72,8 @@ class _Event(ctypes.Structure):
         ("name", ctypes.c_char * 8),
     ]
 
+
+_Seen = tuple[int, int, float, str]  # of an event: type, text position, start in s, phone name
 
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
@@ -138,7 +139,7 @@ def _warn_if_stateful() -> None:
 def _speak(library: Any, utterance: Utterance, data_path: str) -> Spoken:
     """Synthesise with a freshly initialised library."""
     blocks: list[bytes] = []
-    events: list[tuple[int, int, int, float, str]] = []
+    events: list[_Seen] = []
 
     def collect(wav: Any, samples: int, event: Any) -> int:
         if samples > 0:
@@ -148,7 +149,7 @@ def _speak(library: Any, utterance: Utterance, data_path: str) -> Spoken:
             this = event[index]
             name = this.name.decode("ascii", errors="replace") if this.type == _EVENT_PHONEME else ""
             start_s = this.sample / ESPEAK_RATE_HZ
-            events.append((this.type, this.text_position, this.length, start_s, name))
+            events.append((this.type, this.text_position, start_s, name))
             index += 1
         return 0
 
@@ -179,20 +180,23 @@ def _set_voice(library: Any, voice: str, data_path: str) -> None:
         raise ConfigError("espeak-ng", [f"{fault} in {data_path}"])
 
 
-def _phones(events: list[tuple[int, int, int, float, str]], text: str, end_s: float) -> list[Phone]:
+def _phones(events: list[_Seen], text: str, end_s: float) -> list[Phone]:
     """Events of kind phoneme say where a phone starts; it ends where the next one does."""
-    lengths = {position: length for kind, position, length, _, _ in events if kind == _EVENT_WORD}
+    words = _words(sorted({position for kind, position, _, _ in events if kind == _EVENT_WORD}), text)
     starts = [event for event in events if event[0] == _EVENT_PHONEME]
-    ends = [start_s for _, _, _, start_s, _ in starts[1:]] + [end_s]
+    ends = [start_s for _, _, start_s, _ in starts[1:]] + [end_s]
     phones: list[Phone] = []
-    for (_, position, _, start_s, name), stop_s in zip(starts, ends, strict=True):
+    for (_, position, start_s, name), stop_s in zip(starts, ends, strict=True):
         if stop_s <= start_s:
             continue
         if name.startswith("_"):
             phones.append(Phone(start_s, stop_s, "SIL", "<sil>"))
             continue
-        at = position - 1
-        match = re.compile(r"\S+").match(text, at)
-        word = text[at : at + lengths[position]] if position in lengths else match[0] if match else ""
-        phones.append(Phone(start_s, stop_s, name.lstrip(_STRESS_MARKS), word))
+        phones.append(Phone(start_s, stop_s, name.lstrip(_STRESS_MARKS), words.get(position, "")))
     return phones
+
+
+def _words(positions: list[int], text: str) -> dict[int, str]:
+    """Position (from 1) -> the words from there to the next position: "of a" is one word to espeak-ng."""
+    ends = [position - 1 for position in positions[1:]] + [len(text)]
+    return {start: text[start - 1 : end].strip() for start, end in zip(positions, ends, strict=True)}

@@ -35,7 +35,7 @@ PLACES = {
 }
 # first, second -> the same said from the second's side
 RELATIONS = {"above": "below", "left of": "right of"}
-RADIUS = {"small": 0.12, "": 0.2}  # of the image's side; "" is the size that is not said
+RADIUS = {"small": 0.12, "": 0.18}  # of the image's side; "" is the size that is not said
 _SAMPLES = 4
 _SINGLE_SHARE = 0.25
 
@@ -134,7 +134,7 @@ def _centres(scene: Scene, rng: random.Random) -> list[tuple[float, float]]:
         x, y = PLACES[scene.where]
         return [(x + shift(0.03), y + shift(0.03))]
     # along the relation's axis, and across it
-    along = [0.26 + shift(0.03), 0.74 + shift(0.03)]
+    along = [0.265 + shift(0.02), 0.735 + shift(0.02)]
     across = [0.5 + shift(0.15), 0.5 + shift(0.15)]
     points = list(zip(along, across, strict=True))
     return points if scene.where == "left of" else [(x, y) for y, x in points]
@@ -165,7 +165,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     if shape == "moon":
         return (square_radius <= 1.1) & ((u - 0.55) * (u - 0.55) + v * v >= 0.75)
     if shape == "square":
-        return (abs(u) <= 0.88) & (abs(v) <= 0.88)
+        return (abs(u) <= 0.86) & (abs(v) <= 0.86)
     if shape == "cross":
         return ((abs(u) <= 0.3) & (abs(v) <= 1)) | ((abs(v) <= 0.3) & (abs(u) <= 1))
     if shape == "triangle":

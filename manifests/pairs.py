@@ -141,8 +141,8 @@ def _id_faults(rows: list[TableRow], *, named: bool) -> list[str]:
             first = earlier.setdefault(value, row)
             if first.split != row.split:
                 faults.append(
-                    f"line {row.line}: {what} {value!r} is in split {row.split}, but in {first.split} on line "
-                    f"{first.line}. Keep all its captions in one split."
+                    f"line {row.line}: {what} {value!r} is in split {row.split}, but in {first.split} on "
+                    f"line {first.line}. Keep all its captions in one split."
                 )
     return faults
 

@@ -27,18 +27,19 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (runs/demo)")
     parser.add_argument("--fresh", action="store_true", help="do every stage anew")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     args = parser.parse_args(argv)
     out, data = args.out, args.out / "data"
     pipeline = Pipeline(out, args.fresh)
     pipeline.run(stages.manifest_stage("scenes", data))
 
-    sequential = stages.training_stage(SEQUENTIAL, SEQUENTIAL, data, out)
+    sequential = stages.training_stage(SEQUENTIAL, SEQUENTIAL, data, out, args.overrides)
     pipeline.run(sequential)
     phases = phases_run((sequential.folder / "hydra_train.log").read_text(encoding="utf-8"))
     # VGS alone gets the updates that train VGS in the sequence, no more and no fewer
     vgs_updates = sum(phase["updates"] for phase in phases if phase["alpha"] != 0)
     vgs_only = stages.training_stage(
-        VGS_ONLY, VGS_ONLY, data, out, [f"optimization.max_update={vgs_updates}"]
+        VGS_ONLY, VGS_ONLY, data, out, [*args.overrides, f"optimization.max_update={vgs_updates}"]
     )
     pipeline.run(vgs_only)
 
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     texts = [
         results.measured_on(scores["VGS"]),
         f"(W2V2, VGS): {results.schedule_line(phases)}. VGS: {vgs_updates} updates.",
-        "Colour–shape combinations and voices of the split were never trained on.",
+        "Every image shows a colour–shape combination, and every caption a voice, never trained on.",
     ]
     page = results.write_report(
         "Images from speech: self-supervised pre-training, then visual grounding",

@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--test-speakers", default="", help="comma-separated, for the test split alone")
     parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="output folder (runs/digits)")
     parser.add_argument("--fresh", action="store_true", help="do every stage anew")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     args = parser.parse_args(argv)
     out, data = args.out, args.out / "data"
     pipeline = Pipeline(out, args.fresh)
@@ -40,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.test_speakers:
         options += ["--test-speakers", args.test_speakers]
     pipeline.run(stages.manifest_stage("spoken_digits", data, options))
-    run = stages.training_stage("joint_sequential", RECIPE, data, out, OVERRIDES)
+    run = stages.training_stage("joint_sequential", RECIPE, data, out, [*OVERRIDES, *args.overrides])
     pipeline.run(run)
     phases = phases_run((run.folder / "hydra_train.log").read_text(encoding="utf-8"))
     evaluation = stages.retrieval_stage(run, data, out, "label", out / "gallery.png")

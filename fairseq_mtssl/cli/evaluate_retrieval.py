@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     encoded, result = evaluate(
         args.checkpoint, args.data, args.split, args.relevance, args.batch_size, pick_device(args.device)
     )
-    print(result.format_table())
     if args.json:
         write_json(args.json, result.to_json())
+    print(result.format_table(), flush=True)
     if args.gallery:
         gallery(encoded, args.gallery, args.relevance, args.gallery_rows, args.split)
     for path in outputs:

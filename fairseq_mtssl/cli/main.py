@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
@@ -22,6 +24,7 @@ COMMANDS = {
 }
 USER_ERROR = 2  # what argparse exits with, too
 INTERRUPTED = 130
+PIPE_CLOSED = 141  # as a shell reports the signal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,11 +32,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     # force: fairseq's tasks set the root logger to DEBUG when they are imported
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
+    # what torch will do to fairseq's code one day is nothing a user of a finished model can act on
+    warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        return args.run(args)
+        status = args.run(args)
+        sys.stdout.flush()
+        return status
     except MtsslError as error:
         print(f"mtssl {args.command}: {error}", file=sys.stderr)
         return USER_ERROR
+    except (
+        BrokenPipeError
+    ):  # the reader, such as `head`, has enough; what was asked as files is written by then
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except KeyboardInterrupt:
         print(f"mtssl {args.command}: interrupted", file=sys.stderr)
         return INTERRUPTED

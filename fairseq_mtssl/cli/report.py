@@ -56,7 +56,8 @@ def read_runs(runs: list[str]) -> dict[str, TrainingLog]:
 
     logs: dict[str, TrainingLog] = {}
     for text in runs:
-        name, _, path = ("", "", text) if Path(text).exists() else text.rpartition("=")
+        # the first "=": folders of sweeps have one in their names, too
+        name, _, path = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
         log = read_training_log(path)
         name = name or log.path.resolve().parent.name
         if name in logs:

@@ -45,9 +45,10 @@ def run(args: argparse.Namespace) -> int:
     folder, suffixes = (args.images, IMAGES) if args.images else (args.captions, RECORDINGS)
     paths = find_files(Path(folder), suffixes)
     answer = retrieve(args, paths)
-    print(format_answer(answer, Path(folder)))
     if args.json:
         write_json(args.json, answer)
+    print(format_answer(answer, Path(folder)))
+    if args.json:
         print(f"wrote {args.json}")
     return 0
 

@@ -133,7 +133,7 @@ def read_lines(path: Path) -> list[str]:
         raise ManifestError(path, [f"cannot be read: {error.strerror}. Check the path."]) from error
     except UnicodeDecodeError as error:
         raise ManifestError(path, [f"not UTF-8 at byte {error.start}. Convert the file to UTF-8."]) from error
-    while lines and not lines[-1].strip():
+    while lines and not lines[-1].strip(" "):
         lines.pop()
     return lines
 

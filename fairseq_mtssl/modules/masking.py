@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from fairseq.data.data_utils import compute_mask_indices
 from torch import Tensor
-
-from fairseq_mtssl.frames import padding_mask
 
 
 def span_mask(
@@ -23,30 +21,42 @@ def span_mask(
 ) -> Tensor:
     """Choose the frames the student must predict.
 
+    Spans as fairseq's compute_mask_indices draws them, with two differences: the draw follows from
+    (seed, update, id) alone, the same in any process and after a resume, where fairseq's generator is
+    unseeded; and a clip too short for its spans is masked in part, where fairseq raises.
+
     lengths: (B,) valid frames; total: frames of the padded batch.
     prob: expected share of frames covered before overlaps; length: frames of a span.
     same_count: every row keeps as many masked frames as the row with the fewest.
-    seed, update, ids (B,): the same numbers give the same mask, in any process and after a resume;
-        without them fairseq would draw from an unseeded generator.
-    Returns: (B, total) bool on the device of ``lengths``, True where masked; never at padding.
-    Source: Baevski et al. 2020, arXiv 2006.11477, section 3.1; fairseq's compute_mask_indices.
+    ids: (B,) ints. update: may be negative (validation).
+    Returns: (B, total) bool on the device of ``lengths``, True where masked; never at padding, and at
+        least one frame of each row stays unmasked. A row of one frame is not masked.
+    Source: Baevski et al. 2020, arXiv 2006.11477, section 3.1.
     """
-    padded = padding_mask(lengths, total).cpu()
-    usable = lengths.cpu() >= 2
-    mask = torch.zeros(lengths.numel(), total, dtype=torch.bool)
-    rows = usable.nonzero().squeeze(1)
-    if rows.numel() and prob > 0:
-        mask[rows] = torch.from_numpy(
-            compute_mask_indices(
-                (int(rows.numel()), total),
-                padded[rows] if bool(padded.any()) else None,
-                prob,
-                length,
-                min_masks=min_spans,
-                require_same_masks=same_count,
-                seed=seed,
-                epoch=update,
-                indices=ids.cpu()[rows],
-            )
-        )
-    return mask.to(lengths.device)
+    draws = []
+    for frames, number in zip(lengths.tolist(), ids.tolist(), strict=True):
+        rng = np.random.default_rng([seed, update + 1, number])
+        draws.append((rng, _row_spans(rng, int(frames), prob, length, min_spans)))
+    fewest = min((len(masked) for _, masked in draws), default=0)
+    mask = np.zeros((len(draws), total), dtype=bool)
+    for row, (rng, masked) in zip(mask, draws, strict=True):
+        if same_count and len(masked) > fewest:
+            masked = rng.choice(masked, fewest, replace=False)
+        row[masked] = True
+    return torch.from_numpy(mask).to(lengths.device)
+
+
+def _row_spans(rng: np.random.Generator, frames: int, prob: float, length: int, min_spans: int) -> np.ndarray:
+    """Masked frames of one row, ascending; at most frames − 1 of them."""
+    if prob <= 0 or frames < 2:
+        return np.empty(0, dtype=np.int64)
+    # The random number rounds up or down in proportion to the fraction.
+    spans = max(int(prob * frames / length + rng.random()), min_spans)
+    # Keep spans inside the clip, and leave room for as many different starts.
+    room = frames - length if frames - length > spans else spans + 1
+    starts = rng.choice(min(room, frames), min(spans, room, frames), replace=False)
+    masked = np.unique((starts[:, None] + np.arange(length)).ravel())
+    masked = masked[masked < frames]
+    if len(masked) >= frames:
+        masked = np.sort(rng.choice(frames, min(max(round(prob * frames), 1), frames - 1), replace=False))
+    return masked

@@ -24,7 +24,7 @@ def new_figure(width_in: float, height_in: float, *, arrange: bool = True) -> Fi
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingExtraError("drawing a picture", "matplotlib", "demo") from error
+        raise MissingExtraError("drawing a picture", "matplotlib", "report") from error
     return Figure(figsize=(width_in, height_in), layout="constrained" if arrange else None)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 LOSSES = (("loss_vgs", "L_AV"), ("loss_ssl", "L_AUD"))
+DIRECTIONS = {"s2i": "speech → image", "i2s": "image → speech"}
 LINE_STYLES = ("-", "--", ":", "-.")
 FEW_POINTS = 40  # fewer than this and each is marked, so that one alone can be seen
 
@@ -29,7 +30,7 @@ def draw_curves(
 ) -> Path:
     """Draw the losses of one or more runs into a PNG.
 
-    runs: legend name -> log. The losses are the keys `loss_vgs` and `loss_ssl` of the training lines, in nats,
+    runs: legend name -> log. The losses are the keys `loss_vgs` and `loss_ssl` of the training lines, nats,
         on a log scale; where a branch is off, its line breaks. A third panel shows every validation key that
         names `r10`, in percent, when there is one.
     phases: (first update, name) of each phase, in order; a line marks every start after update 0.
@@ -90,7 +91,7 @@ def _draw_recall(axis: Axes, runs: Mapping[str, TrainingLog], keys: Sequence[str
             style = LINE_STYLES[j % len(LINE_STYLES)]
             axis.plot(updates, values, style, color=COLOURS[i % len(COLOURS)], marker="o", markersize=3)
     for j, key in enumerate(keys):  # one grey entry a key: colours already tell the runs apart
-        axis.plot([], [], LINE_STYLES[j % len(LINE_STYLES)], color="0.35", label=key)
+        axis.plot([], [], LINE_STYLES[j % len(LINE_STYLES)], color="0.35", label=_recall_name(key))
     axis.set_ylim(0, 105)
     axis.set_ylabel("validation R@10 (%)")
     axis.legend(fontsize=8, loc="best")
@@ -115,6 +116,12 @@ def _stroke(values: Sequence[float]) -> dict[str, Any]:
     """A line alone for a dense curve; marked points for a sparse one, where a single point would not show."""
     sparse = sum(not math.isnan(value) for value in values) < FEW_POINTS
     return {"linewidth": 1.4, "marker": "o" if sparse else None, "markersize": 3}
+
+
+def _recall_name(key: str) -> str:
+    """A key of ours in words; another's as it is."""
+    direction = key.removesuffix("_r10")
+    return DIRECTIONS.get(direction, key)
 
 
 def _is_r10(key: str) -> bool:

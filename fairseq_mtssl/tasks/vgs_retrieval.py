@@ -188,6 +188,8 @@ class VgsRetrievalTask(FairseqTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; for a new training start it from ``model.init_from``."""
+        if from_checkpoint:
+            cfg.image_weights = None  # they are in the checkpoint; the file may be gone
         model = super().build_model(cfg, from_checkpoint)
         if cfg.init_from and not from_checkpoint:
             checkpoints.initialise(model, cfg.init_from)

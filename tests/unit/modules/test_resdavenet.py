@@ -103,6 +103,13 @@ def test_padding_gets_no_gradient_when_masked() -> None:
     assert frames.grad[1, :21].any(dim=1).all()
 
 
+def test_whatever_lies_in_the_padding_leaves_every_weight_a_finite_gradient() -> None:
+    net = small(True)
+    out, _ = net(*padded([torch.randn(50, 16), torch.randn(21, 16)], 50, float("nan")))
+    out.square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in net.parameters())
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 def test_full_clips_give_the_same_masked_or_not(training: bool) -> None:
     frames, lengths = torch.randn(3, 40, 16), torch.full((3,), 40)

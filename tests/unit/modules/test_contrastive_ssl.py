@@ -1,0 +1,70 @@
+"""The contrastive head beyond its parity with fairseq: ragged rows, negatives, rows without any."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, fingerprints
+
+
+@pytest.fixture
+def head() -> ContrastiveSslHead:
+    torch.manual_seed(0)
+    return ContrastiveSslHead(
+        feature_dim=6, dim=8, final_dim=4, latent_vars=5, latent_groups=2, latent_temp=(2.0, 0.5, 0.9),
+        negatives=30, logit_temp=0.1, feature_dropout=0.0,
+    )
+
+
+def test_negatives_come_from_other_masked_frames_of_the_same_row(head: ContrastiveSslHead) -> None:
+    counts = torch.tensor([3, 2, 5])
+    starts = counts.cumsum(0) - counts
+    count, start = counts.repeat_interleave(counts), starts.repeat_interleave(counts)
+    chosen = head._draw_negatives(count, start)
+    for frame in range(10):
+        row = range(int(start[frame]), int(start[frame] + count[frame]))
+        assert set(chosen[frame].tolist()) == set(row) - {frame}
+
+
+def test_the_loss_of_ragged_rows_equals_a_loop_over_frames(
+    head: ContrastiveSslHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head.eval()
+    torch.manual_seed(1)
+    context, features = torch.randn(3, 7, 8), torch.randn(3, 7, 6)
+    mask = torch.zeros(3, 7, dtype=torch.bool)
+    mask[0, 1:6] = mask[1, 2:4] = mask[2, 6] = True  # the last row has no negative
+    drawn: list[torch.Tensor] = []
+    draw = ContrastiveSslHead._draw_negatives
+    monkeypatch.setattr(
+        ContrastiveSslHead, "_draw_negatives", lambda self, *args: drawn.append(draw(self, *args)) or drawn[-1]
+    )
+    output = head(context, features, mask, torch.tensor(0.0))
+    targets = head.project_q(head.quantizer(features[mask].unsqueeze(0))["x"][0])
+    predictions = head.final_proj(context[mask])
+    losses = []
+    for frame in range(7):
+        candidates = [targets[frame]]
+        candidates += [targets[i] for i in drawn[0][frame].tolist() if not torch.equal(targets[i], targets[frame])]
+        cosines = torch.stack([torch.cosine_similarity(predictions[frame], c, dim=0) for c in candidates])
+        losses.append(torch.logsumexp(cosines / 0.1, 0) - cosines[0] / 0.1)
+    torch.testing.assert_close(output.contrastive, torch.stack(losses).mean())
+    assert output.frames == 7
+
+
+def test_a_batch_without_any_negative_has_a_loss_of_zero_that_still_backpropagates(head: ContrastiveSslHead) -> None:
+    context = torch.randn(2, 4, 8, requires_grad=True)
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[:, 0] = True
+    output = head(context, torch.randn(2, 4, 6), mask, torch.tensor(0.0))
+    output.contrastive.backward()
+    assert output.frames == 0 and output.contrastive == 0
+    assert context.grad is not None and not context.grad.any()
+
+
+def test_fingerprints_are_equal_for_equal_vectors_only() -> None:
+    torch.manual_seed(0)
+    vectors = torch.randn(50, 16)[torch.randint(50, (200,))]
+    marks = fingerprints(vectors)
+    same = (vectors.unsqueeze(0) == vectors.unsqueeze(1)).all(-1)
+    assert torch.equal(marks.unsqueeze(0) == marks.unsqueeze(1), same)

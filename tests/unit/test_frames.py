@@ -1,0 +1,45 @@
+"""Convolution lengths held to real convolutions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import (
+    conv_length,
+    frame_rate_hz,
+    hop_samples,
+    min_samples,
+    padding_mask,
+    parse_conv_layers,
+)
+
+WAV2VEC2 = parse_conv_layers("[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")
+
+
+@pytest.mark.parametrize("samples", [400, 401, 719, 720, 1000, 5555])
+def test_lengths_equal_those_of_real_convolutions(samples: int) -> None:
+    x = torch.zeros(1, 1, samples)
+    for _, kernel, stride in WAV2VEC2:
+        x = torch.nn.functional.conv1d(x, torch.zeros(1, 1, kernel), stride=stride)
+    assert conv_length(samples, WAV2VEC2) == x.size(-1)
+
+
+def test_a_clip_shorter_than_the_receptive_field_has_no_frame() -> None:
+    assert min_samples(WAV2VEC2) == 400
+    assert conv_length(torch.tensor([0, 1, 399, 400, 16000]), WAV2VEC2).tolist() == [0, 0, 0, 1, 49]
+
+
+def test_the_wav2vec2_stack_gives_50_frames_a_second() -> None:
+    assert hop_samples(WAV2VEC2) == 320
+    assert frame_rate_hz(WAV2VEC2) == 50.0
+
+
+@pytest.mark.parametrize("text", ["", "512", "[(512,10)]", "[(512,10,0)]", "__import__('os').getcwd()", "[1, 2]", "[]"])
+def test_anything_but_a_list_of_triples_is_refused_and_never_executed(text: str) -> None:
+    with pytest.raises(ConfigError, match="conv_feature_layers"):
+        parse_conv_layers(text)
+
+
+def test_padding_is_what_lies_past_the_length() -> None:
+    assert padding_mask(torch.tensor([1, 3]), 3).tolist() == [[False, True, True], [False, False, False]]
