@@ -1,13 +1,22 @@
 """Joint self-supervised and visually grounded speech learning on fairseq.
 
-Importing the package registers its tasks, models, criterions and learning-rate schedules with fairseq. fairseq's
-own `import_user_module` does nothing for a package that is already imported and never looks into `criterions/`,
-so every registering module is imported here by name.
+Importing the package registers its tasks, models, criterions and learning-rate schedules with fairseq.
+fairseq's own `import_user_module` does nothing for a package that is already imported and never looks into
+`criterions/`, so every registering module is imported here by name.
 """
 
 from __future__ import annotations
 
+import logging as _logging
+
 __version__ = "0.1.0"
+
+# fairseq logs an advertisement for tensorboardX when it is first imported; it is kept off the terminal
+_disabled = _logging.root.manager.disable
+_logging.disable(_logging.INFO)
+import fairseq.tasks  # noqa: E402, F401
+
+_logging.disable(_disabled)
 
 from fairseq_mtssl.criterions import joint_ssl_vgs as _criterion_joint_ssl_vgs  # noqa: E402, F401
 from fairseq_mtssl.criterions import vgs_retrieval as _criterion_vgs_retrieval  # noqa: E402, F401

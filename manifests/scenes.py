@@ -14,7 +14,8 @@ No two images of the corpus have the same description. Splits:
 The label of an image is its canonical description, so that with `--relevance label` an image counts as
 right if its description does. `{split}.phones.tsv` keeps the phone timings (caption_id, start_s, end_s,
 phone in espeak's ASCII names, word). `corpus.json` keeps the seed, voices, held-out combinations, counts
-and SHA-256 sums. The result depends on the options alone, not on the machine or the number of workers.
+and SHA-256 sums. The result depends on the options alone, not on the machine, the time or the number of
+workers (seen on x86-64; speech synthesised on another processor family may differ in the last bit).
 """
 
 from __future__ import annotations

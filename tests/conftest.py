@@ -1,8 +1,68 @@
-"""Shared by all tests: the helper modules of this folder can be imported."""
+"""Shared by all tests: the helper modules of this folder can be imported; recipes composed as the command
+line does it; programs of this environment run from anywhere."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import pytest
+from omegaconf import DictConfig
+
+ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(Path(__file__).parent))
+Compose = Callable[..., DictConfig]
+RunProgram = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def root() -> Path:
+    """The project's folder."""
+    return ROOT
+
+
+@pytest.fixture
+def compose() -> Compose:
+    """compose(recipe, overrides) -> the configuration `fairseq-hydra-train --config-name recipe` composes."""
+    return compose_recipe
+
+
+@pytest.fixture
+def run_program() -> RunProgram:
+    """run_program(words, cwd) runs a program of this environment, by its name, and captures what it says."""
+    return run_here
+
+
+def compose_recipe(recipe: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
+    """Compose through fairseq's own `hydra_init` and Hydra's plugins, in this process."""
+    import fairseq_cli.hydra_train  # noqa: F401  what brings fairseq into the program
+    from fairseq.dataclass.initialize import hydra_init
+    from hydra import compose, initialize_config_module
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    hydra_init(recipe)
+    with initialize_config_module("fairseq.config", version_base="1.1"):
+        return compose(recipe, list(overrides), return_hydra_config=with_hydra)
+
+
+def run_here(
+    words: Sequence[str], cwd: Path | None = None, env: dict[str, str] | None = None, timeout_s: float = 120
+) -> subprocess.CompletedProcess[str]:
+    """Run to the end; the caller looks at the return code. `python` is this interpreter."""
+    folder = Path(sys.executable).parent
+    program = sys.executable if words[0] == "python" else str(folder / words[0])
+    if words[0] != "python" and not Path(program).exists():
+        program = words[0]
+    return subprocess.run(
+        [program, *words[1:]],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **(env or {})},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        check=False,
+    )

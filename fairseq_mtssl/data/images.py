@@ -18,8 +18,6 @@ from fairseq_mtssl.errors import ImageError
 # importing fairseq sets the root logger to DEBUG, where Pillow tells of every chunk of every PNG
 logging.getLogger("PIL").setLevel(logging.INFO)
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
-
 
 def read_image(path: str | Path, size_px: int) -> np.ndarray:
     """Read an image as it is displayed, its largest centred square scaled to size_px.

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import platform
 import sys
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 
@@ -200,6 +203,15 @@ def test_no_voice_uses_the_noise_that_the_clock_seeds(scenes: ModuleType, espeak
     for voice in (*scenes.TRAIN_VOICES, *scenes.TEST_VOICES):
         lines = (variants / voice.split("+")[1]).read_text().splitlines()
         assert not any(line.startswith(("breath", "klatt")) for line in lines), voice
+
+
+@pytest.mark.skipif(
+    (platform.machine(), version("espeakng-loader")) != ("x86_64", "0.2.4"),
+    reason="pinned with espeakng-loader 0.2.4 on x86-64",
+)
+def test_speech_is_the_same_on_every_machine(espeak: ModuleType) -> None:
+    spoken = espeak.synthesise(espeak.Utterance("a small red circle", "en+m2", 180, 45))
+    assert hashlib.sha256(spoken.wav.tobytes()).hexdigest()[:16] == "85ab257f239d67b5"
 
 
 @pytest.mark.parametrize("voice", ["xx-nowhere", "en-us+nobody"])

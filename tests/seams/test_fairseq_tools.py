@@ -1,0 +1,33 @@
+"""fairseq's own tools on what the plugin has trained."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import training
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A data folder and a checkpoint of a few updates."""
+    data = training.make_corpus(tmp_path_factory.mktemp("data"))
+    out = training.train(data, tmp_path_factory.mktemp("run"), optimization__max_update=5)
+    return data, out / "checkpoint_last.pt"
+
+
+def test_fairseq_validate_measures_retrieval_given_the_user_dir(trained, run_program, tmp_path) -> None:
+    data, checkpoint = trained
+    user_dir = run_program(["mtssl", "user-dir"], cwd=tmp_path).stdout.strip()
+    words = ["fairseq-validate", "--user-dir", user_dir, str(data), "--task", "joint_ssl_vgs"]
+    words += ["--path", str(checkpoint), "--valid-subset", "valid", "--batch-size", "4", "--cpu"]
+    run = run_program([*words, "--num-workers", "0"], cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"valid on 'valid' subset .*s2i_r10 [\d.]+", run.stdout + run.stderr)
+
+
+def test_fairseq_loads_a_checkpoint_by_itself(trained) -> None:
+    from fairseq.checkpoint_utils import load_model_ensemble_and_task
+
+    (model,), cfg, task = load_model_ensemble_and_task([str(trained[1])])
+    assert type(model).__name__ == "JointSslVgsModel" and type(task).__name__ == "JointSslVgsTask"
