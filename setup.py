@@ -42,6 +42,7 @@ EXTRAS["dev"] = [
     "mypy>=1.11",
     "pytest>=8",
     "ruff>=0.6",
+    "safetensors>=0.4",
     "types-tqdm",
 ]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import subprocess
@@ -71,6 +72,9 @@ class Pipeline:
         self.commands: list[str] = []
         self._redone: set[str] = set()
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
+        activate = Path(sys.prefix, "bin", "activate")
+        if activate.is_file() and shutil.which("mtssl") != _program("mtssl"):
+            print(f"To retype the commands below, first: source {os.path.relpath(activate)}", flush=True)
 
     def run(self, stage: Stage) -> None:
         """Do a stage, unless it is done.

@@ -72,7 +72,8 @@ def hydra_value(text: str) -> str:
     """A value as Hydra's override grammar wants it: quoted where it holds more than a plain path does."""
     if PLAIN.fullmatch(text):
         return text
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    # a backslash is itself, unless a quote comes after it
+    escaped = re.sub(r"(\\*)('|$)", lambda run: 2 * run[1] + ("\\'" if run[2] else ""), text)
     return f"'{escaped}'"
 
 
