@@ -16,6 +16,9 @@ FRESH ?=
 RECORDINGS ?=
 TEST_SPEAKERS ?=
 
+# OpenMP threads that wait by spinning slow each other down many times over as soon as a core is shared.
+export GOMP_SPINCOUNT ?= 100
+
 help:
 	@echo 'make demo           [OUT=runs/demo] [FRESH=1]   train, evaluate and picture (W2V2, VGS) and VGS; no download'
 	@echo 'make spoken-digits  RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits] [FRESH=1]   the same on real speech'

@@ -29,11 +29,15 @@ class LoadedModel:
 
 def _check_file(path: str | Path) -> None:
     if not Path(path).is_file():
-        raise CheckpointError(path, "no such file", "Give the path of a checkpoint, such as checkpoint_best.pt.")
+        raise CheckpointError(
+            path, "no such file", "Give the path of a checkpoint, such as checkpoint_best.pt."
+        )
 
 
 def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
-    return CheckpointError(path, f"not readable as a fairseq checkpoint ({error})", "Take another, or train again.")
+    return CheckpointError(
+        path, f"not readable as a fairseq checkpoint ({error})", "Take another, or train again."
+    )
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
@@ -81,7 +85,9 @@ def load_model(
     cfg = state["cfg"]
     if cfg is None or cfg.task._name not in tasks.TASK_REGISTRY:
         name = None if cfg is None else cfg.task._name
-        raise CheckpointError(path, f"made for the unknown task {name!r}", "Give a checkpoint of this package.")
+        raise CheckpointError(
+            path, f"made for the unknown task {name!r}", "Give a checkpoint of this package."
+        )
     if data is not None:
         cfg.task.data = data
     for section, values in (overrides or {}).items():
@@ -92,7 +98,9 @@ def load_model(
         task.load_state_dict(state["task_state"])
     model = task.build_model(cfg.model, from_checkpoint=True)
     _load(model, state["model"], path)
-    model.set_num_updates(state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0)
+    model.set_num_updates(
+        state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
+    )
     return LoadedModel(model.eval(), task, cfg)
 
 

@@ -112,7 +112,7 @@ class MissingExtraError(MtsslError):
 
 
 class StageError(MtsslError):
-    """A stage of an example that failed; what it did before is kept, and running it again goes on from there."""
+    """A stage of an example that failed; what it did is kept, and running it again goes on from there."""
 
     def __init__(self, stage: str, got: str) -> None:
         super().__init__(f"stage {stage} {got}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -35,16 +35,17 @@ def parse_conv_layers(text: str) -> list[ConvLayer]:
         layers = _literal(ast.parse(text, mode="eval").body)
     except (SyntaxError, ValueError, TypeError) as error:
         raise ConfigError("conv_feature_layers", [f"got {text!r}, {wrong} ({error})"]) from error
-    valid = isinstance(layers, list) and layers
-    for layer in layers if valid else []:
-        valid = valid and isinstance(layer, tuple) and len(layer) == 3
-        valid = valid and all(isinstance(number, int) and number > 0 for number in layer)
-    if not valid:
+    if not isinstance(layers, list) or not layers or not all(map(_is_layer, layers)):
         raise ConfigError("conv_feature_layers", [f"got {text!r}, {wrong}"])
     return layers
 
 
-def _literal(node: ast.expr) -> list:
+def _is_layer(layer: Any) -> bool:
+    triple = isinstance(layer, tuple) and len(layer) == 3
+    return triple and all(isinstance(number, int) and number > 0 for number in layer)
+
+
+def _literal(node: ast.expr) -> Any:
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return _literal(node.left) + _literal(node.right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):

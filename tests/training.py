@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import soundfile
 import torch
-from fairseq_mtssl.data.manifest import PairRow, write_pair_manifest
 from PIL import Image
+
+from fairseq_mtssl.data.manifest import PairRow, write_pair_manifest
 
 TINY = {
     "common.log_interval": 1,

@@ -11,7 +11,6 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig
-from fairseq_mtssl.modules.contrastive_ssl import SslOutput
 
 
 @dataclass
@@ -20,7 +19,8 @@ class JointSslVgsCriterionConfig(VgsRetrievalCriterionConfig):
         default=0.1, metadata={"help": "weight of the share of code book entries left unused"}
     )
     feature_penalty: float = field(
-        default=1.0, metadata={"help": "weight of the mean square of the conv features (fairseq's recipe: 10)"}
+        default=1.0,
+        metadata={"help": "weight of the mean square of the conv features (fairseq's recipe: 10)"},
     )
 
 
@@ -52,7 +52,7 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
             log["loss_ssl"] = loss_ssl.detach()
             terms.append(self.ssl_weight * loss_ssl)
         if self.vgs_weight > 0:
-            loss_vgs = self.vgs_loss(out, sample)
+            loss_vgs = self.vgs_loss(model, out, sample)
             log["loss_vgs"] = loss_vgs.detach()
             terms.append(self.vgs_weight * loss_vgs)
         if vgs and not model.training:
@@ -61,23 +61,19 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
         log["loss"] = loss.detach()
         return loss, 1, log
 
-    def ssl_loss(self, outputs: list[SslOutput], log: dict[str, Any]) -> Tensor:
+    def ssl_loss(self, outputs: list[Any], log: dict[str, Any]) -> Tensor:
         """L_AUD = mean CE + diversity · (V − perplexity) / V + penalty · mean(features²).
 
-        outputs: of the paired batch and, if there is one, of the speech-only batch; the cross-entropies
+        outputs: SslOutput of the paired batch and, if there is one, of the speech-only batch; the cross-entropies
         are averaged over all masked frames of both, the other terms over the two. Adds to ``log``.
         """
         frames = sum(output.frames for output in outputs) or 1
-        contrastive = sum(output.contrastive * (output.frames / frames) for output in outputs)
+        share = 1.0 / len(outputs)
+        contrastive: Tensor = sum(output.contrastive * (output.frames / frames) for output in outputs)
         diversity = sum((output.codes - output.perplexity) / output.codes for output in outputs)
         penalty = sum(output.penalty for output in outputs)
         log["contrastive"] = contrastive.detach()
         log["ssl_accuracy"] = sum(output.correct * (output.frames / frames) for output in outputs)
-        log["code_perplexity"] = sum(output.perplexity.detach() for output in outputs) / len(outputs)
+        log["code_perplexity"] = share * sum(output.perplexity.detach() for output in outputs)
         log["temp"] = outputs[0].temperature
-        share = 1.0 / len(outputs)
-        return (
-            contrastive
-            + share * self.diversity_weight * diversity
-            + share * self.feature_penalty * penalty
-        )
+        return contrastive + share * (self.diversity_weight * diversity + self.feature_penalty * penalty)

@@ -13,7 +13,6 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, world_size
 from fairseq_mtssl.schedule import Moment
 
 
@@ -24,7 +23,9 @@ class VgsRetrievalCriterionConfig(FairseqDataclass):
     )
     gather_negatives: Optional[bool] = field(
         default=None,
-        metadata={"help": "take negatives from all GPUs; null: with cosine similarity yes, with dot products no"},
+        metadata={
+            "help": "take negatives from all GPUs; null: with cosine similarity yes, with dot products no"
+        },
     )
 
 
@@ -36,7 +37,9 @@ class VgsRetrievalCriterion(FairseqCriterion):
     ``fairseq-validate``) every loss counts half.
     """
 
-    def __init__(self, task: FairseqTask, margin: float = 1.0, gather_negatives: Optional[bool] = None) -> None:
+    def __init__(
+        self, task: FairseqTask, margin: float = 1.0, gather_negatives: Optional[bool] = None
+    ) -> None:
         super().__init__(task)
         self.margin = margin
         self.gather_negatives = gather_negatives
@@ -51,24 +54,17 @@ class VgsRetrievalCriterion(FairseqCriterion):
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a mean over the batch, in nats), 1, what to log."""
         out = model(**sample["net_input"])
-        loss = self.vgs_loss(out, sample)
+        loss = self.vgs_loss(model, out, sample)
         log = {"loss": loss.detach(), "loss_vgs": loss.detach(), **self._log(sample)}
         if not model.training:
             log["embeddings"] = self.embeddings(out, sample)
         return loss, 1, log
 
-    def vgs_loss(self, out: dict[str, Any], sample: dict[str, Any]) -> Tensor:
-        """L_AV of a batch: margin loss for raw scores, InfoNCE with the learned scale for cosines."""
-        speech, image = out["speech"], out["image"][out["image_index"]]
-        groups, scale = sample["image_group"], out["scale"]
-        gather = (scale is not None) if self.gather_negatives is None else self.gather_negatives
-        if gather and self.training and world_size() > 1:
-            speech, image, same = gather_pairs(speech, image, groups)
-        else:
-            same = groups.unsqueeze(0) == groups.unsqueeze(1)
-        if scale is None:
-            return margin_info_nce(speech, image, self.margin, same)
-        return info_nce(speech, image, scale, same)
+    def vgs_loss(self, model: Any, out: dict[str, Any], sample: dict[str, Any]) -> Tensor:
+        """L_AV of a batch, in nats."""
+        gather = self.gather_negatives if model.training else False
+        loss: Tensor = model.vgs_loss(out, sample["image_group"], self.margin, gather)
+        return loss
 
     def _log(self, sample: dict[str, Any]) -> dict[str, Any]:
         return {

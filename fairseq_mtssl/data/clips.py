@@ -174,12 +174,10 @@ class ClipDataset(FairseqDataset):
         }
 
     def draw(self, row: int, count: float) -> Iterator[Tensor]:
-        """Clips at random beside row ``row`` of another dataset: ``count`` on average, unreadable ones left out."""
+        """Clips at random beside a row of another dataset: ``count`` on average, unreadable ones left out."""
         rng = self.rng(row, purpose=1)
         number = int(count) + int(rng.random() < count - int(count))
         for index in rng.integers(len(self), size=number):
             clip = self._or_skip(lambda index=index: self.caption(int(index)))
             if clip is not None:
                 yield clip
-
-

@@ -34,7 +34,9 @@ class ImageStore:
         self.regions = regions
         ids = manifest.unique_image_ids
         if regions is not None:
-            lacking = [f"image id {i!r} has no region features in {regions.path}" for i in ids if i not in regions]
+            lacking = [
+                f"image id {i!r} has no region features in {regions.path}" for i in ids if i not in regions
+            ]
         else:
             lacking = [
                 f"image id {i!r} names no file; give model.image_encoder=regions and task.region_features"
@@ -187,7 +189,9 @@ class PairDataset(ClipDataset):
         batch = super().collater(samples)
         if not batch:
             return {}
-        self.add_images(batch, [sample["image_id"] for sample in samples], [sample["image"] for sample in samples])
+        self.add_images(
+            batch, [sample["image_id"] for sample in samples], [sample["image"] for sample in samples]
+        )
         extra = [clip for sample in samples for clip in sample.get("extra", ())]
         if extra:
             # Ids beyond this dataset's rows, so that each clip draws a mask of its own.
@@ -195,16 +199,18 @@ class PairDataset(ClipDataset):
             batch["extra"] = {**collate_speech(extra), "id": ids}
         return batch
 
-    def add_images(self, batch: dict[str, Any], image_ids: Sequence[str], images: Sequence[Image | None]) -> None:
+    def add_images(
+        self, batch: dict[str, Any], image_ids: Sequence[str], images: Sequence[Image | None]
+    ) -> None:
         """Put the distinct images into a batch; None in ``images`` leaves them out."""
         places = {image_id: place for place, image_id in enumerate(dict.fromkeys(image_ids))}
         rows = [self.image_rows[image_id] for image_id in places]
         index = torch.tensor([places[image_id] for image_id in image_ids])
-        first = {image_id: image for image_id, image in reversed(list(zip(image_ids, images, strict=True)))}
+        by_id = dict(zip(image_ids, images, strict=True))
         present = all(image is not None for image in images)
         batch["image_row"] = torch.tensor(rows)
         batch["image_group"] = torch.from_numpy(self.groups[rows])[index]
-        batch["net_input"]["images"] = self.collate_images([first[i] for i in places]) if present else None
+        batch["net_input"]["images"] = self.collate_images([by_id[i] for i in places]) if present else None
         batch["net_input"]["image_index"] = index
 
     def load_images(self, batch: dict[str, Any]) -> None:
@@ -218,5 +224,3 @@ class PairDataset(ClipDataset):
             if isinstance(images, dict)
             else images.to(device)
         )
-
-

@@ -33,11 +33,15 @@ class JointSslVgsConfig(VgsRetrievalConfig):
     )
     vgs_masked: Optional[bool] = field(
         default=None,
-        metadata={"help": "when both branches train, ground the masked input of the SSL pass (one pass, as the "
-                  "paper's code) instead of running the shared layers once more on the unmasked input"},
+        metadata={
+            "help": "when both branches train, ground the masked input of the SSL pass (one pass, as the "
+            "paper's code) instead of running the shared layers once more on the unmasked input"
+        },
     )
     # masking
-    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered by spans before overlaps"})
+    mask_prob: float = field(
+        default=0.65, metadata={"help": "share of frames covered by spans before overlaps"}
+    )
     mask_length: int = field(default=10, metadata={"help": "frames of a span"})
     mask_min_spans: int = field(default=2, metadata={"help": "spans of a clip at least"})
     same_mask_count: Optional[bool] = field(

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, same_image_mask
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
@@ -50,13 +51,17 @@ MAX_SCALE = 100.0
 class VgsRetrievalConfig(FairseqDataclass):
     preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
         default="paper",
-        metadata={"help": "paper: as arXiv 2306.02972; modern: normalised embeddings with a learned scale, output "
-                  "independent of padding, annealed Gumbel temperature. Fields left null take the preset's value"},
+        metadata={
+            "help": "paper: as arXiv 2306.02972; modern: normalised embeddings with a learned scale, output "
+            "independent of padding, annealed Gumbel temperature. Fields left null take the preset's value"
+        },
     )
     init_from: Optional[str] = field(
         default=None,
-        metadata={"help": "checkpoint to start from: one of ours (every part that fits) or fairseq's wav2vec2 "
-                  "(the speech encoder and the SSL head); not needed again to resume, evaluate or fine-tune"},
+        metadata={
+            "help": "checkpoint to start from: one of ours (every part that fits) or fairseq's wav2vec2 "
+            "(the speech encoder and the SSL head); not needed again to resume, evaluate or fine-tune"
+        },
     )
     # speech encoder
     extractor_mode: Optional[str] = field(
@@ -84,7 +89,8 @@ class VgsRetrievalConfig(FairseqDataclass):
         default=1.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
     )
     padding_exact: Optional[bool] = field(
-        default=None, metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"}
+        default=None,
+        metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
     )
     # speech head
     speech_channels: List[int] = field(
@@ -99,7 +105,9 @@ class VgsRetrievalConfig(FairseqDataclass):
         metadata={"help": "regions (36 × 2048 features and boxes), cnn, patches, or timm:<name>"},
     )
     image_size: int = II("task.image_size")
-    image_layers: int = field(default=6, metadata={"help": "transformer layers over regions, cells or patches"})
+    image_layers: int = field(
+        default=6, metadata={"help": "transformer layers over regions, cells or patches"}
+    )
     image_feature_dim: int = field(default=2048, metadata={"help": "width of a region's features"})
     image_patch_size: int = field(default=16, metadata={"help": "side of a patch, pixels (patches)"})
     image_channels: List[int] = field(
@@ -223,6 +231,24 @@ class VgsRetrievalModel(BaseFairseqModel):
             "scale": self.scale,
         }
 
+    def vgs_loss(
+        self, out: dict[str, Any], groups: Tensor, margin: float, gather: Optional[bool] = None
+    ) -> Tensor:
+        """L_AV of what ``forward`` returned.
+
+        groups: (B,) ints, equal where captions count as having the same image. margin: for raw products.
+        gather: take negatives from all ranks; None does so with cosine similarity.
+        Returns: scalar in nats, both directions summed.
+        """
+        speech, image, scale = out["speech"], out["image"][out["image_index"]], out["scale"]
+        if (scale is not None) if gather is None else gather:
+            speech, image, same = gather_pairs(speech, image, groups)
+        else:
+            same = same_image_mask(groups)
+        if scale is None:
+            return margin_info_nce(speech, image, margin, same)
+        return info_nce(speech, image, scale, same)
+
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) waveforms of (B,) samples -> (B, D), unmasked."""
         front = self.speech_encoder.front_end(source, lengths)
@@ -272,7 +298,8 @@ def check_config(cfg: Any) -> None:
         )
     if cfg.speech_channels[-1] != cfg.encoder_embed_dim:
         faults.append(
-            f"speech_channels end in {cfg.speech_channels[-1]}; wanted encoder_embed_dim {cfg.encoder_embed_dim}"
+            f"speech_channels end in {cfg.speech_channels[-1]}; "
+            f"wanted encoder_embed_dim {cfg.encoder_embed_dim}"
         )
     if len(cfg.speech_strides) != len(cfg.speech_channels):
         faults.append("speech_strides and speech_channels differ in length; give one stride a stage")

@@ -160,9 +160,7 @@ class SpeechEncoder(nn.Module):
         # (B, T', D) -> (T', B, D)
         return Hidden(x.transpose(0, 1), padding)
 
-    def run(
-        self, hidden: Hidden, start: int, stop: int, collect: list[Tensor] | None = None
-    ) -> Hidden:
+    def run(self, hidden: Hidden, start: int, stop: int, collect: list[Tensor] | None = None) -> Hidden:
         """Run layers start … stop − 1 (counted from 0).
 
         collect: a list that receives each layer's output as (B, T, D), CLS left out.

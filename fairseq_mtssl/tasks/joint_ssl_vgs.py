@@ -20,7 +20,9 @@ from fairseq_mtssl.tasks.vgs_retrieval import VgsRetrievalTask, VgsRetrievalTask
 class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
     schedule: str = field(
         default="w2v2_vgs",
-        metadata={"help": "one of the paper's nine: w2v2, vgs, vgsplus or two of them joined by _, as w2v2_vgs"},
+        metadata={
+            "help": "one of the paper's nine: w2v2, vgs, vgsplus or two of them joined by _, as w2v2_vgs"
+        },
     )
     lengths: Any = field(
         default_factory=lambda: ["20 epochs", "rest"],
@@ -28,8 +30,10 @@ class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
     )
     ssl_data: Optional[str] = field(
         default=None,
-        metadata={"help": "speech-only corpus for the SSL loss beside the pairs: a fairseq .tsv, or a folder "
-                  "with one named as dataset.train_subset"},
+        metadata={
+            "help": "speech-only corpus for the SSL loss beside the pairs: a fairseq .tsv, or a folder "
+            "with one named as dataset.train_subset"
+        },
     )
     ssl_ratio: float = field(
         default=1.0, metadata={"help": "clips of ssl_data for each paired clip of a batch, above 0"}
@@ -44,7 +48,9 @@ class JointSslVgsTask(VgsRetrievalTask):
         if not self.cfg.ssl_data or split != self.cfg.train_subset:
             return {}
         if self.cfg.ssl_ratio <= 0:
-            raise ConfigError("task.ssl_ratio", [f"got {self.cfg.ssl_ratio}, wanted more than 0, or no ssl_data"])
+            raise ConfigError(
+                "task.ssl_ratio", [f"got {self.cfg.ssl_ratio}, wanted more than 0, or no ssl_data"]
+            )
         path = Path(self.cfg.ssl_data)
         manifest = read_audio_manifest(path / f"{split}.tsv" if path.is_dir() else path)
         rows = long_enough(manifest, round(self.cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))

@@ -32,7 +32,9 @@ def begin_update(optimizer: FairseqOptimizer, schedule: Schedule, moment: Moment
             moment.name,
             moment.update,
             schedule.end(moment.phase),
-            f"{phase.alpha[0]:g}" if phase.alpha[0] == phase.alpha[1] else f"{phase.alpha[0]:g} to {phase.alpha[1]:g}",
+            f"{phase.alpha[0]:g}"
+            if phase.alpha[0] == phase.alpha[1]
+            else f"{phase.alpha[0]:g} to {phase.alpha[1]:g}",
             ", ".join(phase.reset) or "nothing",
         )
 

@@ -36,17 +36,26 @@ class VgsRetrievalTaskConfig(FairseqDataclass):
     data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv and {split}.pairs"})
     # speech
     max_duration_s: float = field(default=8.0, metadata={"help": "seconds kept of a clip in training"})
-    eval_max_duration_s: float = field(default=10.0, metadata={"help": "seconds kept of a clip in evaluation"})
-    min_duration_s: float = field(default=0.1, metadata={"help": "shorter clips are dropped, counted and named"})
-    resample: bool = field(default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"})
+    eval_max_duration_s: float = field(
+        default=10.0, metadata={"help": "seconds kept of a clip in evaluation"}
+    )
+    min_duration_s: float = field(
+        default=0.1, metadata={"help": "shorter clips are dropped, counted and named"}
+    )
+    resample: bool = field(
+        default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"}
+    )
     speed_perturb: float = field(
-        default=0.0, metadata={"help": "p: play each training clip at a speed drawn from [1-p, 1+p], pitch included"}
+        default=0.0,
+        metadata={"help": "p: play each training clip at a speed drawn from [1-p, 1+p], pitch included"},
     )
     noise_snr_db: Any = field(
-        default=None, metadata={"help": "[low, high]: add white noise to training clips at an SNR drawn from it, dB"}
+        default=None,
+        metadata={"help": "[low, high]: add white noise to training clips at an SNR drawn from it, dB"},
     )
     # images
-    image_encoder: str = II("model.image_encoder")
+    # fairseq-validate composes a configuration without a model; the checkpoint then brings its own.
+    image_encoder: str = "${oc.select:model.image_encoder,regions}"
     image_size: int = field(default=224, metadata={"help": "side that raw images are brought to, pixels"})
     region_features: Optional[str] = field(
         default=None, metadata={"help": "HDF5 file of region features, for model.image_encoder=regions"}
@@ -61,20 +70,26 @@ class VgsRetrievalTaskConfig(FairseqDataclass):
     # schedule
     schedule: str = field(
         default="vgs",
-        metadata={"help": "one of the paper's nine: w2v2, vgs, vgsplus or two of them joined by _, as w2v2_vgs"},
+        metadata={
+            "help": "one of the paper's nine: w2v2, vgs, vgsplus or two of them joined by _, as w2v2_vgs"
+        },
     )
     lengths: Any = field(
         default_factory=lambda: ["rest"],
         metadata={"help": "one a phase: '20 epochs', '1000 updates', '40 %', the last also 'rest'"},
     )
-    warmup: float = field(default=0.1, metadata={"help": "share of each phase in which the learning rate rises"})
+    warmup: float = field(
+        default=0.1, metadata={"help": "share of each phase in which the learning rate rises"}
+    )
     decay: ChoiceEnum(["linear", "cosine", "constant"]) = field(  # type: ignore[valid-type]
         default="linear", metadata={"help": "how the learning rate falls afterwards"}
     )
     phases: Any = field(
         default=None,
-        metadata={"help": "phases written out, instead of schedule and lengths: a list of {alpha, length, name, "
-                  "warmup, decay, lr_scale, reset}; alpha is the weight of L_AV, [first, last] ramps it"},
+        metadata={
+            "help": "phases written out, instead of schedule and lengths: a list of {alpha, length, name, "
+            "warmup, decay, lr_scale, reset}; alpha is the weight of L_AV, [first, last] ramps it"
+        },
     )
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
@@ -98,9 +113,16 @@ class VgsRetrievalTask(FairseqTask):
         self._valid_dataset: Optional[PairDataset] = None
         self._scores: Optional[dict[str, float]] = None
 
+    @classmethod
+    def setup_task(cls, cfg: VgsRetrievalTaskConfig, **_: Any) -> "VgsRetrievalTask":
+        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
+        return cls(cfg)
+
     # -- data
 
-    def load_dataset(self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any) -> PairDataset:
+    def load_dataset(
+        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
+    ) -> PairDataset:
         """Read a split's manifest. Raises: ManifestError naming every fault."""
         cfg = task_cfg or self.cfg
         training = split == self.cfg.train_subset
@@ -118,9 +140,7 @@ class VgsRetrievalTask(FairseqTask):
             **self._extra(split),
             **self.clip_options(training),
         )
-        logger.info(
-            "%s: %d captions of %d images", split, len(manifest), len(manifest.unique_image_ids)
-        )
+        logger.info("%s: %d captions of %d images", split, len(manifest), len(manifest.unique_image_ids))
         return self.datasets[split]
 
     def clip_options(self, training: bool) -> dict[str, Any]:
@@ -142,8 +162,10 @@ class VgsRetrievalTask(FairseqTask):
         if not self.cfg.region_features:
             raise ConfigError(
                 "task.region_features",
-                ["model.image_encoder=regions needs the HDF5 file of the features; give its path, "
-                 "or take a raw-image encoder (cnn, patches, timm:<name>)"],
+                [
+                    "model.image_encoder=regions needs the HDF5 file of the features; give its path, "
+                    "or take a raw-image encoder (cnn, patches, timm:<name>)"
+                ],
             )
         return RegionFeatures(self.cfg.region_features)
 
@@ -175,7 +197,8 @@ class VgsRetrievalTask(FairseqTask):
         freq = list(self.cfg.update_freq)
         if len(freq) > 1 and any(phase.length.unit == "epochs" for phase in self.phases):
             raise ConfigError(
-                "optimization.update_freq", [f"{freq} with phases in epochs; give one number, or lengths in updates"]
+                "optimization.update_freq",
+                [f"{freq} with phases in epochs; give one number, or lengths in updates"],
             )
         self.updates_per_epoch = math.ceil(batches / freq[-1])
         total = run_length(int(self.cfg.max_update), int(self.cfg.max_epoch), self.updates_per_epoch)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+
 from fairseq_mtssl.checkpoints import initialise, rename_wav2vec2
 from fairseq_mtssl.errors import CheckpointError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
@@ -166,9 +167,18 @@ def test_gradients_of_the_contrastive_loss_reach_every_shared_weight() -> None:
 
 def joint_model(**changes: object) -> JointSslVgsModel:
     config = JointSslVgsConfig(
-        **{**SIZES, "shared_layers": 2, "speech_channels": [16, 24, 32, 48], "speech_in_channels": 16,
-           "image_encoder": "cnn", "image_size": 16, "image_layers": 1, "image_channels": [8, 8, 8], "seed": 1,
-           **changes}
+        **{
+            **SIZES,
+            "shared_layers": 2,
+            "speech_channels": [16, 24, 32, 48],
+            "speech_in_channels": 16,
+            "image_encoder": "cnn",
+            "image_size": 16,
+            "image_layers": 1,
+            "image_channels": [8, 8, 8],
+            "seed": 1,
+            **changes,
+        }
     )
     return JointSslVgsModel.build_model(config)
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 import torch
-from fairseq_mtssl.errors import ConfigError, ManifestError
-from fairseq_mtssl.tasks import vgs_retrieval as task_module
 from training import make_corpus, make_pairs, train, weights
 
+from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.tasks import vgs_retrieval as task_module
 
 UPDATES_PER_EPOCH = 3  # 10 pairs in batches of 4
 
@@ -101,7 +101,12 @@ def test_a_dead_branch_is_not_run(corpus: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_simultaneous_training_runs_both_and_ramps_alpha(corpus: Path, tmp_path: Path, caplog: Any) -> None:
     caplog.set_level(logging.INFO)
-    train(corpus, tmp_path, task__phases=[{"alpha": [0.0, 1.0], "length": "rest"}], checkpoint__save_interval_updates=0)
+    train(
+        corpus,
+        tmp_path,
+        task__phases=[{"alpha": [0.0, 1.0], "length": "rest"}],
+        checkpoint__save_interval_updates=0,
+    )
     assert "alpha 0 to 1" in caplog.text
 
 
@@ -134,26 +139,53 @@ def test_every_other_variant_of_the_paper_trains_in_one_command(
 
 def test_the_paper_preset_trains_with_its_masked_single_pass(corpus: Path, tmp_path: Path) -> None:
     out = train(
-        corpus, tmp_path, "joint_simultaneous_small", model__preset="paper", task__lengths=["rest"],
-        optimization__max_update=2, checkpoint__save_interval_updates=0,
+        corpus,
+        tmp_path,
+        "joint_simultaneous_small",
+        model__preset="paper",
+        task__lengths=["rest"],
+        optimization__max_update=2,
+        checkpoint__save_interval_updates=0,
     )
     assert "logit_scale" not in weights(out / "checkpoint_last.pt")
 
 
-def test_the_vgs_model_alone_trains_without_ssl_weights(corpus: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_the_vgs_model_alone_trains_without_ssl_weights(
+    corpus: Path, tmp_path: Path, monkeypatch: Any
+) -> None:
     import training
 
-    keep = {k: v for k, v in training.TINY.items() if k not in {
-        "model.encoder_layers", "model.final_dim", "model.latent_vars", "model.num_negatives"}}
+    keep = {
+        k: v
+        for k, v in training.TINY.items()
+        if k not in {"model.encoder_layers", "model.final_dim", "model.latent_vars", "model.num_negatives"}
+    }
     monkeypatch.setattr(training, "TINY", {**keep, "model.image_encoder": "cnn", "model.preset": "modern"})
-    out = train(corpus, tmp_path, "vgs_retrieval", task__lengths=["rest"], optimization__max_update=2,
-                optimization__max_epoch=0, checkpoint__save_interval_updates=0)
-    assert not [n for n in weights(out / "checkpoint_last.pt") if n.startswith("ssl_head") or "layers.2." in n.split("encoder.encoder")[-1][:10]]
+    out = train(
+        corpus,
+        tmp_path,
+        "vgs_retrieval",
+        task__lengths=["rest"],
+        optimization__max_update=2,
+        optimization__max_epoch=0,
+        checkpoint__save_interval_updates=0,
+    )
+    assert not [
+        n
+        for n in weights(out / "checkpoint_last.pt")
+        if n.startswith("ssl_head") or "layers.2." in n.split("encoder.encoder")[-1][:10]
+    ]
 
 
 def test_gradient_accumulation_counts_updates_not_batches(corpus: Path, tmp_path: Path) -> None:
-    out = train(corpus, tmp_path, optimization__update_freq=[2], optimization__max_update=4,
-                task__lengths=["1 updates", "rest"], checkpoint__no_epoch_checkpoints=False)
+    out = train(
+        corpus,
+        tmp_path,
+        optimization__update_freq=[2],
+        optimization__max_update=4,
+        task__lengths=["1 updates", "rest"],
+        checkpoint__no_epoch_checkpoints=False,
+    )
     # Two batches an update: 3 batches make 2 updates an epoch.
     assert optimizer_steps(next(out.glob("checkpoint_1_1.pt"))) == {1}
     assert optimizer_steps(out / "checkpoint1.pt") == {1}
@@ -169,8 +201,16 @@ def test_a_speech_only_corpus_feeds_the_ssl_loss(corpus: Path, tmp_path: Path, m
         "train_step",
         lambda self, sample, *args, **kw: batches.append(sample) or step(self, sample, *args, **kw),
     )
-    train(corpus, tmp_path / "out", "joint_simultaneous_small", task__lengths=["rest"], optimization__max_update=2,
-          task__ssl_data=str(tmp_path / "speech"), task__ssl_ratio=1.5, checkpoint__save_interval_updates=0)
+    train(
+        corpus,
+        tmp_path / "out",
+        "joint_simultaneous_small",
+        task__lengths=["rest"],
+        optimization__max_update=2,
+        task__ssl_data=str(tmp_path / "speech"),
+        task__ssl_ratio=1.5,
+        checkpoint__save_interval_updates=0,
+    )
     assert sum(len(b["extra"]["id"]) for b in batches) >= sum(len(b["id"]) for b in batches)
     assert all(set(b["extra"]["id"].tolist()).isdisjoint(b["id"].tolist()) for b in batches)
 
@@ -179,16 +219,31 @@ def test_a_file_that_breaks_is_skipped_named_and_counted_in_training(tmp_path: P
     corpus = make_corpus(tmp_path / "corpus")
     (corpus / "audio" / "train_3.wav").write_bytes(b"broken")
     (corpus / "images" / "train_5.png").write_bytes(b"broken")
-    train(corpus, tmp_path / "out", "vgs_small", task__lengths=["rest"], optimization__max_update=3,
-          checkpoint__save_interval_updates=0)
+    train(
+        corpus,
+        tmp_path / "out",
+        "vgs_small",
+        task__lengths=["rest"],
+        optimization__max_update=3,
+        checkpoint__save_interval_updates=0,
+    )
     skips = [record.message for record in caplog.records if "skipped in training" in record.message]
     assert any("train_3.wav" in skip and "1 so far" in skip or "2 so far" in skip for skip in skips)
     assert any("train_5.png" in skip for skip in skips)
 
 
-def test_short_clips_are_dropped_with_their_count_and_names(corpus: Path, tmp_path: Path, caplog: Any) -> None:
-    train(corpus, tmp_path, "vgs_small", task__lengths=["rest"], optimization__max_update=1,
-          task__min_duration_s=0.45, checkpoint__save_interval_updates=0)
+def test_short_clips_are_dropped_with_their_count_and_names(
+    corpus: Path, tmp_path: Path, caplog: Any
+) -> None:
+    train(
+        corpus,
+        tmp_path,
+        "vgs_small",
+        task__lengths=["rest"],
+        optimization__max_update=1,
+        task__min_duration_s=0.45,
+        checkpoint__save_interval_updates=0,
+    )
     assert "dropped 4 of 10 utterances shorter than 0.45 s (train_0.wav" in caplog.text
     with pytest.raises(ManifestError, match="no utterance of 9 s or more"):
         train(corpus, tmp_path / "none", "vgs_small", task__lengths=["rest"], task__min_duration_s=9.0)
@@ -199,9 +254,18 @@ def test_phases_that_do_not_fill_the_run_are_refused(corpus: Path, tmp_path: Pat
         train(corpus, tmp_path, task__lengths=["4 updates", "2 updates"])
 
 
-def test_a_new_training_starts_from_the_last_state_of_another(corpus: Path, sequence: Path, tmp_path: Path) -> None:
-    out = train(corpus, tmp_path, "vgs_small", task__lengths=["rest"], optimization__max_update=1,
-                optimization__lr=[1e-12], model__init_from=str(sequence / "checkpoint_last.pt"))
+def test_a_new_training_starts_from_the_last_state_of_another(
+    corpus: Path, sequence: Path, tmp_path: Path
+) -> None:
+    out = train(
+        corpus,
+        tmp_path,
+        "vgs_small",
+        task__lengths=["rest"],
+        optimization__max_update=1,
+        optimization__lr=[1e-12],
+        model__init_from=str(sequence / "checkpoint_last.pt"),
+    )
     start, end = weights(sequence / "checkpoint_last.pt"), weights(out / "checkpoint_last.pt")
     name = "speech_encoder.encoder.layers.1.fc1.weight"
     torch.testing.assert_close(start[name], end[name], atol=1e-6, rtol=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import (
     conv_length,
@@ -35,7 +36,9 @@ def test_the_wav2vec2_stack_gives_50_frames_a_second() -> None:
     assert frame_rate_hz(WAV2VEC2) == 50.0
 
 
-@pytest.mark.parametrize("text", ["", "512", "[(512,10)]", "[(512,10,0)]", "__import__('os').getcwd()", "[1, 2]", "[]"])
+@pytest.mark.parametrize(
+    "text", ["", "512", "[(512,10)]", "[(512,10,0)]", "__import__('os').getcwd()", "[1, 2]", "[]"]
+)
 def test_anything_but_a_list_of_triples_is_refused_and_never_executed(text: str) -> None:
     with pytest.raises(ConfigError, match="conv_feature_layers"):
         parse_conv_layers(text)

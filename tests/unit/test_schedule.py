@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.schedule import (
     SCHEDULES,
@@ -13,8 +16,6 @@ from fairseq_mtssl.schedule import (
     parse_schedule,
     run_length,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 def two_phases(**second: object) -> Schedule:
@@ -62,8 +63,14 @@ def test_a_phase_without_the_lr_reset_goes_on_along_the_course() -> None:
     assert got[200:] == pytest.approx([0.5 * factor for factor in whole[200:]])
 
 
-@given(length=st.integers(1, 400), warmup=st.floats(0, 0.99), decay=st.sampled_from(["linear", "cosine", "constant"]))
-def test_the_course_rises_to_the_peak_once_and_never_reaches_zero(length: int, warmup: float, decay: str) -> None:
+@given(
+    length=st.integers(1, 400),
+    warmup=st.floats(0, 0.99),
+    decay=st.sampled_from(["linear", "cosine", "constant"]),
+)
+def test_the_course_rises_to_the_peak_once_and_never_reaches_zero(
+    length: int, warmup: float, decay: str
+) -> None:
     course = [lr_course(update, length, warmup, decay) for update in range(length)]
     peak = course.index(max(course))
     assert all(a < b for a, b in zip(course[:peak], course[1 : peak + 1], strict=True))
@@ -75,7 +82,9 @@ def test_the_course_rises_to_the_peak_once_and_never_reaches_zero(length: int, w
 def test_alpha_ramps_from_the_first_to_the_last_update_of_a_phase() -> None:
     phases = parse_phases([{"alpha": [0.0, 1.0], "length": "11 updates"}])
     schedule = Schedule.lay(phases, total=11, updates_per_epoch=5)
-    assert [schedule.at(update).vgs_weight for update in range(11)] == pytest.approx([i / 10 for i in range(11)])
+    assert [schedule.at(update).vgs_weight for update in range(11)] == pytest.approx(
+        [i / 10 for i in range(11)]
+    )
     assert all(schedule.at(u).ssl_weight + schedule.at(u).vgs_weight == pytest.approx(1) for u in range(11))
 
 
@@ -127,7 +136,13 @@ def test_every_fault_of_every_phase_is_reported_at_once() -> None:
             ]
         )
     text = str(caught.value)
-    for part in ("phase 1: alpha 2", "steep", "phase 2: unknown key alhpa", "phase 3: length 'soon'", "weights"):
+    for part in (
+        "phase 1: alpha 2",
+        "steep",
+        "phase 2: unknown key alhpa",
+        "phase 3: length 'soon'",
+        "weights",
+    ):
         assert part in text
 
 

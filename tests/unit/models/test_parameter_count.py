@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
+
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from torch import nn
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, fingerprints
 
 
@@ -11,8 +12,15 @@ from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, fingerprin
 def head() -> ContrastiveSslHead:
     torch.manual_seed(0)
     return ContrastiveSslHead(
-        feature_dim=6, dim=8, final_dim=4, latent_vars=5, latent_groups=2, latent_temp=(2.0, 0.5, 0.9),
-        negatives=30, logit_temp=0.1, feature_dropout=0.0,
+        feature_dim=6,
+        dim=8,
+        final_dim=4,
+        latent_vars=5,
+        latent_groups=2,
+        latent_temp=(2.0, 0.5, 0.9),
+        negatives=30,
+        logit_temp=0.1,
+        feature_dropout=0.0,
     )
 
 
@@ -37,7 +45,9 @@ def test_the_loss_of_ragged_rows_equals_a_loop_over_frames(
     drawn: list[torch.Tensor] = []
     draw = ContrastiveSslHead._draw_negatives
     monkeypatch.setattr(
-        ContrastiveSslHead, "_draw_negatives", lambda self, *args: drawn.append(draw(self, *args)) or drawn[-1]
+        ContrastiveSslHead,
+        "_draw_negatives",
+        lambda self, *args: drawn.append(draw(self, *args)) or drawn[-1],
     )
     output = head(context, features, mask, torch.tensor(0.0))
     targets = head.project_q(head.quantizer(features[mask].unsqueeze(0))["x"][0])
@@ -45,14 +55,18 @@ def test_the_loss_of_ragged_rows_equals_a_loop_over_frames(
     losses = []
     for frame in range(7):
         candidates = [targets[frame]]
-        candidates += [targets[i] for i in drawn[0][frame].tolist() if not torch.equal(targets[i], targets[frame])]
+        candidates += [
+            targets[i] for i in drawn[0][frame].tolist() if not torch.equal(targets[i], targets[frame])
+        ]
         cosines = torch.stack([torch.cosine_similarity(predictions[frame], c, dim=0) for c in candidates])
         losses.append(torch.logsumexp(cosines / 0.1, 0) - cosines[0] / 0.1)
     torch.testing.assert_close(output.contrastive, torch.stack(losses).mean())
     assert output.frames == 7
 
 
-def test_a_batch_without_any_negative_has_a_loss_of_zero_that_still_backpropagates(head: ContrastiveSslHead) -> None:
+def test_a_batch_without_any_negative_has_a_loss_of_zero_that_still_backpropagates(
+    head: ContrastiveSslHead,
+) -> None:
     context = torch.randn(2, 4, 8, requires_grad=True)
     mask = torch.zeros(2, 4, dtype=torch.bool)
     mask[:, 0] = True

@@ -5,17 +5,28 @@ from __future__ import annotations
 import numpy as np
 import torch
 from fairseq.data.data_utils import compute_mask_indices
-from fairseq_mtssl.modules.masking import span_mask
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fairseq_mtssl.modules.masking import span_mask
 
 OPTIONS = {"prob": 0.65, "length": 10, "seed": 1, "update": 7}
 
 
-@given(lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), span=st.integers(1, 12), same=st.booleans())
-def test_nothing_past_the_end_is_masked_and_one_frame_always_stays(lengths: list[int], span: int, same: bool) -> None:
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=8), span=st.integers(1, 12), same=st.booleans()
+)
+def test_nothing_past_the_end_is_masked_and_one_frame_always_stays(
+    lengths: list[int], span: int, same: bool
+) -> None:
     mask = span_mask(
-        torch.tensor(lengths), 64, prob=0.65, length=span, same_count=same, seed=0, update=3,
+        torch.tensor(lengths),
+        64,
+        prob=0.65,
+        length=span,
+        same_count=same,
+        seed=0,
+        update=3,
         ids=torch.arange(len(lengths)),
     )
     for row, frames in zip(mask, lengths, strict=True):
