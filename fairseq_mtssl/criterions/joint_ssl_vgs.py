@@ -64,8 +64,9 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
     def ssl_loss(self, outputs: list[Any], log: dict[str, Any]) -> Tensor:
         """L_AUD = mean CE + diversity · (V − perplexity) / V + penalty · mean(features²).
 
-        outputs: SslOutput of the paired batch and, if there is one, of the speech-only batch; the cross-entropies
-        are averaged over all masked frames of both, the other terms over the two. Adds to ``log``.
+        outputs: SslOutput of the paired batch and, if there is one, of the speech-only batch; the
+        cross-entropies are averaged over all masked frames of both, the other terms over the two.
+        Adds to ``log``.
         """
         frames = sum(output.frames for output in outputs) or 1
         share = 1.0 / len(outputs)

@@ -5,6 +5,7 @@ Source: Khorrami et al. 2023, arXiv 2306.02972.
 
 import logging
 import math
+import time
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
@@ -109,6 +110,9 @@ class VgsRetrievalTask(FairseqTask):
         self.schedule: Optional[Schedule] = None
         self.updates_per_epoch = 0
         self._moment: Optional[Moment] = None
+        self._began: Optional[tuple[float, int]] = (
+            None  # monotonic seconds and update of this session's first
+        )
         self._retrieval = RetrievalAccumulator()
         self._valid_dataset: Optional[PairDataset] = None
         self._scores: Optional[dict[str, float]] = None
@@ -233,6 +237,7 @@ class VgsRetrievalTask(FairseqTask):
             raise ConfigError("task", ["no training data has been loaded; load the train split first"])
         self._moment = self.schedule.at(update_num)
         criterion.enter(self._moment)
+        self._began = self._began or (time.monotonic(), update_num)
         begin_update(optimizer, self.schedule, self._moment, float(self.cfg.lr[0]))
         if self._moment.vgs_weight > 0 and sample["net_input"]["images"] is None:
             self.datasets[self.cfg.train_subset].load_images(sample)
@@ -258,6 +263,16 @@ class VgsRetrievalTask(FairseqTask):
                 metrics.log_derived(name, lambda _, name=name: self._recalls()[name])
         elif not criterion.training:
             metrics.log_scalar("score", 0.0, weight=0)
+        if criterion.training:
+            metrics.log_scalar("left_min", self._minutes_left(), weight=0, round=1)
+
+    def _minutes_left(self) -> float:
+        """Minutes to the end of the schedule at this session's average speed, validation included."""
+        if self._began is None or self._moment is None or self.schedule is None:
+            return 0.0
+        began, first = self._began
+        done = self._moment.update + 1 - first
+        return (time.monotonic() - began) / done * (self.schedule.total - first - done) / 60
 
     def _collect(self, batch: dict[str, torch.Tensor]) -> None:
         if self._valid_dataset is None:

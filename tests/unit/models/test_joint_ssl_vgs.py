@@ -1,0 +1,139 @@
+"""The joint model's promises: padding, branches, presets, one image a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.errors import ClipTooShortError, ConfigError
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.schedule import Moment
+
+SMALL: dict[str, Any] = {
+    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_attention_heads": 2,
+    "encoder_layers": 3,
+    "shared_layers": 2,
+    "conv_pos": 8,
+    "conv_pos_groups": 2,
+    "speech_in_channels": 8,
+    "speech_channels": [8, 16],
+    "speech_strides": [2, 2],
+    "image_encoder": "cnn",
+    "image_layers": 1,
+    "image_channels": [8, 8, 8],
+    "image_grid": 2,
+    "image_size": 16,
+    "final_dim": 8,
+    "latent_vars": 8,
+    "num_negatives": 5,
+    "seed": 1,
+}
+
+
+def build(**changes: Any) -> JointSslVgsModel:
+    torch.manual_seed(0)
+    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, "preset": "modern", **changes}))
+
+
+def batch(lengths: list[int], padding: int = 0) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    source = torch.randn(len(lengths), max(lengths))
+    sizes = torch.tensor(lengths)
+    source[torch.arange(max(lengths))[None] >= sizes[:, None]] = 0
+    return {"source": torch.nn.functional.pad(source, (0, padding)), "lengths": sizes}
+
+
+def sample(lengths: list[int]) -> dict[str, Any]:
+    count = len(lengths)
+    images = torch.arange(count * 3 * 16 * 16).view(count, 3, 16, 16).to(torch.uint8)
+    return {
+        "net_input": {**batch(lengths), "images": images, "image_index": torch.arange(count)},
+        "id": torch.arange(count),
+        "image_group": torch.arange(count),
+        "image_row": torch.arange(count),
+        "ntokens": sum(lengths),
+        "nsentences": count,
+    }
+
+
+def test_modern_embeddings_do_not_depend_on_the_amount_of_padding() -> None:
+    model = build().eval()
+    speech = batch([8000, 5000, 3001])
+    with torch.no_grad():
+        together = model.encode_speech(**speech)
+        wider = model.encode_speech(**batch([8000, 5000, 3001], padding=4000))
+        alone = [
+            model.encode_speech(speech["source"][i : i + 1, :n], torch.tensor([n]))
+            for i, n in enumerate([8000, 5000, 3001])
+        ]
+    # float32 sums of other lengths; without the masks the third row is off by more than 0.01
+    torch.testing.assert_close(wider, together, atol=2e-6, rtol=1e-4)
+    torch.testing.assert_close(torch.cat(alone), together, atol=2e-6, rtol=1e-4)
+
+
+def test_paper_embeddings_see_the_padding_which_is_why_modern_exists() -> None:
+    model = build(preset="paper").eval()
+    with torch.no_grad():
+        near = model.encode_speech(**batch([8000, 5000]))
+        far = model.encode_speech(**batch([8000, 5000], padding=4000))
+    assert (near - far).abs().max() > 1e-4
+
+
+def test_modern_embeddings_are_unit_vectors_and_the_scale_is_bounded() -> None:
+    model = build().eval()
+    with torch.no_grad():
+        speech = model.encode_speech(**batch([8000, 5000]))
+        image = model.encode_image(torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8))
+        model.logit_scale.fill_(50.0)
+    torch.testing.assert_close(speech.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(image.norm(dim=1), torch.ones(3))
+    assert model.scale.item() == 100.0
+
+
+@pytest.mark.parametrize(("vgs", "ssl"), [(1.0, 0.0), (0.0, 1.0), (0.3, 0.7)])
+def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradient(
+    vgs: float, ssl: float
+) -> None:
+    model, criterion = build().train(), JointSslVgsCriterion(task=None).train()
+    criterion.enter(Moment(0, "x", 0, vgs, ssl, 1.0, False))
+    loss, _, log = criterion(model, sample([8000, 6000, 7000]))
+    parts = [vgs * log["loss_vgs"] if vgs else 0, ssl * log["loss_ssl"] if ssl else 0]
+    torch.testing.assert_close(loss.detach(), torch.as_tensor(sum(parts)))
+    loss.backward()
+    dead = model.inactive_parameters(vgs=vgs > 0, ssl=ssl > 0)
+    without = {id(p) for p in model.parameters() if p.grad is None}
+    assert {id(p) for p in dead} == without
+
+
+def test_both_branches_off_leave_what_they_share() -> None:
+    model = build()
+    shared = {id(p) for p in model.parameters()} - {id(p) for p in model.inactive_parameters(False, False)}
+    names = {name.split(".")[1] for name, p in model.named_parameters() if id(p) in shared}
+    assert names == {"feature_extractor", "layer_norm", "cls_token", "encoder"}
+
+
+def test_silence_and_clips_of_one_frame_train_without_nan() -> None:
+    model, criterion = build().train(), JointSslVgsCriterion(task=None).train()
+    whole = sample([8000, 400, 6000])
+    whole["net_input"]["source"][2] = 0.0
+    loss, _, _ = criterion(model, whole)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_clip_shorter_than_one_frame_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ClipTooShortError, match="399 samples.*at least 400"):
+        build().encode_speech(torch.zeros(1, 399), torch.tensor([399]))
+
+
+def test_every_fault_of_a_model_configuration_is_reported_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        build(extractor_mode="default", padding_exact=True, shared_layers=5, encoder_attention_heads=3)
+    for part in ("padding_exact", "encoder_layers 3 are fewer", "no multiple of the 3"):
+        assert part in str(caught.value)
