@@ -28,9 +28,10 @@ DOORS: dict[str, set[str]] = {
     "evaluation": BASE | {"frames"},
     "report": BASE | {"frames"},
     "export": PURE | {"modules", "checkpoints"},
+    "optim": BASE,
     "config": set(),
 }
-REGISTERED = ("models", "criterions", "tasks")
+REGISTERED = ("models", "criterions", "tasks", "optim")
 KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "evaluation", "report")
 READS_NO_CONFIG = ("errors", "frames", "schedule", "modules", "targets", "data", "evaluation", "report")
 CONFIG_LIBRARIES = ("omegaconf", "hydra", "fairseq.dataclass")

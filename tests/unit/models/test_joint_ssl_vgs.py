@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
