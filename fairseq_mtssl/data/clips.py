@@ -20,10 +20,21 @@ from fairseq_mtssl.errors import ManifestError, MtsslError
 logger = logging.getLogger(__name__)
 
 
-def collate_speech(clips: Sequence[Tensor]) -> dict[str, Tensor]:
-    """Pad clips with zeros: {"source": (B, S) float, "lengths": (B,) long samples}."""
+WIDTH_STEP = 3200
+"""Training batches are padded to a multiple of so many samples (0.2 s): a kernel is prepared anew for each
+width it meets, which on a CPU costs more than the padding."""
+
+
+def collate_speech(clips: Sequence[Tensor], width: int = 0) -> dict[str, Tensor]:
+    """Pad clips with zeros: {"source": (B, S) float, "lengths": (B,) long samples}.
+
+    width: S at least; by default the longest clip's length.
+    """
     lengths = torch.tensor([clip.numel() for clip in clips])
-    return {"source": torch.nn.utils.rnn.pad_sequence(list(clips), batch_first=True), "lengths": lengths}
+    source = torch.zeros(len(clips), max(width, int(lengths.max())))
+    for row, clip in zip(source, clips, strict=True):
+        row[: clip.numel()] = clip
+    return {"source": source, "lengths": lengths}
 
 
 def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.ndarray:
@@ -59,6 +70,8 @@ class ClipDataset(FairseqDataset):
     that cannot be read; otherwise such a file is an error, since it would change the evaluated set.
     speed_perturb: p resamples each clip by a factor drawn from [1 − p, 1 + p] (pitch moves with it).
     noise_snr_db: (low, high) adds white noise at a signal-to-noise ratio drawn from the range; None none.
+    length_pool: sort so many clips at a time by length, so that batches cut from them need little
+        padding; 0 sorts none.
     Everything random is drawn from (seed, epoch, row): the same in every worker and after a resume.
     """
 
@@ -72,6 +85,7 @@ class ClipDataset(FairseqDataset):
         resample: bool = False,
         speed_perturb: float = 0.0,
         noise_snr_db: tuple[float, float] | None = None,
+        length_pool: int = 0,
     ) -> None:
         super().__init__()
         self.audio = manifest
@@ -81,6 +95,7 @@ class ClipDataset(FairseqDataset):
         self.resample = resample
         self.speed_perturb = speed_perturb if training else 0.0
         self.noise_snr_db = noise_snr_db if training else None
+        self.length_pool = length_pool
         self.epoch = 1
         self._sizes = np.minimum(manifest.sizes, max_samples)
         self._skipped = multiprocessing.Value("l", 0)
@@ -109,9 +124,14 @@ class ClipDataset(FairseqDataset):
         return np.random.default_rng([self.seed, self.epoch, row, purpose])
 
     def ordered_indices(self) -> np.ndarray:
-        """All rows; in training in an order drawn anew for each epoch."""
-        rows = np.arange(len(self))
-        return np.random.default_rng([self.seed, self.epoch]).permutation(rows) if self.training else rows
+        """All rows; in training in an order drawn anew for each epoch, each pool of it sorted by length."""
+        if not self.training:
+            return np.arange(len(self))
+        rows = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
+        for start in range(0, len(rows), self.length_pool) if self.length_pool > 0 else ():
+            pool = rows[start : start + self.length_pool]
+            rows[start : start + self.length_pool] = pool[np.argsort(self._sizes[pool], kind="stable")]
+        return rows
 
     def num_tokens(self, index: int) -> int:
         return int(self._sizes[index])
@@ -160,12 +180,18 @@ class ClipDataset(FairseqDataset):
     def __getitem__(self, index: int) -> dict[str, Any]:
         return {"id": int(index), "clip": self._or_skip(lambda: self.caption(int(index)))}
 
+    def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]:
+        """{"source": (B, S), "lengths": (B,)}; in training S is a multiple of WIDTH_STEP, or max_samples."""
+        longest = max(clip.numel() for clip in clips)
+        width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.max_samples) if self.training else 0
+        return collate_speech(clips, width)
+
     def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """{"id": (B,), "net_input": {"source", "lengths"}}; empty if every file failed."""
         samples = [sample for sample in samples if sample["clip"] is not None]
         if not samples:
             return {}
-        speech = collate_speech([sample["clip"] for sample in samples])
+        speech = self.collate_speech([sample["clip"] for sample in samples])
         return {
             "id": torch.tensor([sample["id"] for sample in samples]),
             "net_input": speech,

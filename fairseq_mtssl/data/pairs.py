@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from fairseq_mtssl.data.clips import ClipDataset, collate_speech, long_enough
+from fairseq_mtssl.data.clips import ClipDataset, long_enough
 from fairseq_mtssl.data.images import RegionFeatures, read_image
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
@@ -154,10 +153,6 @@ class PairDataset(ClipDataset):
         """One image from any file."""
         return self.images.read_file(path)
 
-    def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]:
-        """{"source": (B, S), "lengths": (B,)}."""
-        return collate_speech(clips)
-
     def collate_images(self, images: Sequence[Image]) -> Any:
         """What ``model.encode_image`` takes."""
         return ImageStore.collate(images)
@@ -196,7 +191,7 @@ class PairDataset(ClipDataset):
         if extra:
             # Ids beyond this dataset's rows, so that each clip draws a mask of its own.
             ids = torch.arange(len(extra)) + len(self) * (1 + samples[0]["id"])
-            batch["extra"] = {**collate_speech(extra), "id": ids}
+            batch["extra"] = {**self.collate_speech(extra), "id": ids}
         return batch
 
     def add_images(

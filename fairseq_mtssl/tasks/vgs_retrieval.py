@@ -54,6 +54,13 @@ class VgsRetrievalTaskConfig(FairseqDataclass):
         default=None,
         metadata={"help": "[low, high]: add white noise to training clips at an SNR drawn from it, dB"},
     )
+    length_pool: int = field(
+        default=0,
+        metadata={
+            "help": "training clips drawn at a time and sorted by length before batches are cut from them; "
+            "some batches' worth saves most of the padding, 0 sorts none"
+        },
+    )
     # images
     # fairseq-validate composes a configuration without a model; the checkpoint then brings its own.
     image_encoder: str = "${oc.select:model.image_encoder,regions}"
@@ -157,6 +164,7 @@ class VgsRetrievalTask(FairseqTask):
             "seed": int(self.cfg.seed),
             "resample": self.cfg.resample,
             "speed_perturb": self.cfg.speed_perturb,
+            "length_pool": int(self.cfg.length_pool),
             "noise_snr_db": None if noise is None else (float(noise[0]), float(noise[1])),
         }
 
