@@ -18,6 +18,8 @@ from examples.pipeline import Pipeline, run_example
 from examples.training_bar import phases_run
 
 SEQUENTIAL, VGS_ONLY = "joint_sequential_small", "vgs_small"
+# shorter than the recipe, so that both runs together take minutes
+PHASES = ["optimization.max_update=750", "task.lengths=[250 updates,rest]"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -33,7 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = Pipeline(out, args.fresh)
     pipeline.run(stages.manifest_stage("scenes", data))
 
-    sequential = stages.training_stage(SEQUENTIAL, SEQUENTIAL, data, out, args.overrides)
+    sequential = stages.training_stage(SEQUENTIAL, SEQUENTIAL, data, out, [*PHASES, *args.overrides])
     pipeline.run(sequential)
     phases = phases_run((sequential.folder / "hydra_train.log").read_text(encoding="utf-8"))
     # VGS alone gets the updates that train VGS in the sequence, no more and no fewer

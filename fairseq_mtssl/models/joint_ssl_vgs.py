@@ -122,7 +122,7 @@ class JointSslVgsModel(VgsRetrievalModel):
                 out["ssl"].append(self._self_supervise(extra_front, extra["id"])[0])
         if vgs:
             if shared is None or not (self.training and self.vgs_masked):
-                shared = self.speech_encoder.run(self.speech_encoder.embed(front), 0, self.cfg.shared_layers)
+                shared = self.share(front)
             out.update(self.ground(front, shared, images, image_index))
         return out
 
@@ -141,7 +141,7 @@ class JointSslVgsModel(VgsRetrievalModel):
             update=self.num_updates if self.training else -1,
             ids=ids,
         )
-        shared = encoder.run(encoder.embed(front, mask), 0, cfg.shared_layers)
+        shared = self.share(front, mask)
         top = encoder.run(shared, cfg.shared_layers, encoder.num_layers)
         return self.ssl_head(encoder.frames(top), front.features, mask, front.penalty), shared
 

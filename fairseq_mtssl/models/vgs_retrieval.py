@@ -219,8 +219,11 @@ class VgsRetrievalModel(BaseFairseqModel):
         Returns: speech (B, D), image (U, D), image_index, scale.
         """
         front = self.speech_encoder.front_end(source, lengths)
-        shared = self.speech_encoder.run(self.speech_encoder.embed(front), 0, self.cfg.shared_layers)
-        return self.ground(front, shared, images, image_index)
+        return self.ground(front, self.share(front), images, image_index)
+
+    def share(self, front: FrontEnd, mask: Optional[Tensor] = None) -> Hidden:
+        """The state after the last shared layer; mask: (B, T) bool, frames hidden from it."""
+        return self.speech_encoder.run(self.speech_encoder.embed(front, mask), 0, self.cfg.shared_layers)
 
     def ground(self, front: FrontEnd, shared: Hidden, images: Any, image_index: Any) -> dict[str, Any]:
         """The VGS outputs of a batch whose shared layers have been run."""
@@ -252,8 +255,7 @@ class VgsRetrievalModel(BaseFairseqModel):
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) waveforms of (B,) samples -> (B, D), unmasked."""
         front = self.speech_encoder.front_end(source, lengths)
-        shared = self.speech_encoder.run(self.speech_encoder.embed(front), 0, self.cfg.shared_layers)
-        return self._embed_speech(front, shared)
+        return self._embed_speech(front, self.share(front))
 
     def encode_image(self, images: Any) -> Tensor:
         """Images as the image encoder takes them -> (M, D)."""
