@@ -35,6 +35,7 @@ TINY = {
     "model.final_dim": 8,
     "model.latent_vars": 8,
     "model.num_negatives": 5,
+    "model.vgs_mask_prob": 0.0,
     "dataset.batch_size": 4,
     "dataset.num_workers": 0,
     "optimization.max_update": 8,

@@ -38,6 +38,13 @@ class JointSslVgsConfig(VgsRetrievalConfig):
             "paper's code) instead of running the shared layers once more on the unmasked input"
         },
     )
+    vgs_mask_prob: float = field(
+        default=0.0,
+        metadata={
+            "help": "share of frames covered by spans in training where VGS has a pass of its own; a "
+            "regulariser, as in fine-tuning wav2vec 2.0"
+        },
+    )
     # masking
     mask_prob: float = field(
         default=0.65, metadata={"help": "share of frames covered by spans before overlaps"}
@@ -122,25 +129,33 @@ class JointSslVgsModel(VgsRetrievalModel):
                 out["ssl"].append(self._self_supervise(extra_front, extra["id"])[0])
         if vgs:
             if shared is None or not (self.training and self.vgs_masked):
-                shared = self.share(front)
+                shared = self.share(front, self._regularising_mask(front, ids))
             out.update(self.ground(front, shared, images, image_index))
         return out
 
-    def _self_supervise(self, front: FrontEnd, ids: Any) -> tuple[SslOutput, Hidden]:
-        """The SSL branch on one batch; also the masked input's state at the last shared layer."""
-        encoder, cfg = self.speech_encoder, self.cfg
-        mask = span_mask(
+    def _regularising_mask(self, front: FrontEnd, ids: Any) -> Optional[Tensor]:
+        if not self.training or self.cfg.vgs_mask_prob <= 0:
+            return None
+        return self._spans(front, ids, self.cfg.vgs_mask_prob, min_spans=0, same_count=False)
+
+    def _spans(self, front: FrontEnd, ids: Any, prob: float, min_spans: int, same_count: bool) -> Tensor:
+        return span_mask(
             front.lengths,
             front.features.size(1),
-            prob=cfg.mask_prob,
-            length=cfg.mask_length,
-            min_spans=cfg.mask_min_spans,
-            same_count=self.same_mask_count,
-            seed=int(cfg.seed),
+            prob=prob,
+            length=self.cfg.mask_length,
+            min_spans=min_spans,
+            same_count=same_count,
+            seed=int(self.cfg.seed),
             # Validation draws the same masks every time.
             update=self.num_updates if self.training else -1,
             ids=ids,
         )
+
+    def _self_supervise(self, front: FrontEnd, ids: Any) -> tuple[SslOutput, Hidden]:
+        """The SSL branch on one batch; also the masked input's state at the last shared layer."""
+        encoder, cfg = self.speech_encoder, self.cfg
+        mask = self._spans(front, ids, cfg.mask_prob, cfg.mask_min_spans, self.same_mask_count)
         shared = self.share(front, mask)
         top = encoder.run(shared, cfg.shared_layers, encoder.num_layers)
         return self.ssl_head(encoder.frames(top), front.features, mask, front.penalty), shared
@@ -150,5 +165,7 @@ class JointSslVgsModel(VgsRetrievalModel):
         inactive = super().inactive_parameters(vgs, ssl)
         if not ssl:
             above = self.speech_encoder.encoder.layers[self.cfg.shared_layers :]
-            inactive += [*above.parameters(), *self.ssl_head.parameters(), self.speech_encoder.mask_emb]
+            inactive += [*above.parameters(), *self.ssl_head.parameters()]
+            if self.cfg.vgs_mask_prob <= 0:
+                inactive.append(self.speech_encoder.mask_emb)
         return inactive

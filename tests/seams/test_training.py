@@ -158,7 +158,14 @@ def test_the_vgs_model_alone_trains_without_ssl_weights(
     keep = {
         k: v
         for k, v in training.TINY.items()
-        if k not in {"model.encoder_layers", "model.final_dim", "model.latent_vars", "model.num_negatives"}
+        if k
+        not in {
+            "model.encoder_layers",
+            "model.final_dim",
+            "model.latent_vars",
+            "model.num_negatives",
+            "model.vgs_mask_prob",
+        }
     }
     monkeypatch.setattr(training, "TINY", {**keep, "model.image_encoder": "cnn", "model.preset": "modern"})
     out = train(

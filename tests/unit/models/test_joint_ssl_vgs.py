@@ -138,3 +138,17 @@ def test_every_fault_of_a_model_configuration_is_reported_at_once() -> None:
         build(extractor_mode="default", padding_exact=True, shared_layers=5, encoder_attention_heads=3)
     for part in ("padding_exact", "encoder_layers 3 are fewer", "no multiple of the 3"):
         assert part in str(caught.value)
+
+
+def test_the_regularising_mask_hides_frames_in_training_only() -> None:
+    model = build(vgs_mask_prob=0.5, dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
+    plain = build(dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
+    net_input = sample([8000, 6000])["net_input"]
+    ids = torch.arange(2)
+    masked = model.train()(**net_input, ids=ids, ssl=False)["speech"]
+    assert (masked - plain.train()(**net_input, ids=ids, ssl=False)["speech"]).abs().max() > 1e-3
+    fresh, bare = build(vgs_mask_prob=0.5).eval(), build().eval()
+    torch.testing.assert_close(
+        fresh(**net_input, ids=ids, ssl=False)["speech"], bare(**net_input, ids=ids, ssl=False)["speech"]
+    )
+    assert all(p is not model.speech_encoder.mask_emb for p in model.inactive_parameters(True, False))
