@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ClipTooShortError
 from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
+from fairseq_mtssl.modules.attention import init_std
 
 
 @dataclass
@@ -104,6 +105,12 @@ class SpeechEncoder(nn.Module):
                 conv_pos_groups=conv_pos_groups,
             )
         )
+
+        # fairseq draws every linear layer with a standard deviation of 0.02, made for 768 wide ones.
+        with torch.no_grad():
+            for module in self.encoder.layers.modules():
+                if isinstance(module, nn.Linear):
+                    module.weight.mul_(init_std(dim) / init_std(768))
 
     @property
     def num_layers(self) -> int:
