@@ -259,7 +259,9 @@ def _parts_of(model: Any) -> _OurParts | _FairseqParts:
         return _FairseqParts(model)
     raise ConfigError(
         "--features",
-        [f"a {type(model).__name__} has no layers to take; wanted one of ours, wav2vec2, hubert, data2vec_audio"],
+        [
+            f"a {type(model).__name__} has no layers to take; wanted one of ours, wav2vec2, hubert, data2vec_audio"
+        ],
     )
 
 
@@ -280,7 +282,9 @@ def _silent_padding(pos_conv: nn.Module, frames: Tensor, prefix: int) -> Iterato
     frames: (B,) valid frames; prefix: positions before the first frame. Without this, padded batches of
     data2vec's encoder differ by 12 %.
     """
-    stacked = isinstance(pos_conv, nn.Sequential) and all(isinstance(each, nn.Sequential) for each in pos_conv)
+    stacked = isinstance(pos_conv, nn.Sequential) and all(
+        isinstance(each, nn.Sequential) for each in pos_conv
+    )
     valid = frames + prefix
 
     def silence(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
@@ -300,7 +304,15 @@ def library_versions() -> dict[str, str]:
     """Versions of what the numbers depend on, for targets.json."""
     import importlib.metadata
 
-    names = ("fairseq-mtssl", "torch", "numpy", "kaldi-native-fbank", "faiss-cpu", "faiss-gpu", "scikit-learn")
+    names = (
+        "fairseq-mtssl",
+        "torch",
+        "numpy",
+        "kaldi-native-fbank",
+        "faiss-cpu",
+        "faiss-gpu",
+        "scikit-learn",
+    )
     found = {}
     for name in names:
         try:

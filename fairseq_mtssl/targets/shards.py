@@ -96,7 +96,9 @@ class FeatureWriter:
     dtype: what is stored, float32 or float16. As a context manager only.
     """
 
-    def __init__(self, folder: Path, split: str, rank: int, nshard: int, dim: int, dtype: Any = "<f4") -> None:
+    def __init__(
+        self, folder: Path, split: str, rank: int, nshard: int, dim: int, dtype: Any = "<f4"
+    ) -> None:
         self.path = shard_path(folder, split, rank, nshard, ".npy")
         self.dim = dim
         self.dtype = np.dtype(dtype).newbyteorder("<")
@@ -292,7 +294,9 @@ def read_dictionary(path: Path) -> int:
         raise TargetError(path, ["no such file. Make the targets again, or give their folder."])
     lines = path.read_text(encoding="utf-8").splitlines()
     if not lines:
-        raise TargetError(path, ["empty. Write one line `<label> 1` for each label, or make the targets again."])
+        raise TargetError(
+            path, ["empty. Write one line `<label> 1` for each label, or make the targets again."]
+        )
     faults = [
         f"line {number + 1}: got {line!r}, wanted `{number} 1`. Make the targets again."
         for number, line in enumerate(lines)

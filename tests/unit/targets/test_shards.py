@@ -127,7 +127,9 @@ def test_the_dictionary_is_fairseqs_and_comes_back(tmp_path: Path) -> None:
     assert len(Dictionary.load(str(tmp_path / "dict.km.txt"))) == 3 + 4  # four special symbols
 
 
-@pytest.mark.parametrize(("text", "message"), [("", "empty"), ("0 1\n2 1\n", "line 2: got '2 1', wanted `1 1`")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("", "empty"), ("0 1\n2 1\n", "line 2: got '2 1', wanted `1 1`")]
+)
 def test_a_broken_dictionary_is_refused(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "dict.km.txt").write_text(text)
     with pytest.raises(TargetError, match=message):
