@@ -98,8 +98,8 @@ def padding_mask(lengths: Tensor, total: int) -> Tensor:
 def frame_count(samples: Length, hop_samples: int, window_samples: int) -> Length:
     """Frames of unpadded analysis: one every hop, each over a whole window.
 
-    samples: an int, or an integer tensor of any shape. For a convolution stack this is `conv_length`, with its
-    `hop_samples` and `min_samples`; for Kaldi's features it is `snip_edges=true`.
+    samples: an int, or an integer tensor of any shape. With the `hop_samples` and `min_samples` of a stack of
+    convolutions this is `conv_length`; for Kaldi's features it is `snip_edges=true`.
     Returns: the same type; 0 where the clip is shorter than one window.
     """
     return conv_length(samples, [(1, window_samples, hop_samples)])

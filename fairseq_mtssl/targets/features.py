@@ -174,7 +174,7 @@ class LayerFeatures:
         self._device = torch.device(device)
 
     def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Features. Padding is kept out of everything, so that a batch gives what each clip gives alone."""
+        """See Features. Padding is kept out of everything: a batch gives what each clip gives alone."""
         frames = [conv_length(len(wav), self._parts.conv_layers) for wav in wavs]
         kept = [index for index, count in enumerate(frames) if count > 0]
         found = [np.zeros((0, self.dim), dtype=np.float32) for _ in wavs]
@@ -259,9 +259,7 @@ def _parts_of(model: Any) -> _OurParts | _FairseqParts:
         return _FairseqParts(model)
     raise ConfigError(
         "--features",
-        [
-            f"a {type(model).__name__} has no layers to take; wanted one of ours, wav2vec2, hubert, data2vec_audio"
-        ],
+        [f"a {type(model).__name__} has no layers to take; wanted ours, wav2vec2, hubert or data2vec_audio"],
     )
 
 
@@ -282,16 +280,15 @@ def _silent_padding(pos_conv: nn.Module, frames: Tensor, prefix: int) -> Iterato
     frames: (B,) valid frames; prefix: positions before the first frame. Without this, padded batches of
     data2vec's encoder differ by 12 %.
     """
-    stacked = isinstance(pos_conv, nn.Sequential) and all(
-        isinstance(each, nn.Sequential) for each in pos_conv
-    )
+    blocks = list(pos_conv) if isinstance(pos_conv, nn.Sequential) else []
+    stacked = all(isinstance(block, nn.Sequential) for block in blocks)
     valid = frames + prefix
 
     def silence(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         # (B, D, T)
         return output.masked_fill(padding_mask(valid, output.size(2)).unsqueeze(1), 0)
 
-    handles = [block.register_forward_hook(silence) for block in pos_conv] if stacked else []
+    handles = [block.register_forward_hook(silence) for block in blocks if stacked]
     try:
         yield
     finally:

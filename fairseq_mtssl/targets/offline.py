@@ -1,9 +1,9 @@
-"""Labels: given to frames by a codebook, read back, and held to the frames of the utterances they belong to."""
+"""Labels: given to frames by a codebook, read back, held to the frames of the utterances they belong to."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class Assigner:
         return labels
 
     def _decide(self, exact: Tensor, norms: Tensor) -> Tensor:
-        """In float64; what even that cannot tell apart, such as equal centroids, goes to the lowest number."""
+        """In float64; what even that cannot tell apart, as equal centroids, goes to the lowest number."""
         distances = torch.addmm(self._squares, exact, self._exact.T, alpha=-2)
         within = 1e-12 * self._exact.size(1) * (norms + self._longest**2)
         tied = distances <= distances.min(1, keepdim=True).values + within.unsqueeze(1)
@@ -88,6 +88,9 @@ class Labels:
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> np.ndarray:
         return self.flat[self.offsets[index] : self.offsets[index + 1]]
@@ -155,14 +158,13 @@ def parse_line(line: bytes, clusters: int, place: str) -> tuple[np.ndarray, str]
     if not line.endswith(b"\n"):
         return np.zeros(0, dtype=np.int64), f"{place}: cut off, with no line end. {AGAIN}"
     words = line.split()
+    labels = np.zeros(0, dtype=np.int64)
     try:
-        labels = np.array(words, dtype=np.int64) if words else np.zeros(0, dtype=np.int64)
+        labels = np.array(words, dtype=np.int64) if words else labels
         unknown = [str(label) for label in np.unique(labels[(labels < 0) | (labels >= clusters)])]
     except (ValueError, OverflowError):
-        labels, unknown = (
-            np.zeros(0),
-            sorted({word.decode(errors="replace") for word in words if not word.isdigit()}),
-        )
+        odd = {word.decode(errors="replace") for word in words if not word.isdigit() or len(word) > 9}
+        unknown = sorted(odd)
     if not unknown:
         return labels, ""
     listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")

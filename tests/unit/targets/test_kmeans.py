@@ -129,7 +129,7 @@ def test_a_sample_larger_than_the_stream_is_the_stream() -> None:
 
 
 def test_every_frame_is_as_likely_as_any_other() -> None:
-    """Mean position of 50 of 1000 frames over 200 seeds: 499.5, where one σ is 1000 / sqrt(12 · 50 · 200) = 2.9."""
+    """Mean place of 50 of 1000 frames over 200 seeds: 499.5; one σ is 1000 / sqrt(12 · 50 · 200) = 2.9."""
     means = []
     for seed in range(200):
         sample = FrameSample(50, 1, seed)

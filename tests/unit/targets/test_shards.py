@@ -58,9 +58,11 @@ def test_half_precision_is_stored_as_asked(tmp_path: Path) -> None:
 
 
 def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match=r"\(2, 3\), wanted \(T, 4\)"):
-        with shards.FeatureWriter(tmp_path, "train", 0, 1, DIM) as writer:
-            writer.append(np.zeros((2, 3)))
+    with (
+        pytest.raises(TargetError, match=r"\(2, 3\), wanted \(T, 4\)"),
+        shards.FeatureWriter(tmp_path, "train", 0, 1, DIM) as writer,
+    ):
+        writer.append(np.zeros((2, 3)))
     assert list(tmp_path.iterdir()) == []
 
 
