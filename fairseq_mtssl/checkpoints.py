@@ -182,13 +182,13 @@ def load_upstream(path: str | Path) -> Upstream:
     cfg = state["cfg"]
     name = str(getattr(cfg.model, "_name", None)) if cfg is not None else "none"
     if name not in UPSTREAMS:
-        if cfg is None or not hasattr(cfg, "task"):
-            raise CheckpointError(path, "has no configuration", _upstream_cure())
+        from fairseq.models import MODEL_REGISTRY
+
         del state
-        loaded = load_model(path)
-        if not hasattr(loaded.model, "speech_encoder"):
-            raise CheckpointError(path, f"holds the model {name!r}", _upstream_cure())
-        return Upstream(loaded.model, name, True)
+        if not getattr(MODEL_REGISTRY.get(name), "__module__", "").startswith("fairseq_mtssl."):
+            cure = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
+            raise CheckpointError(path, f"holds the model {name!r}", cure)
+        return Upstream(load_model(path).model, name, True)
     model = _build_upstream(name, cfg)
     parts = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
     own = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}
@@ -200,10 +200,6 @@ def load_upstream(path: str | Path) -> Upstream:
         raise CheckpointError(path, "; ".join(faults[:10]), "Take a whole checkpoint of pre-training.")
     model.load_state_dict(taken, strict=False)
     return Upstream(model.eval(), name, bool(cfg.task.get("normalize", False)))
-
-
-def _upstream_cure() -> str:
-    return f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
 
 
 def _build_upstream(name: str, cfg: Any) -> nn.Module:

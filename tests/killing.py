@@ -1,8 +1,8 @@
 """Runs `mtssl` and kills it at a point, then runs it again: `python killing.py FOLDER POINT… -- WORDS…`.
 
-For each POINT, forks a process that runs `mtssl WORDS… --out FOLDER/POINT` and sends itself SIGKILL there, and
-another that runs the same words to the end. Points: `before:NAME` and `after:NAME`, around the moment at which
-file NAME takes its place; `read:N`, when the Nth recording is read; `clean`, amid the clearing up; `never`.
+For each POINT, forks a process that runs `mtssl WORDS… --out FOLDER/POINT` and sends itself SIGKILL there,
+and another that runs the same words to the end. Points: `before:NAME` and `after:NAME`, around the moment at
+which file NAME takes its place; `read:N`, when the Nth recording is read; `clean`, amid the clearing up; `never`.
 Prints {point: [status, status]} as JSON, statuses as `os.waitstatus_to_exitcode` gives them.
 """
 

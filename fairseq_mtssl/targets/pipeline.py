@@ -103,7 +103,7 @@ class Source:
     def __call__(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """(T, D) of each row in turn."""
         if self._stored is not None:
-            return (self._stored[row] for row in rows)
+            return (np.array(self._stored[row]) for row in rows)
         if self._features is None:
             raise ValueError("a source needs features or stored shards")
         return stream(self._features, read_ahead(self.split.read, rows), self._batch_samples)

@@ -35,7 +35,13 @@ POINTS = [
     "after:targets.json",
     "clean",
 ]
-STORED_POINTS = ["read:5", "after:train_0_3.len", "after:train_0_3.npy", "after:valid_1_2.npy", "after:train_1_3.km"]
+STORED_POINTS = [
+    "read:5",
+    "after:train_0_3.len",
+    "after:train_0_3.npy",
+    "after:valid_1_2.npy",
+    "after:train_1_3.km",
+]
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,14 @@ def words(data: Path, *more: str) -> list[str]:
 
 def make(data: Path, out: Path, *more: str) -> int:
     return main([*words(data, "--kmeans", "torch", "--shard-minutes", "0.027"), "--out", str(out), *more])
+
+
+@pytest.fixture(scope="module")
+def made(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished folder of targets that no test changes."""
+    out = tmp_path_factory.mktemp("made") / "t"
+    assert make(data, out) == 0
+    return out
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -89,8 +103,9 @@ def test_kill_9_at_any_stage_and_again_gives_the_same_bytes(
         assert contents(tmp_path / point) == whole, point
 
 
-def test_stages_by_hand_with_shards_give_the_labels_of_the_one_command(data: Path, tmp_path: Path) -> None:
-    assert make(data, tmp_path / "t") == 0
+def test_stages_by_hand_with_shards_give_the_labels_of_the_one_command(
+    data: Path, made: Path, tmp_path: Path
+) -> None:
     features, codebook = tmp_path / "features", tmp_path / "book.npy"
     audio = ["--data", str(data), "--features", "mfcc"]
     for rank in range(3):
@@ -98,14 +113,14 @@ def test_stages_by_hand_with_shards_give_the_labels_of_the_one_command(data: Pat
     stored = ["--stored", str(features)]
     fit = ["--clusters", "8", "--kmeans", "torch", "--out", str(codebook)]
     assert main(["learn-kmeans", *stored, *fit]) == 0
-    assert np.array_equal(np.load(codebook), np.load(tmp_path / "t" / "codebook.npy"))
+    assert np.array_equal(np.load(codebook), np.load(made / "codebook.npy"))
     for name, how in (("from features", stored), ("from audio", audio)):
         out = tmp_path / name
         for rank in (1, 0):
             label = ["--codebook", str(codebook), "--shard", f"{rank}/2", "--out", str(out)]
             assert not (out / "targets.json").exists()
             assert main(["dump-labels", *how, *label]) == 0
-        assert (out / "train.km").read_bytes() == (tmp_path / "t" / "train.km").read_bytes()
+        assert (out / "train.km").read_bytes() == (made / "train.km").read_bytes()
         targets = read_targets(out)
         assert len(targets.labels("train", read_audio_manifest(data / "train.tsv").sizes)) == 10
     more = ["--split", "valid", "--codebook", str(codebook), "--out", str(tmp_path / "from audio")]
@@ -113,16 +128,15 @@ def test_stages_by_hand_with_shards_give_the_labels_of_the_one_command(data: Pat
     assert list(read_targets(tmp_path / "from audio").about["splits"]) == ["train", "valid"]
 
 
-def test_a_missing_shard_is_refused_with_its_command(data: Path, tmp_path: Path, capsys) -> None:
-    assert make(data, tmp_path / "t") == 0
-    book, out = str(tmp_path / "t" / "codebook.npy"), tmp_path / "labels"
+def test_a_missing_shard_is_refused_with_its_command(data: Path, made: Path, tmp_path: Path, capsys) -> None:
+    book, out = str(made / "codebook.npy"), tmp_path / "labels"
     label = ["dump-labels", "--data", str(data), "--features", "mfcc", "--codebook", book, "--out", str(out)]
     assert main([*label, "--shard", "0/2"]) == 0
     assert "1 of 2 shards are there" in capsys.readouterr().out
     assert main([*label, "--merge", "2"]) == 2
     assert "train_1_2.km is missing. Write it with --shard 1/2." in capsys.readouterr().err
     assert main([*label, "--shard", "1/2"]) == 0
-    assert (out / "train.km").read_bytes() == (tmp_path / "t" / "train.km").read_bytes()
+    assert (out / "train.km").read_bytes() == (made / "train.km").read_bytes()
 
 
 @pytest.mark.parametrize(
@@ -138,25 +152,25 @@ def test_a_missing_shard_is_refused_with_its_command(data: Path, tmp_path: Path,
     ],
 )
 def test_what_does_not_fit_is_refused(
-    data: Path, tmp_path: Path, capsys, more: tuple[str, ...], message: str
+    data: Path, made: Path, tmp_path: Path, capsys, more: tuple[str, ...], message: str
 ) -> None:
-    assert make(data, tmp_path / "t") == 0
-    before = contents(tmp_path / "t")
-    assert make(data, tmp_path / "t", *more) == 2
+    before = contents(made)
+    assert make(data, made, *more) == 2
     assert message in capsys.readouterr().err
-    assert contents(tmp_path / "t") == before
+    assert contents(made) == before
 
 
-def test_a_second_run_does_nothing_and_says_the_same(data: Path, tmp_path: Path, capsys) -> None:
-    assert make(data, tmp_path / "t") == 0
+def test_a_second_run_does_nothing_and_says_the_same(data: Path, made: Path, tmp_path: Path, capsys) -> None:
+    assert make(data, made) == 0
     first = capsys.readouterr().out
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "t").iterdir()}
-    assert make(data, tmp_path / "t") == 0
+    stamps = {path: path.stat().st_mtime_ns for path in (made).iterdir()}
     assert capsys.readouterr().out == first
-    assert stamps == {path: path.stat().st_mtime_ns for path in (tmp_path / "t").iterdir()}
+    assert stamps == {path: path.stat().st_mtime_ns for path in (made).iterdir()}
 
 
-def test_audio_that_is_not_as_long_as_its_manifest_says_is_refused(data: Path, tmp_path: Path, capsys) -> None:
+def test_audio_that_is_not_as_long_as_its_manifest_says_is_refused(
+    data: Path, tmp_path: Path, capsys
+) -> None:
     training.make_pairs(tmp_path, "train", 3)
     path = tmp_path / "train.tsv"
     path.write_text(path.read_text().replace("\t7200", "\t8000"))
@@ -165,12 +179,15 @@ def test_audio_that_is_not_as_long_as_its_manifest_says_is_refused(data: Path, t
 
 
 def test_layer_features_of_our_own_checkpoint_make_50_hz_targets(data: Path, tmp_path: Path) -> None:
-    checkpoint = training.train(data, tmp_path / "run", optimization__max_update=1) / "checkpoint_last.pt"
+    checkpoint = training.train(data, tmp_path / "run", optimization__max_update=5) / "checkpoint_last.pt"
     layer = ["--features", f"{checkpoint}:2", "--clusters", "5", "--kmeans", "torch", "--device", "cpu"]
     outs = []
     for batch in ("0", "2"):
         out = tmp_path / f"t{batch}"
-        assert main(["make-targets", "--data", str(data), *layer, "--batch-seconds", batch, "--out", str(out)]) == 0
+        assert (
+            main(["make-targets", "--data", str(data), *layer, "--batch-seconds", batch, "--out", str(out)])
+            == 0
+        )
         outs.append((out / "train.km").read_bytes())
     targets = read_targets(tmp_path / "t0")
     assert targets.rate_hz == 50 and targets.about["source"]["layer"] == 2
@@ -180,9 +197,10 @@ def test_layer_features_of_our_own_checkpoint_make_50_hz_targets(data: Path, tmp
         targets.labels("train", sizes * 2, wanted_rate_hz=50.0)
 
 
-def test_labels_are_measured_against_the_phones_of_the_manifest(data: Path, tmp_path: Path, capsys) -> None:
-    assert make(data, tmp_path / "t") == 0
-    measure = ["measure-targets", "--labels", str(tmp_path / "t"), "--data", str(data)]
+def test_labels_are_measured_against_the_phones_of_the_manifest(
+    data: Path, made: Path, tmp_path: Path, capsys
+) -> None:
+    measure = ["measure-targets", "--labels", str(made), "--data", str(data)]
     assert main(measure) == 2
     assert "has none of train.phones.tsv, valid.phones.tsv" in capsys.readouterr().err
     # a low tone is one phone, a high one another; the last caption has no phones
