@@ -2,7 +2,8 @@
 
 For each POINT, forks a process that runs `mtssl WORDS… --out FOLDER/POINT` and sends itself SIGKILL there,
 and another that runs the same words to the end. Points: `before:NAME` and `after:NAME`, around the moment at
-which file NAME takes its place; `read:N`, when the Nth recording is read; `clean`, amid the clearing up; `never`.
+which file NAME takes its place; `read:N`, when the Nth recording is read; `clean`, amid the clearing up;
+`never`.
 Prints {point: [status, status]} as JSON, statuses as `os.waitstatus_to_exitcode` gives them.
 """
 

@@ -32,7 +32,7 @@ class Assigner:
 
     def __init__(self, centroids: np.ndarray, device: torch.device | str = "cpu") -> None:
         exact = torch.from_numpy(np.asarray(centroids, dtype=np.float64)).to(device)
-        self._centre = exact.mean(0)
+        self._centre = exact.mean(0).float()
         self._exact = exact - self._centre  # shorter vectors, smaller errors
         self._fast = self._exact.float()
         self._squares = self._exact.pow(2).sum(1)
@@ -50,26 +50,26 @@ class Assigner:
         return torch.cat(blocks).cpu().numpy() if blocks else np.zeros(0, dtype=np.int64)
 
     def _block(self, rows: Tensor) -> Tensor:
-        exact = rows.to(self._exact.device, torch.float64) - self._centre
-        norms = exact.pow(2).sum(1)
+        rows = rows.to(self._exact.device)
+        near = rows.float() - self._centre
+        norms = near.pow(2).sum(1)
         if not bool(torch.isfinite(norms).all()):
             bad = int(torch.where(~torch.isfinite(norms))[0][0])
             raise TargetError("features", [f"frame {bad} holds NaN or infinity; the model has diverged."])
         if len(self._fast) == 1:
             return torch.zeros(len(rows), dtype=torch.long)
-        distances = torch.addmm(self._squares.float(), exact.float(), self._fast.T, alpha=-2)
-        best = distances.topk(2, dim=1, largest=False)
-        labels = best.indices[:, 0]
-        gap = best.values[:, 1] - best.values[:, 0]
-        unsure = torch.where(gap <= self._error * self._longest * (norms.sqrt() + self._longest))[0]
+        distances = torch.addmm(self._squares.float(), near, self._fast.T, alpha=-2)
+        best, labels = distances.min(1)
+        second = distances.scatter_(1, labels.unsqueeze(1), torch.inf).amin(1)
+        unsure = torch.where(second - best <= self._error * self._longest * (norms.sqrt() + self._longest))[0]
         if len(unsure):
-            labels[unsure] = self._decide(exact[unsure], norms[unsure])
+            labels[unsure] = self._decide(rows[unsure].double() - self._centre)
         return labels
 
-    def _decide(self, exact: Tensor, norms: Tensor) -> Tensor:
+    def _decide(self, exact: Tensor) -> Tensor:
         """In float64; what even that cannot tell apart, as equal centroids, goes to the lowest number."""
         distances = torch.addmm(self._squares, exact, self._exact.T, alpha=-2)
-        within = 1e-12 * self._exact.size(1) * (norms + self._longest**2)
+        within = 1e-12 * self._exact.size(1) * (exact.pow(2).sum(1) + self._longest**2)
         tied = distances <= distances.min(1, keepdim=True).values + within.unsqueeze(1)
         return tied.int().argmax(1)  # the first of them
 

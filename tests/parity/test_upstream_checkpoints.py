@@ -96,7 +96,7 @@ def test_a_checkpoint_that_lacks_a_layer_is_refused_by_name(tmp_path: Path) -> N
 
 def test_a_checkpoint_from_elsewhere_is_refused(tmp_path: Path) -> None:
     model, cfg, _ = build("wav2vec2")
-    with pytest.raises(CheckpointError, match="holds the model 'wav2vec_ctc'. Give a checkpoint of this package"):
+    with pytest.raises(CheckpointError, match="holds the model 'wav2vec_ctc'"):
         load_upstream(save(tmp_path / "ctc.pt", "wav2vec_ctc", model, cfg, True))
     torch.save({"weights": torch.zeros(2)}, tmp_path / "c.pt")
     with pytest.raises(CheckpointError, match="c.pt"):
