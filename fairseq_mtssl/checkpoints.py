@@ -156,3 +156,69 @@ def rename_wav2vec2(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
             name = f"ssl_head.{name}"
         renamed[name] = weight
     return renamed
+
+
+UPSTREAMS = ("wav2vec2", "hubert", "data2vec_audio")
+"""Models of fairseq whose layers serve as features."""
+
+
+@dataclass
+class Upstream:
+    """A speech model whose layers are taken. normalised: it was trained on normalised waveforms."""
+
+    model: nn.Module
+    name: str
+    normalised: bool
+
+
+def load_upstream(path: str | Path) -> Upstream:
+    """One of ours, or fairseq's wav2vec2, hubert or data2vec_audio, in evaluation mode.
+
+    No task of fairseq's is set up, so none of the paths it was trained with is needed; its pre-training heads
+    are left out where they need a dictionary.
+    Raises: CheckpointError if it is neither, or a weight of the encoder is missing.
+    """
+    state = read_state(path)
+    cfg = state["cfg"]
+    name = str(getattr(cfg.model, "_name", None)) if cfg is not None else "none"
+    if name not in UPSTREAMS:
+        from fairseq.models import MODEL_REGISTRY
+
+        del state
+        if not getattr(MODEL_REGISTRY.get(name), "__module__", "").startswith("fairseq_mtssl."):
+            cure = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
+            raise CheckpointError(path, f"holds the model {name!r}", cure)
+        return Upstream(load_model(path).model, name, True)
+    model = _build_upstream(name, cfg)
+    parts = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
+    own = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}
+    taken = {key: weight for key, weight in state["model"].items() if key in own}
+    faults = [f"{key} is missing" for key in own if key not in taken]
+    misfits = [key for key, weight in taken.items() if weight.shape != own[key].shape]
+    faults += [f"{key} is {tuple(taken[key].shape)}, wanted {tuple(own[key].shape)}" for key in misfits]
+    if faults:
+        raise CheckpointError(path, "; ".join(faults[:10]), "Take a whole checkpoint of pre-training.")
+    model.load_state_dict(taken, strict=False)
+    return Upstream(model.eval(), name, bool(cfg.task.get("normalize", False)))
+
+
+def _build_upstream(name: str, cfg: Any) -> nn.Module:
+    """The model that a configuration describes, built without its task."""
+    import importlib
+
+    from fairseq.dataclass.utils import merge_with_parent
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
+
+    if name == "data2vec_audio":  # fairseq keeps it among its examples, which register themselves
+        module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
+        return module.Data2VecAudioModel(merge_with_parent(module.Data2VecAudioConfig(), cfg.model))
+    model_cfg = merge_with_parent(MODEL_DATACLASS_REGISTRY[name](), cfg.model)
+    if name == "hubert":
+        from fairseq.models.hubert import HubertModel
+
+        # no dictionary: no label embeddings, hence none of the files it would be read from
+        model_cfg.untie_final_proj = False
+        return HubertModel(model_cfg, cfg.task, [None])
+    from fairseq.models.wav2vec import Wav2Vec2Model
+
+    return Wav2Vec2Model(model_cfg)
