@@ -66,7 +66,7 @@ class LabelledClipDataset(ClipDataset):
         if len(wav) < min_samples(self.conv_layers):
             raise AudioError(
                 path,
-                f"gives {len(wav)} samples from sample {start} on; the manifest has {self.audio.sizes[index]}",
+                f"gives {len(wav)} samples from sample {start} on, of {self.audio.sizes[index]} listed",
                 "Make the manifest again from the files as they are.",
             )
         return torch.from_numpy(normalise(wav))

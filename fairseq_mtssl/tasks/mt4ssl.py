@@ -31,6 +31,8 @@ from fairseq_mtssl.frames import parse_conv_layers
 
 logger = logging.getLogger(__name__)
 
+WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
+
 
 @dataclass
 class Mt4sslTaskConfig(FairseqDataclass):
@@ -55,9 +57,7 @@ class Mt4sslTaskConfig(FairseqDataclass):
         metadata={"help": "resample audio that is not at 16 kHz, else refuse it; needs labels=[]"},
     )
     # fairseq-validate composes a configuration without a model; the checkpoint then brings its own.
-    conv_feature_layers: str = (
-        "${oc.select:model.conv_feature_layers,'[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2'}"
-    )
+    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
     phase_ratio: Any = "${oc.select:lr_scheduler.phase_ratio,null}"
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
@@ -72,7 +72,7 @@ class Mt4sslTask(FairseqTask):
         super().__init__(cfg)
         self.label_folders = [cfg.labels] if isinstance(cfg.labels, str) else list(cfg.labels or [])
         check_config(cfg, len(self.label_folders))
-        self.conv_layers = parse_conv_layers(cfg.conv_feature_layers)
+        self.conv_layers = parse_conv_layers(cfg.conv_feature_layers or WAV2VEC2_CONV_LAYERS)
         self.state.add_factory("symbols", self._read_symbols)
 
     @classmethod

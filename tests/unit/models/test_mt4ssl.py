@@ -89,7 +89,7 @@ def test_the_classification_loss_is_the_cross_entropy_of_labelled_masked_frames(
         if labels[row, frame] != 1:
             expected -= logits[row, frame].detach().log_softmax(-1)[labels[row, frame]].item()
             right += int(logits[row, frame].argmax() == labels[row, frame])
-    assert float(out["classification"][0]) == pytest.approx(expected, rel=1e-5)
+    assert out["classification"][0].item() == pytest.approx(expected, rel=1e-5)
     assert int(out["correct"][0]) == right
     assert int(out["labelled"][0]) == out["frames"] - 1 == int(mask.sum()) - 1
 
