@@ -161,17 +161,19 @@ def rename_fairseq(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def _rename_data2vec(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
     """The teacher is kept under `_ema`, a dictionary; its positional convolution is the student's."""
     teacher = {
-        f"teacher.{name}": weight for name, weight in weights["_ema"].items() if "pos_conv" not in name
+        f"ssl_head.teacher.{name}": weight
+        for name, weight in weights["_ema"].items()
+        if "pos_conv" not in name
     }
     student = rename_wav2vec2({name: weight for name, weight in weights.items() if name != "_ema"})
-    return _with_heads(student, {"ssl_head.final_proj.": "regression."}) | teacher
+    return _with_heads(student, {"ssl_head.final_proj.": "ssl_head.regression."}) | teacher
 
 
 def _rename_hubert(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """The head of one label set, to be read with model.label_head=cosine."""
     heads = {
-        "label_embs_concat": "label_heads.0.label_embs_concat",
-        "ssl_head.final_proj.": "label_heads.0.final_proj.",
+        "label_embs_concat": "ssl_head.label_heads.0.label_embs_concat",
+        "ssl_head.final_proj.": "ssl_head.label_heads.0.final_proj.",
     }
     return _with_heads(rename_wav2vec2(weights), heads)
 

@@ -3,8 +3,6 @@
 Source: Ma et al. 2023, Interspeech, arXiv 2211.07321.
 """
 
-import logging
-import math
 from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
@@ -12,20 +10,13 @@ import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
-from fairseq_mtssl.modules.heads import build_label_head, identified
+from fairseq_mtssl.models.masked_prediction import MaskedPrediction, drop_unused, target_faults
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
-from fairseq_mtssl.targets.online import layer_average
-
-logger = logging.getLogger(__name__)
-
-IGNORED_LABEL = 1
-"""Padding of fairseq's dictionaries: a frame without a label, left out of the loss."""
 
 
 @dataclass
@@ -102,11 +93,7 @@ class Mt4sslConfig(FairseqDataclass):
 
 @register_model("mt4ssl", dataclass=Mt4sslConfig)
 class Mt4sslModel(BaseFairseqModel):
-    """A speech encoder with a regression head towards its own slow copy and one head a label set.
-
-    speech_encoder: the student; teacher, regression: None without online targets; label_heads: one a
-    label set, possibly none.
-    """
+    """A speech encoder, the student, and what it predicts."""
 
     def __init__(self, cfg: Mt4sslConfig, label_classes: List[int]) -> None:
         super().__init__()
@@ -132,14 +119,8 @@ class Mt4sslModel(BaseFairseqModel):
             padding_exact=cfg.padding_exact,
             pos_conv_depth=cfg.pos_conv_depth,
         )
-        dim, encoder = cfg.encoder_embed_dim, self.speech_encoder.encoder
-        self.online_layer = cfg.online_layer or cfg.encoder_layers
-        self.label_layers = list(cfg.label_layers) or [cfg.encoder_layers] * len(label_classes)
-        self.teacher = EmaLayers(encoder.layers, encoder.layer_norm) if cfg.online else None
-        self.regression = nn.Linear(dim, dim) if cfg.online else None
-        self.label_heads = nn.ModuleList(
-            build_label_head(str(cfg.label_head), dim, classes, cfg.final_dim, cfg.logit_temp)
-            for classes in label_classes
+        self.ssl_head: Optional[MaskedPrediction] = MaskedPrediction(
+            cfg, self.speech_encoder, label_classes, online=cfg.online
         )
 
     @classmethod
@@ -161,29 +142,13 @@ class Mt4sslModel(BaseFairseqModel):
 
     def update_teacher(self, updates: int) -> None:
         """Move the teacher, once after each update that the optimizer has made; updates: those so far."""
-        if self.teacher is not None:
-            encoder = self.speech_encoder.encoder
-            self.teacher.step(encoder.layers, encoder.layer_norm, self.teacher_decay(updates))
-
-    def teacher_decay(self, updates: int) -> float:
-        """The decay of the step after so many updates."""
-        cfg = self.cfg
-        return ema_decay(updates, cfg.ema_decay, cfg.ema_end_decay, cfg.ema_anneal_updates)
+        if self.ssl_head is not None:
+            self.ssl_head.step_teacher(self.speech_encoder, updates)
 
     def reset_teacher(self) -> None:
         """Start the teacher anew from the student."""
-        if self.teacher is not None:
-            self.teacher.copy_from(self.speech_encoder.encoder.layers, self.speech_encoder.encoder.layer_norm)
-
-    @torch.no_grad()
-    def online_targets(self, front: FrontEnd) -> Tensor:
-        """(B, T, D) float32: the average of the teacher's top layers on the unmasked input."""
-        if self.teacher is None:
-            raise ConfigError("model.online", ["is false: there is no teacher to take targets from"])
-        placed = self.speech_encoder.place(front, dropout=False)
-        results = self.teacher(placed, self.cfg.average_top_k_layers)
-        # (T, B, D) -> (B, T, D)
-        return layer_average([result.transpose(0, 1) for result in results], front.lengths)
+        if self.ssl_head is not None:
+            self.ssl_head.reset_teacher(self.speech_encoder)
 
     # -- losses
 
@@ -200,39 +165,14 @@ class Mt4sslModel(BaseFairseqModel):
         source: (B, S) waveforms, zero past their end; lengths: (B,) samples; ids: (B,) ints from which
         the masks are drawn; labels: (B, T) dictionary indices, one tensor a label set, padded with 1;
         mask: (B, T) bool instead of a drawn one.
-        Returns: frames (masked frames, int); feature_var; with online targets regression, target_var,
-        prediction_var and, in evaluation, identified (frames whose own target is the nearest of their
-        clip's); with labels one entry a set of classification, correct, labelled (frames with a label).
+        Returns: what MaskedPrediction.forward does. Raises: ConfigError after remove_pretraining_modules.
         """
+        if self.ssl_head is None:
+            raise ConfigError("model", ["its heads have been removed for fine-tuning; it has no loss"])
         front = self.speech_encoder.front_end(source, lengths)
         if mask is None:
             mask = self.draw_mask(front, ids)
-        states = self._masked_states(front, mask)
-        frames = int(mask.sum())
-        out: dict[str, Any] = {"frames": frames, "feature_var": variance(front.features.detach()[mask])}
-        if self.regression is not None:
-            predictions = self.regression(states[self.online_layer]).float()
-            targets = self.online_targets(front)[mask]
-            # Σ‖ŷ − y‖² / √D
-            out["regression"] = (predictions - targets).square().sum() / math.sqrt(targets.size(-1))
-            out["target_var"], out["prediction_var"] = variance(targets), variance(predictions.detach())
-            if not self.training:
-                out["identified"] = identified(predictions, targets, mask.nonzero()[:, 0])
-        if labels is not None:
-            scores = [
-                self._classify(head(states[layer]), label[mask])
-                for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True)
-            ]
-            for index, name in enumerate(("classification", "correct", "labelled")):
-                out[name] = [score[index] for score in scores]
-        return out
-
-    @staticmethod
-    def _classify(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Sum of the cross-entropies in nats, frames that are right, frames that have a label."""
-        loss = nn.functional.cross_entropy(logits.float(), truth, ignore_index=IGNORED_LABEL, reduction="sum")
-        known = truth != IGNORED_LABEL
-        return loss, ((logits.argmax(-1) == truth) & known).sum(), known.sum()
+        return self.ssl_head(self.speech_encoder, front, mask, labels)[0]
 
     def draw_mask(self, front: FrontEnd, ids: Any) -> Tensor:
         """(B, T) bool: the frames to be predicted; in evaluation the same ones every time."""
@@ -248,19 +188,6 @@ class Mt4sslModel(BaseFairseqModel):
             update=self.num_updates if self.training else -1,
             ids=ids,
         )
-
-    def _masked_states(self, front: FrontEnd, mask: Tensor) -> dict[int, Tensor]:
-        """The student's output at the masked frames, (M, D), after each layer that has a head."""
-        encoder = self.speech_encoder
-        heads = [self.online_layer] if self.regression is not None else []
-        wanted = sorted({*heads, *self.label_layers[: len(self.label_heads)], encoder.num_layers})
-        hidden, done, states = encoder.embed(front, mask), 0, {}
-        for layer in wanted:
-            # Piece by piece: a layer that layerdrop skips hands on the state below it.
-            hidden, done = encoder.run(hidden, done, layer), layer
-            # (T, B, D) -> (M, D): masked frames only
-            states[layer] = encoder.frames(hidden)[mask]
-        return states
 
     # -- use after pre-training
 
@@ -290,37 +217,24 @@ class Mt4sslModel(BaseFairseqModel):
 
     def remove_pretraining_modules(self, last_layer: Optional[int] = None) -> None:
         """Drop teacher and heads, and the layers above last_layer (counted from 0), for fine-tuning."""
-        self.teacher = self.regression = None
-        self.label_heads = nn.ModuleList()
+        self.ssl_head = None
         if last_layer is not None:
             self.speech_encoder.encoder.layers = self.speech_encoder.encoder.layers[: last_layer + 1]
 
     def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
         """Leave out of a checkpoint what this model was built without (model.online=false, no labels)."""
         super().upgrade_state_dict_named(state_dict, name)
-        prefix = f"{name}." if name else ""
-        parts = {
-            "teacher.": self.teacher,
-            "regression.": self.regression,
-            "label_heads.": len(self.label_heads),
-        }
-        unused = tuple(prefix + part for part, own in parts.items() if not own)
-        for key in [key for key in state_dict if key.startswith(unused)]:
-            del state_dict[key]
+        if self.ssl_head is not None:
+            drop_unused(self.ssl_head, f"{name}.ssl_head." if name else "ssl_head.", state_dict)
 
     def max_positions(self) -> None:
         return None
 
 
-def variance(x: Tensor) -> Tensor:
-    """(M, D) -> scalar: the variance of each channel over the frames, averaged; 0 below two frames."""
-    return x.float().var(0).mean() if x.size(0) > 1 else x.new_zeros((), dtype=torch.float32)
-
-
 def check_config(cfg: Any, label_sets: int) -> None:
     """Raises: ConfigError naming every fault of a model configuration at once."""
     parse_conv_layers(cfg.conv_feature_layers)
-    layers, faults = cfg.encoder_layers, []
+    faults = target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
     if not cfg.online and not label_sets:
         faults.append("nothing to predict: model.online is false and task.labels is empty; give either")
     if cfg.padding_exact and str(cfg.extractor_mode) == "default":
@@ -329,19 +243,6 @@ def check_config(cfg: Any, label_sets: int) -> None:
         faults.append(
             f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "
             f"{cfg.encoder_attention_heads} encoder_attention_heads; change either"
-        )
-    if cfg.online and not 1 <= cfg.average_top_k_layers <= layers:
-        faults.append(f"average_top_k_layers {cfg.average_top_k_layers}: wanted 1 to encoder_layers {layers}")
-    if label_sets and cfg.label_layers and len(cfg.label_layers) != label_sets:
-        faults.append(
-            f"label_layers {list(cfg.label_layers)}: wanted one for each of {label_sets} label sets"
-        )
-    for layer in [*cfg.label_layers, *([cfg.online_layer] if cfg.online_layer is not None else [])]:
-        if not 1 <= layer <= layers:
-            faults.append(f"layer {layer} of online_layer or label_layers: wanted 1 to {layers}")
-    if not 0 <= cfg.ema_decay <= cfg.ema_end_decay <= 1:
-        faults.append(
-            f"ema_decay {cfg.ema_decay} to ema_end_decay {cfg.ema_end_decay}: wanted 0 ≤ first ≤ later ≤ 1"
         )
     if faults:
         raise ConfigError("model", faults)

@@ -162,7 +162,7 @@ class Mt4sslTask(FairseqTask):
         if (
             cfg.init_from
             and not from_checkpoint
-            and not checkpoints.initialise(model, cfg.init_from, "teacher.")
+            and not checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher.")
         ):
             model.reset_teacher()
         return model

@@ -154,7 +154,7 @@ def test_the_teacher_and_the_loss_after_steps_equal_fairseq_data2vec_audio(tmp_p
     torch.testing.assert_close(
         model(source, lengths, mask=mask)["regression"], expected, rtol=1e-5, atol=1e-5
     )
-    for name, weight in model.teacher.state_dict().items():
+    for name, weight in model.ssl_head.teacher.state_dict().items():
         torch.testing.assert_close(weight, theirs.ema.fp32_params[name], rtol=0, atol=1e-6)
 
 
@@ -164,7 +164,8 @@ def test_a_data2vec_checkpoint_brings_its_teacher(tmp_path: Path) -> None:
         theirs.ema.fp32_params["layers.0.fc1.weight"].add_(1.0)
     model = ours(tmp_path, theirs, [])
     torch.testing.assert_close(
-        model.teacher.state_dict()["layers.0.fc1.weight"], theirs.ema.fp32_params["layers.0.fc1.weight"]
+        model.ssl_head.teacher.state_dict()["layers.0.fc1.weight"],
+        theirs.ema.fp32_params["layers.0.fc1.weight"],
     )
 
 
@@ -207,7 +208,7 @@ def test_cosine_logits_and_loss_equal_fairseq_hubert(
     (expected,) = theirs.get_logits(result)  # (M, 1 + classes): the true one, then all, the true one −inf
 
     caught: list[torch.Tensor] = []
-    model.label_heads[0].register_forward_hook(lambda _, __, logits: caught.append(logits))
+    model.ssl_head.label_heads[0].register_forward_hook(lambda _, __, logits: caught.append(logits))
     out = model(source, lengths, labels=[labels], mask=mask)
     truth = labels[mask]
     torch.testing.assert_close(

@@ -57,7 +57,7 @@ def test_stopping_anywhere_and_resuming_gives_the_uninterrupted_run(
     shutil.copy(checkpoint(whole, stop), tmp_path / "checkpoint_last.pt")
     train_mt4ssl(corpus, tmp_path, labels, **DECAY)
     resumed, straight = (weights(folder / "checkpoint_last.pt") for folder in (tmp_path, whole))
-    assert any(name.startswith("teacher.") for name in straight)
+    assert any(name.startswith("ssl_head.teacher.") for name in straight)
     assert resumed.keys() == straight.keys()
     assert [name for name in straight if not torch.equal(resumed[name], straight[name])] == []
 
@@ -87,14 +87,14 @@ def test_the_teacher_equals_a_loop_over_the_students_of_all_updates(
         train_mt4ssl(corpus, tmp_path, labels, **settings, optimization__max_update=stop or 5)
     if stop:  # the schedule of the learning rate differs between the two parts; the teacher's does not
         train_mt4ssl(corpus, tmp_path, labels, **settings, optimization__max_update=5)
-    names = [name for name in first if name.startswith("teacher.")]
+    names = [name for name in first if name.startswith("ssl_head.teacher.")]
     assert len(names) == 16 * 3 + 2
     oracle = {name: first[name].double() for name in names}
     for update in range(1, 6):
         student = weights(checkpoint(tmp_path, update))
         decay = ema_decay(update, 0.8, 0.95, 5)
         for name in names:
-            own = student["speech_encoder.encoder." + name.removeprefix("teacher.")]
+            own = student["speech_encoder.encoder." + name.removeprefix("ssl_head.teacher.")]
             oracle[name] = decay * oracle[name] + (1 - decay) * own.double()
         for name in names:
             torch.testing.assert_close(student[name].double(), oracle[name], atol=1e-6, rtol=0)
@@ -149,7 +149,7 @@ def test_a_checkpoint_loads_with_its_dictionary_where_no_path_exists(
     loaded = load_model(path)
     (dictionary,) = loaded.task.dictionaries
     assert dictionary.symbols == ["<s>", "<pad>", "</s>", "<unk>", "0", "1", "2", "3", "4", "5"]
-    assert loaded.model.label_heads[0].out_features == 10
+    assert loaded.model.ssl_head.label_heads[0].out_features == 10
     out = loaded.model.extract_features(torch.randn(1, 8_000), None)
     assert out["x"].shape == (1, 24, 16)
     for name, weight in weights(whole / "checkpoint_last.pt").items():
@@ -158,7 +158,11 @@ def test_a_checkpoint_loads_with_its_dictionary_where_no_path_exists(
 
 def test_a_checkpoint_loads_for_fine_tuning_without_its_teacher(whole: Path) -> None:
     loaded = load_model(whole / "checkpoint_last.pt", overrides={"model": {"online": False}})
-    assert not [name for name in loaded.model.state_dict() if name.startswith(("teacher.", "regression."))]
+    assert not [
+        name
+        for name in loaded.model.state_dict()
+        if name.startswith(("ssl_head.teacher.", "ssl_head.regression."))
+    ]
 
 
 def test_the_task_state_is_plain_and_that_of_hubert_is_read_too(whole: Path) -> None:
@@ -209,7 +213,7 @@ def test_valid_metrics_hold_the_accuracy_of_both_heads(
 
 @pytest.mark.parametrize(
     ("with_labels", "online", "lacking"),
-    [(True, False, ("teacher.", "regression.")), (False, True, ("label_heads.",))],
+    [(True, False, ("ssl_head.teacher.", "ssl_head.regression.")), (False, True, ("ssl_head.label_heads.",))],
 )
 def test_either_target_alone_trains(
     corpus: Path, labels: Path, tmp_path: Path, with_labels: bool, online: bool, lacking: tuple[str, ...]
@@ -233,8 +237,8 @@ def test_two_label_sets_at_two_rates_and_layers_train_together(
         optimization__max_update=2,
     )
     state = weights(out / "checkpoint_last.pt")
-    assert state["label_heads.0.label_embs_concat"].shape[0] == 10
-    assert state["label_heads.1.label_embs_concat"].shape[0] == 13
+    assert state["ssl_head.label_heads.0.label_embs_concat"].shape[0] == 10
+    assert state["ssl_head.label_heads.1.label_embs_concat"].shape[0] == 13
     assert {"acc_off_0", "acc_off_1"} <= meters(out, "train")
 
 
@@ -256,12 +260,12 @@ def test_a_new_training_starts_from_another_with_its_teacher_or_from_its_student
     out = train_mt4ssl(
         corpus, tmp_path / "a", labels, model__init_from=str(whole / "checkpoint_last.pt"), **settings
     )
-    name = "teacher.layers.1.fc1.weight"
+    name = "ssl_head.teacher.layers.1.fc1.weight"
     decay = ema_decay(1, 0.8, 0.95, 5)
     student = start["speech_encoder.encoder.layers.1.fc1.weight"]
     expected = decay * start[name] + (1 - decay) * student
     torch.testing.assert_close(weights(checkpoint(out, 1))[name], expected, atol=1e-6, rtol=0)
-    bare = {key: value for key, value in start.items() if not key.startswith("teacher.")}
+    bare = {key: value for key, value in start.items() if not key.startswith("ssl_head.teacher.")}
     torch.save({"model": bare}, tmp_path / "bare.pt")
     out = train_mt4ssl(corpus, tmp_path / "b", labels, model__init_from=str(tmp_path / "bare.pt"), **settings)
     torch.testing.assert_close(weights(checkpoint(out, 1))[name], student, atol=1e-6, rtol=0)

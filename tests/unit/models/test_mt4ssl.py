@@ -58,15 +58,19 @@ def trained(model: torch.nn.Module) -> int:
 def test_the_full_size_student_has_94_142_456_parameters_and_its_teacher_85_056_000() -> None:
     model = build([504], **{key: getattr(Mt4sslConfig(), key) for key in TINY if key != "seed"})
     assert trained(model) == 94_142_456
-    assert sum(p.numel() for p in model.teacher.parameters()) == 85_056_000
+    assert sum(p.numel() for p in model.ssl_head.teacher.parameters()) == 85_056_000
     assert model.speech_encoder.encoder.pos_conv[0][0].kernel_size == (19,)
     assert len(model.speech_encoder.encoder.pos_conv) == 5
 
 
 def test_either_target_can_be_off() -> None:
     hubert, data2vec = build(online=False), build([])
-    assert hubert.teacher is None and hubert.regression is None and len(hubert.label_heads) == 1
-    assert data2vec.teacher is not None and len(data2vec.label_heads) == 0
+    assert (
+        hubert.ssl_head.teacher is None
+        and hubert.ssl_head.regression is None
+        and len(hubert.ssl_head.label_heads) == 1
+    )
+    assert data2vec.ssl_head.teacher is not None and len(data2vec.ssl_head.label_heads) == 0
     inputs = batch(9_000, 7_000)
     out = hubert(**inputs, labels=[labels_of(hubert, inputs)])
     assert "regression" not in out and "classification" in out
@@ -83,7 +87,7 @@ def test_the_classification_loss_is_the_cross_entropy_of_labelled_masked_frames(
     labels[0, mask[0].nonzero()[0]] = 1  # a frame whose label is missing
     out = model(**inputs, labels=[labels])
     top = model.speech_encoder.run(model.speech_encoder.embed(front, mask), 0, 4)
-    logits = model.label_heads[0](model.speech_encoder.frames(top))
+    logits = model.ssl_head.label_heads[0](model.speech_encoder.frames(top))
     expected, right = 0.0, 0
     for row, frame in mask.nonzero().tolist():
         if labels[row, frame] != 1:
@@ -101,7 +105,7 @@ def test_the_regression_loss_is_the_squared_distance_over_the_root_of_the_width(
     mask = model.draw_mask(front, inputs["ids"])
     out = model(**inputs)
     top = model.speech_encoder.run(model.speech_encoder.embed(front, mask), 0, 4)
-    predictions = model.regression(model.speech_encoder.frames(top))
+    predictions = model.ssl_head.regression(model.speech_encoder.frames(top))
     # by hand: the layer results of the unmasked input (teacher = student before any step)
     results: list[torch.Tensor] = []
     model.speech_encoder.run(model.speech_encoder.embed(front), 0, 4, results=results)
@@ -118,7 +122,7 @@ def test_the_teacher_gets_no_gradient_and_the_student_everywhere() -> None:
     inputs = batch(9_000, 7_000)
     out = model(**inputs, labels=[labels_of(model, inputs)])
     (out["regression"] + out["classification"][0]).backward()
-    assert all(p.grad is None for p in model.teacher.parameters())
+    assert all(p.grad is None for p in model.ssl_head.teacher.parameters())
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -127,8 +131,8 @@ def test_targets_do_not_depend_on_dropout_layerdrop_or_the_mask() -> None:
     inputs = batch(9_000, 7_000)
     with torch.no_grad():
         front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
-        still = model.eval().online_targets(front)
-        assert torch.equal(model.train().online_targets(front), still)
+        still = model.eval().ssl_head.online_targets(model.speech_encoder, front)
+        assert torch.equal(model.train().ssl_head.online_targets(model.speech_encoder, front), still)
 
 
 def test_padding_changes_neither_features_nor_targets() -> None:
@@ -139,7 +143,7 @@ def test_padding_changes_neither_features_nor_targets() -> None:
     frames = int(model.speech_encoder.frame_lengths(short["lengths"])[0])
     with torch.no_grad():
         fronts = [model.speech_encoder.front_end(x["source"], x["lengths"]) for x in (long, short)]
-        padded, alone = (model.online_targets(front) for front in fronts)
+        padded, alone = (model.ssl_head.online_targets(model.speech_encoder, front) for front in fronts)
         tops = [model.speech_encoder.run(model.speech_encoder.embed(front), 0, 4) for front in fronts]
         features = [model.speech_encoder.frames(top) for top in tops]
     # float32 rounding of longer sums; with unzeroed padding the difference is above 0.01
@@ -203,12 +207,12 @@ def test_setting_the_update_number_never_moves_the_teacher() -> None:
     model = build([]).train()
     with torch.no_grad():
         model.speech_encoder.encoder.layers[0].fc1.weight.add_(1.0)
-    before = model.teacher.layers[0].fc1.weight.clone()
+    before = model.ssl_head.teacher.layers[0].fc1.weight.clone()
     for update in (1, 2, 2, 3):
         model.set_num_updates(update)
-    assert torch.equal(model.teacher.layers[0].fc1.weight, before)
+    assert torch.equal(model.ssl_head.teacher.layers[0].fc1.weight, before)
     model.update_teacher(4)
-    assert not torch.equal(model.teacher.layers[0].fc1.weight, before)
+    assert not torch.equal(model.ssl_head.teacher.layers[0].fc1.weight, before)
 
 
 def test_a_checkpoint_loads_without_teacher_and_heads_for_fine_tuning() -> None:
@@ -277,7 +281,7 @@ def test_a_weight_of_zero_is_refused_with_the_way_to_turn_a_target_off(weights: 
 def test_collapse_is_warned_of_at_the_interval_and_does_not_stop(caplog: pytest.LogCaptureFixture) -> None:
     model = build().train()
     with torch.no_grad():
-        model.regression.weight.zero_()
+        model.ssl_head.regression.weight.zero_()
     criterion = Mt4sslCriterion(None, collapse_check_updates=5)
     sample = sample_of(model, 9_000)
     for update in (0, 4):
