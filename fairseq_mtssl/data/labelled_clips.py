@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,10 +10,10 @@ from torch import Tensor
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
 from fairseq_mtssl.data.clips import ClipDataset
-from fairseq_mtssl.data.labels import IGNORED_LABEL, FrameLabels
+from fairseq_mtssl.data.labels import FrameLabels, RowLabels
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import AudioError
-from fairseq_mtssl.frames import ConvLayer, conv_length, hop_samples, min_samples
+from fairseq_mtssl.frames import ConvLayer, hop_samples, min_samples
 
 LENGTH_BIN_SAMPLES = SAMPLE_RATE_HZ // 4
 
@@ -46,9 +45,14 @@ class LabelledClipDataset(ClipDataset):
         kept = AudioManifest(
             manifest.path, manifest.root, [manifest.files[row] for row in rows], manifest.sizes[rows]
         )
-        super().__init__(kept, max_samples=max_samples, training=training, seed=seed, resample=resample)
-        self.rows = rows
-        self.labels = list(labels)
+        super().__init__(
+            kept,
+            max_samples=max_samples,
+            training=training,
+            seed=seed,
+            resample=resample,
+            labels=RowLabels(rows, labels, conv_layers) if labels else None,
+        )
         self.conv_layers = list(conv_layers)
         self._hop = hop_samples(conv_layers)
 
@@ -70,29 +74,6 @@ class LabelledClipDataset(ClipDataset):
                 "Make the manifest again from the files as they are.",
             )
         return torch.from_numpy(normalise(wav))
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        item = super().__getitem__(index)
-        if item["clip"] is not None:
-            frames = int(conv_length(item["clip"].numel(), self.conv_layers))
-            row, first = int(self.rows[index]), self.first_frame(int(index))
-            item["labels"] = [torch.from_numpy(each.frames(row, first, frames)) for each in self.labels]
-        return item
-
-    def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """What ClipDataset gives, and with label sets "labels": (B, T) long, padded with 1, one a set."""
-        samples = [sample for sample in samples if sample["clip"] is not None]
-        batch = super().collater(samples)
-        if batch and self.labels:
-            batch["labels"] = [
-                torch.nn.utils.rnn.pad_sequence(
-                    [sample["labels"][number] for sample in samples],
-                    batch_first=True,
-                    padding_value=IGNORED_LABEL,
-                )
-                for number in range(len(self.labels))
-            ]
-        return batch
 
     def ordered_indices(self) -> np.ndarray:
         """In training by length, longest first, alike ones in random order; otherwise as in the manifest."""

@@ -6,32 +6,22 @@ Source: Ma et al. 2023, arXiv 2211.07321.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, Optional
 
-from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
-from fairseq.optim.amp_optimizer import AMPOptimizer
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.clips import long_enough
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
-from fairseq_mtssl.data.labels import (
-    FrameLabels,
-    dictionary_of,
-    read_frame_labels,
-    read_label_dictionary,
-    read_label_rate_hz,
-)
-from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
+from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
+from fairseq_mtssl.tasks.phases import loss_scale
 
 logger = logging.getLogger(__name__)
-
-WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
 
 @dataclass
@@ -65,46 +55,17 @@ class Mt4sslTaskConfig(FairseqDataclass):
 
 
 @register_task("mt4ssl", dataclass=Mt4sslTaskConfig)
-class Mt4sslTask(FairseqTask):
+class Mt4sslTask(LabelledTask):
     """Utterances with the labels of their frames. The symbols of the dictionaries go into checkpoints."""
 
     def __init__(self, cfg: Mt4sslTaskConfig) -> None:
+        check_config(cfg, len(folders_of(cfg.labels)))
         super().__init__(cfg)
-        self.label_folders = [cfg.labels] if isinstance(cfg.labels, str) else list(cfg.labels or [])
-        check_config(cfg, len(self.label_folders))
-        self.conv_layers = parse_conv_layers(cfg.conv_feature_layers or WAV2VEC2_CONV_LAYERS)
-        self.state.add_factory("symbols", self._read_symbols)
 
     @classmethod
     def setup_task(cls, cfg: Mt4sslTaskConfig, **_: Any) -> "Mt4sslTask":
         """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
         return cls(cfg)
-
-    # -- dictionaries
-
-    def _read_symbols(self) -> List[List[str]]:
-        return [list(read_label_dictionary(folder).symbols) for folder in self.label_folders]
-
-    @property
-    def dictionaries(self) -> List[Dictionary]:
-        """One a label set: a checkpoint's, or those of the label folders."""
-        return [dictionary_of(symbols) for symbols in self.state.symbols]
-
-    @property
-    def label_classes(self) -> List[int]:
-        """Classes of each label set, the four special symbols of fairseq's dictionaries included."""
-        return [len(symbols) for symbols in self.state.symbols]
-
-    def state_dict(self) -> dict[str, Any]:
-        """Plain lists of symbols: any version of torch reads them without unpickling a class."""
-        return {"symbols": self.state.symbols}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a checkpoint's dictionaries; those of fairseq's hubert_pretraining too."""
-        symbols = state_dict.get("symbols")
-        if symbols is None:
-            symbols = [list(each.symbols) for each in state_dict.get("dictionaries", [])]
-        self.state.merge_state_dict({"symbols": symbols})
 
     # -- data
 
@@ -114,7 +75,7 @@ class Mt4sslTask(FairseqTask):
         """Read a split's manifest and labels. Raises: ManifestError naming every fault of a file."""
         cfg = self.cfg
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
-        labels = self._read_labels(split, manifest)
+        labels = self.read_labels(split, manifest)
         rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
         self.datasets[split] = LabelledClipDataset(
             manifest,
@@ -129,27 +90,6 @@ class Mt4sslTask(FairseqTask):
         hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
         logger.info("%s: %d utterances, %.2f h, %d label sets", split, len(rows), hours, len(labels))
         return self.datasets[split]
-
-    def _read_labels(self, split: str, manifest: AudioManifest) -> List[FrameLabels]:
-        if not self.label_folders:
-            return []
-        if len(self.label_folders) != len(self.label_classes):
-            got = (
-                f"{len(self.label_folders)} folders for the {len(self.label_classes)} label sets of the model"
-            )
-            raise ConfigError("task.labels", [f"{got}; give as many, in the same order, or none"])
-        given = self.cfg.label_rate_hz
-        rates = list(given) if hasattr(given, "__iter__") else [given] * len(self.label_folders)
-        return [
-            read_frame_labels(
-                Path(folder) / f"{split}.km",
-                manifest,
-                dictionary,
-                read_label_rate_hz(folder) if rate is None else float(rate),
-                self.conv_layers,
-            )
-            for folder, dictionary, rate in zip(self.label_folders, self.dictionaries, rates, strict=True)
-        ]
 
     def max_positions(self) -> None:
         return None
@@ -175,15 +115,10 @@ class Mt4sslTask(FairseqTask):
         A half-precision overflow is raised before this is called; an AMP one leaves the weights as they
         are and is known by the lowered loss scale.
         """
-        before = _loss_scale(optimizer)
+        before = loss_scale(optimizer)
         super().optimizer_step(optimizer, model, update_num)
-        if _loss_scale(optimizer) >= before:
+        if loss_scale(optimizer) >= before:
             model.update_teacher(update_num + 1)
-
-
-def _loss_scale(optimizer: Any) -> float:
-    """AMP's loss scale; 0 with any other optimizer, whose steps are never left out silently."""
-    return float(optimizer.scaler.get_scale()) if isinstance(optimizer, AMPOptimizer) else 0.0
 
 
 def check_config(cfg: Any, label_sets: int) -> None:
@@ -196,9 +131,6 @@ def check_config(cfg: Any, label_sets: int) -> None:
         )
     if cfg.resample and label_sets:
         faults.append("resample with labels: their counts are checked at 16 kHz; resample the files first")
-    rates = cfg.label_rate_hz
-    if hasattr(rates, "__iter__") and len(rates) != label_sets:
-        faults.append(f"label_rate_hz {list(rates)}: wanted one for each of {label_sets} label sets")
     ratio, updates = cfg.phase_ratio, int(cfg.max_update or 0)
     if ratio and updates and int(updates * ratio[2]) < 1:
         faults.append(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from fairseq.optim import FairseqOptimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
-from training import make_corpus, make_labels, train_mt4ssl, weights
+from training import make_corpus, make_labels, make_pairs, train, train_mt4ssl, weights
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.errors import ConfigError, ManifestError
@@ -299,3 +299,61 @@ def test_short_utterances_are_dropped_and_counted_and_labels_stay_with_theirs(
         optimization__max_update=2,
     )
     assert "dropped 4 of 10 utterances shorter than 0.45 s" in caplog.text
+
+
+@pytest.mark.parametrize("ssl", ["mt4ssl", "hubert", "data2vec"])
+def test_it_is_the_ssl_branch_of_the_joint_model_on_the_same_schedules(
+    corpus: Path, labels: Path, tmp_path: Path, ssl: str
+) -> None:
+    """Two updates of self-supervision, two of retrieval: the teacher moves in the first two alone."""
+    out = train(
+        corpus,
+        tmp_path,
+        model__ssl=ssl,
+        model__average_top_k_layers=2,
+        task__labels=[] if ssl == "data2vec" else [str(labels)],
+        task__speed_perturb=0.0,
+        task__lengths=["2 updates", "rest"],
+        optimization__max_update=4,
+        checkpoint__no_epoch_checkpoints=False,
+    )
+    states = [weights(checkpoint(out, update)) for update in (1, 2, 4)]
+    name = "ssl_head.teacher.layers.0.fc1.weight"
+    assert any(key.startswith("ssl_head.label_heads.") for key in states[0]) == (ssl != "data2vec")
+    assert (name in states[0]) == (ssl != "hubert")
+    if ssl != "hubert":
+        assert not torch.equal(states[0][name], states[1][name])
+        assert torch.equal(states[1][name], states[2][name])
+
+
+def test_a_speech_only_corpus_brings_its_own_labels_to_the_joint_model(
+    corpus: Path, labels: Path, tmp_path: Path
+) -> None:
+    make_pairs(tmp_path / "speech", "train", 5, seed=3)
+    settings: dict[str, Any] = {
+        "model__ssl": "mt4ssl",
+        "model__average_top_k_layers": 2,
+        "task__labels": [str(labels)],
+        "task__speed_perturb": 0.0,
+        "task__lengths": ["rest"],
+        "task__ssl_data": str(tmp_path / "speech"),
+        "optimization__max_update": 2,
+        "checkpoint__save_interval_updates": 0,
+    }
+    recipe = "joint_simultaneous_small"
+    with pytest.raises(ConfigError, match="both task.labels and ssl_labels"):
+        train(corpus, tmp_path / "none", recipe, **settings)
+    own = make_labels(tmp_path / "own", tmp_path / "speech")
+    out = train(corpus, tmp_path / "out", recipe, **settings, task__ssl_labels=[str(own)])
+    assert (out / "checkpoint_last.pt").is_file()
+
+
+def test_an_ssl_branch_without_the_labels_it_needs_is_refused(
+    corpus: Path, labels: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="ssl=hubert needs task.labels, and has 0"):
+        train(corpus, tmp_path, model__ssl="hubert")
+    with pytest.raises(ConfigError, match="ssl=wav2vec2 takes no task.labels, and has 1"):
+        train(corpus, tmp_path, task__labels=[str(labels)], task__speed_perturb=0.0)
+    with pytest.raises(ConfigError, match="would no longer lie on their frames"):
+        train(corpus, tmp_path, model__ssl="hubert", task__labels=[str(labels)])
