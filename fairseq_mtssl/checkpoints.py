@@ -113,16 +113,18 @@ def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) 
         ) from error
 
 
-def initialise(model: nn.Module, path: str | Path) -> None:
-    """Start a joint or VGS model from a checkpoint: every weight that fits is taken, what is not is logged.
+def initialise(model: nn.Module, path: str | Path, part: str = "") -> bool:
+    """Start a model of ours from a checkpoint: every weight that fits is taken, what is not is logged.
 
-    path: one of ours, or a wav2vec2 checkpoint of fairseq, whose encoder and SSL head are taken.
+    path: one of ours, or a wav2vec2, hubert or data2vec_audio checkpoint of fairseq, whose encoder and
+    heads are taken.
+    Returns: whether any weight whose name begins with `part` was taken.
     Raises: CheckpointError if nothing fits or a weight has another shape, naming every such weight.
     """
     weights = read_weights(path)
     own = model.state_dict()
     if not any(name.startswith("speech_encoder.") for name in weights):
-        weights = rename_wav2vec2(weights)
+        weights = rename_fairseq(weights)
     taken = {name: weight for name, weight in weights.items() if name in own}
     misfits = [
         f"{name} is {tuple(weight.shape)}, wanted {tuple(own[name].shape)}"
@@ -143,6 +145,48 @@ def initialise(model: nn.Module, path: str | Path) -> None:
         ", ".join(fresh) or "none",
         ", ".join(unused) or "none",
     )
+    return any(name.startswith(part) for name in taken)
+
+
+def rename_fairseq(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names of fairseq's wav2vec2, hubert or data2vec_audio -> ours; each is known by what it alone has."""
+    names = [name.removeprefix("w2v_encoder.").removeprefix("w2v_model.") for name in weights]
+    if "_ema" in names:
+        return _rename_data2vec(weights)
+    if "label_embs_concat" in names:
+        return _rename_hubert(weights)
+    return rename_wav2vec2(weights)
+
+
+def _rename_data2vec(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The teacher is kept under `_ema`, a dictionary; its positional convolution is the student's."""
+    teacher = {
+        f"ssl_head.teacher.{name}": weight
+        for name, weight in weights["_ema"].items()
+        if "pos_conv" not in name
+    }
+    student = rename_wav2vec2({name: weight for name, weight in weights.items() if name != "_ema"})
+    return _with_heads(student, {"ssl_head.final_proj.": "ssl_head.regression."}) | teacher
+
+
+def _rename_hubert(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The head of one label set, to be read with model.label_head=cosine."""
+    heads = {
+        "label_embs_concat": "ssl_head.label_heads.0.label_embs_concat",
+        "ssl_head.final_proj.": "ssl_head.label_heads.0.final_proj.",
+    }
+    return _with_heads(rename_wav2vec2(weights), heads)
+
+
+def _with_heads(weights: dict[str, torch.Tensor], prefixes: dict[str, str]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for name, weight in weights.items():
+        for old, new in prefixes.items():
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+                break
+        renamed[name] = weight
+    return renamed
 
 
 def rename_wav2vec2(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
