@@ -31,6 +31,8 @@ EXTRAS = {
     "report": ["matplotlib>=3.8"],
     "regions": ["h5py>=3.10"],
     "timm": ["timm>=1.0"],
+    # MFCCs of make-targets; layers of a model need nothing more
+    "targets": ["kaldi-native-fbank>=1.20"],
     # faiss-cpu and faiss-gpu own the same folder: install one of the two, never both
     "faiss": ["faiss-cpu>=1.8"],
     "faiss-gpu": ["faiss-gpu>=1.8"],
@@ -38,6 +40,7 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["regions"],
+    *EXTRAS["targets"],
     "hypothesis>=6.100",
     "mypy>=1.11",
     "pytest>=8",

@@ -113,16 +113,18 @@ def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) 
         ) from error
 
 
-def initialise(model: nn.Module, path: str | Path) -> None:
-    """Start a joint or VGS model from a checkpoint: every weight that fits is taken, what is not is logged.
+def initialise(model: nn.Module, path: str | Path, part: str = "") -> bool:
+    """Start a model of ours from a checkpoint: every weight that fits is taken, what is not is logged.
 
-    path: one of ours, or a wav2vec2 checkpoint of fairseq, whose encoder and SSL head are taken.
+    path: one of ours, or a wav2vec2, hubert or data2vec_audio checkpoint of fairseq, whose encoder and
+    heads are taken.
+    Returns: whether any weight whose name begins with `part` was taken.
     Raises: CheckpointError if nothing fits or a weight has another shape, naming every such weight.
     """
     weights = read_weights(path)
     own = model.state_dict()
     if not any(name.startswith("speech_encoder.") for name in weights):
-        weights = rename_wav2vec2(weights)
+        weights = rename_fairseq(weights)
     taken = {name: weight for name, weight in weights.items() if name in own}
     misfits = [
         f"{name} is {tuple(weight.shape)}, wanted {tuple(own[name].shape)}"
@@ -143,6 +145,48 @@ def initialise(model: nn.Module, path: str | Path) -> None:
         ", ".join(fresh) or "none",
         ", ".join(unused) or "none",
     )
+    return any(name.startswith(part) for name in taken)
+
+
+def rename_fairseq(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Names of fairseq's wav2vec2, hubert or data2vec_audio -> ours; each is known by what it alone has."""
+    names = [name.removeprefix("w2v_encoder.").removeprefix("w2v_model.") for name in weights]
+    if "_ema" in names:
+        return _rename_data2vec(weights)
+    if "label_embs_concat" in names:
+        return _rename_hubert(weights)
+    return rename_wav2vec2(weights)
+
+
+def _rename_data2vec(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The teacher is kept under `_ema`, a dictionary; its positional convolution is the student's."""
+    teacher = {
+        f"ssl_head.teacher.{name}": weight
+        for name, weight in weights["_ema"].items()
+        if "pos_conv" not in name
+    }
+    student = rename_wav2vec2({name: weight for name, weight in weights.items() if name != "_ema"})
+    return _with_heads(student, {"ssl_head.final_proj.": "ssl_head.regression."}) | teacher
+
+
+def _rename_hubert(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The head of one label set, to be read with model.label_head=cosine."""
+    heads = {
+        "label_embs_concat": "ssl_head.label_heads.0.label_embs_concat",
+        "ssl_head.final_proj.": "ssl_head.label_heads.0.final_proj.",
+    }
+    return _with_heads(rename_wav2vec2(weights), heads)
+
+
+def _with_heads(weights: dict[str, torch.Tensor], prefixes: dict[str, str]) -> dict[str, torch.Tensor]:
+    renamed = {}
+    for name, weight in weights.items():
+        for old, new in prefixes.items():
+            if name.startswith(old):
+                name = new + name.removeprefix(old)
+                break
+        renamed[name] = weight
+    return renamed
 
 
 def rename_wav2vec2(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -156,3 +200,69 @@ def rename_wav2vec2(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
             name = f"ssl_head.{name}"
         renamed[name] = weight
     return renamed
+
+
+UPSTREAMS = ("wav2vec2", "hubert", "data2vec_audio")
+"""Models of fairseq whose layers serve as features."""
+
+
+@dataclass
+class Upstream:
+    """A speech model whose layers are taken. normalised: it was trained on normalised waveforms."""
+
+    model: nn.Module
+    name: str
+    normalised: bool
+
+
+def load_upstream(path: str | Path) -> Upstream:
+    """One of ours, or fairseq's wav2vec2, hubert or data2vec_audio, in evaluation mode.
+
+    No task of fairseq's is set up, so none of the paths it was trained with is needed; its pre-training heads
+    are left out where they need a dictionary.
+    Raises: CheckpointError if it is neither, or a weight of the encoder is missing.
+    """
+    state = read_state(path)
+    cfg = state["cfg"]
+    name = str(getattr(cfg.model, "_name", None)) if cfg is not None else "none"
+    if name not in UPSTREAMS:
+        from fairseq.models import MODEL_REGISTRY
+
+        del state
+        if not getattr(MODEL_REGISTRY.get(name), "__module__", "").startswith("fairseq_mtssl."):
+            cure = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
+            raise CheckpointError(path, f"holds the model {name!r}", cure)
+        return Upstream(load_model(path).model, name, True)
+    model = _build_upstream(name, cfg)
+    parts = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
+    own = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}
+    taken = {key: weight for key, weight in state["model"].items() if key in own}
+    faults = [f"{key} is missing" for key in own if key not in taken]
+    misfits = [key for key, weight in taken.items() if weight.shape != own[key].shape]
+    faults += [f"{key} is {tuple(taken[key].shape)}, wanted {tuple(own[key].shape)}" for key in misfits]
+    if faults:
+        raise CheckpointError(path, "; ".join(faults[:10]), "Take a whole checkpoint of pre-training.")
+    model.load_state_dict(taken, strict=False)
+    return Upstream(model.eval(), name, bool(cfg.task.get("normalize", False)))
+
+
+def _build_upstream(name: str, cfg: Any) -> nn.Module:
+    """The model that a configuration describes, built without its task."""
+    import importlib
+
+    from fairseq.dataclass.utils import merge_with_parent
+    from fairseq.models import MODEL_DATACLASS_REGISTRY
+
+    if name == "data2vec_audio":  # fairseq keeps it among its examples, which register themselves
+        module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
+        return module.Data2VecAudioModel(merge_with_parent(module.Data2VecAudioConfig(), cfg.model))
+    model_cfg = merge_with_parent(MODEL_DATACLASS_REGISTRY[name](), cfg.model)
+    if name == "hubert":
+        from fairseq.models.hubert import HubertModel
+
+        # no dictionary: no label embeddings, hence none of the files it would be read from
+        model_cfg.untie_final_proj = False
+        return HubertModel(model_cfg, cfg.task, [None])
+    from fairseq.models.wav2vec import Wav2Vec2Model
+
+    return Wav2Vec2Model(model_cfg)

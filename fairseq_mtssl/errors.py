@@ -116,3 +116,7 @@ class StageError(MtsslError):
 
     def __init__(self, stage: str, got: str) -> None:
         super().__init__(f"stage {stage} {got}")
+
+
+class TargetError(ManifestError):
+    """Faults of features, labels, a codebook or a folder of targets on disk, all at once."""

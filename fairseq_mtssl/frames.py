@@ -93,3 +93,13 @@ def padding_mask(lengths: Tensor, total: int) -> Tensor:
     Returns: (B, total) bool, True at padding.
     """
     return torch.arange(total, device=lengths.device).unsqueeze(0) >= lengths.unsqueeze(1)
+
+
+def frame_count(samples: Length, hop_samples: int, window_samples: int) -> Length:
+    """Frames of unpadded analysis: one every hop, each over a whole window.
+
+    samples: an int, or an integer tensor of any shape. With the `hop_samples` and `min_samples` of a stack of
+    convolutions this is `conv_length`; for Kaldi's features it is `snip_edges=true`.
+    Returns: the same type; 0 where the clip is shorter than one window.
+    """
+    return conv_length(samples, [(1, window_samples, hop_samples)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,31 @@ TINY = {
     "checkpoint.save_interval": 1,
     "checkpoint.no_epoch_checkpoints": True,
 }
+"""The joint model at its smallest; `TINY_MT4SSL` is that of mt4ssl."""
+
+TINY_MT4SSL = {
+    "common.log_interval": 1,
+    "task.max_duration_s": 0.4,
+    "task.min_duration_s": 0.1,
+    "model.conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
+    "model.encoder_embed_dim": 16,
+    "model.encoder_ffn_embed_dim": 32,
+    "model.encoder_attention_heads": 2,
+    "model.encoder_layers": 3,
+    "model.conv_pos": 9,
+    "model.conv_pos_groups": 2,
+    "model.average_top_k_layers": 2,
+    "model.ema_anneal_updates": 5,
+    "model.mask_length": 3,
+    "dataset.max_tokens": None,
+    "dataset.batch_size": 4,
+    "dataset.num_workers": 0,
+    "optimization.max_update": 8,
+    "checkpoint.save_interval_updates": 1,
+    "checkpoint.keep_interval_updates": -1,
+    "checkpoint.save_interval": 1,
+    "checkpoint.no_epoch_checkpoints": False,
+}
 
 
 def make_pairs(folder: Path, split: str, count: int, seed: int = 0, seconds: float = 0.4) -> None:
@@ -70,6 +96,20 @@ def make_corpus(folder: Path) -> Path:
     """A folder with train (10 pairs), valid (6) and test (6)."""
     for split, count in (("train", 10), ("valid", 6), ("test", 6)):
         make_pairs(folder, split, count)
+    return folder
+
+
+def make_labels(folder: Path, data: Path, clusters: int = 6, rate_hz: float = 50.0, seed: int = 0) -> Path:
+    """A label folder for all splits of a corpus: random labels, as many as the audio has frames."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for table in data.glob("*.tsv"):
+        sizes = [int(line.split("\t")[1]) for line in table.read_text().splitlines()[1:]]
+        counts = [int((size - 400) // (16_000 / rate_hz)) + 1 for size in sizes]
+        rows = [" ".join(map(str, rng.integers(clusters, size=count))) for count in counts]
+        (folder / f"{table.stem}.km").write_text("".join(f"{row}\n" for row in rows))
+    (folder / "dict.km.txt").write_text("".join(f"{label} 1\n" for label in range(clusters)))
+    (folder / "targets.json").write_text(json.dumps({"rate_hz": rate_hz, "clusters": clusters}))
     return folder
 
 
@@ -102,9 +142,22 @@ def _typed(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
-def train(data: Path, out: Path, recipe: str = "joint_sequential_small", **overrides: Any) -> Path:
+def train_mt4ssl(data: Path, out: Path, *labels: Path, **overrides: Any) -> Path:
+    """`train` of the small recipe of mt4ssl at its smallest, with these label folders."""
+    settings = {**TINY_MT4SSL, "task.labels": [str(folder) for folder in labels]}
+    return train(data, out, "mt4ssl_small", settings, **overrides)
+
+
+def train(
+    data: Path,
+    out: Path,
+    recipe: str = "joint_sequential_small",
+    tiny: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> Path:
     """Train as fairseq-hydra-train does, in this process; dots of keys written as double underscores.
 
+    tiny: settings that make the model small, `TINY` if not given.
     Returns: the folder of the checkpoints.
     """
     from fairseq import checkpoint_utils
@@ -113,7 +166,10 @@ def train(data: Path, out: Path, recipe: str = "joint_sequential_small", **overr
     for name in ("best",):
         if hasattr(checkpoint_utils.save_checkpoint, name):
             delattr(checkpoint_utils.save_checkpoint, name)
-    settings = {**TINY, **{key.replace("__", "."): value for key, value in overrides.items()}}
+    settings = {
+        **(TINY if tiny is None else tiny),
+        **{key.replace("__", "."): value for key, value in overrides.items()},
+    }
     cfg = compose(recipe, **{"task.data": str(data), "checkpoint.save_dir": str(out), **settings})
     torch.set_num_threads(1)
     main(cfg)

@@ -20,6 +20,11 @@ COMMANDS = {
     "evaluate-retrieval": "evaluate_retrieval",
     "retrieve": "retrieve",
     "report": "report",
+    "make-targets": "make_targets",
+    "dump-features": "dump_features",
+    "learn-kmeans": "learn_kmeans",
+    "dump-labels": "dump_labels",
+    "measure-targets": "measure_targets",
     "user-dir": "user_dir",
 }
 USER_ERROR = 2  # what argparse exits with, too

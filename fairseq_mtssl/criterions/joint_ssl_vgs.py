@@ -6,6 +6,7 @@ Source: Khorrami et al. 2023, arXiv 2306.02972, section 2.3; L_AUD: Baevski et a
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+import torch
 from fairseq.criterions import register_criterion
 from fairseq.tasks import FairseqTask
 from torch import Tensor
@@ -22,6 +23,12 @@ class JointSslVgsCriterionConfig(VgsRetrievalCriterionConfig):
         default=1.0,
         metadata={"help": "weight of the mean square of the conv features (fairseq's recipe: 10)"},
     )
+    online_weight: float = field(
+        default=1.0, metadata={"help": "weight of the regression in L_AUD of model.ssl=data2vec or mt4ssl"}
+    )
+    offline_weight: float = field(
+        default=1.0, metadata={"help": "weight of each label set in L_AUD of model.ssl=hubert or mt4ssl"}
+    )
 
 
 @register_criterion("joint_ssl_vgs", dataclass=JointSslVgsCriterionConfig)
@@ -35,16 +42,21 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
         gather_negatives: Optional[bool] = None,
         diversity_weight: float = 0.1,
         feature_penalty: float = 1.0,
+        online_weight: float = 1.0,
+        offline_weight: float = 1.0,
     ) -> None:
         super().__init__(task, margin, gather_negatives)
         self.diversity_weight = diversity_weight
         self.feature_penalty = feature_penalty
+        self.online_weight = online_weight
+        self.offline_weight = offline_weight
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a mean over the batch, in nats), 1, what to log."""
         ssl = self.ssl_weight > 0
         vgs = self.vgs_weight > 0 or (not model.training and sample["net_input"].get("images") is not None)
-        out = model(**sample["net_input"], ids=sample["id"], extra=sample.get("extra"), vgs=vgs, ssl=ssl)
+        given = {"ids": sample["id"], "extra": sample.get("extra"), "labels": sample.get("labels")}
+        out = model(**sample["net_input"], **given, vgs=vgs, ssl=ssl)
         log = self._log(sample)
         terms = []
         if ssl:
@@ -64,10 +76,11 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
     def ssl_loss(self, outputs: list[Any], log: dict[str, Any]) -> Tensor:
         """L_AUD = mean CE + diversity · (V − perplexity) / V + penalty · mean(features²).
 
-        outputs: SslOutput of the paired batch and, if there is one, of the speech-only batch; the
-        cross-entropies are averaged over all masked frames of both, the other terms over the two.
-        Adds to ``log``.
+        outputs: of the paired batch and, if there is one, of the speech-only batch; the cross-entropies are
+        averaged over all masked frames of both, the other terms over the two. Adds to ``log``.
         """
+        if isinstance(outputs[0], dict):
+            return self.masked_prediction_loss(outputs, log)
         frames = sum(output.frames for output in outputs) or 1
         share = 1.0 / len(outputs)
         contrastive: Tensor = sum(output.contrastive * (output.frames / frames) for output in outputs)
@@ -78,3 +91,26 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
         log["code_perplexity"] = share * sum(output.perplexity.detach() for output in outputs)
         log["temp"] = outputs[0].temperature
         return contrastive + share * (self.diversity_weight * diversity + self.feature_penalty * penalty)
+
+    def masked_prediction_loss(self, outputs: list[dict[str, Any]], log: dict[str, Any]) -> Tensor:
+        """L_AUD = w_on · regression + w_off · Σ CE, a mean over the masked frames of all outputs."""
+        frames = sum(output["frames"] for output in outputs) or 1
+        terms = []
+        if "regression" in outputs[0]:
+            regression: Tensor = sum(output["regression"] for output in outputs) / frames
+            log["loss_on"] = regression.detach()
+            log["target_var"], log["prediction_var"] = outputs[0]["target_var"], outputs[0]["prediction_var"]
+            terms.append(self.online_weight * regression)
+        if "classification" in outputs[0]:
+            entropy = total(outputs, "classification") / frames
+            log["loss_off"] = entropy.detach()
+            labelled = total(outputs, "labelled").clamp(min=1)
+            log["ssl_accuracy"] = total(outputs, "correct") / labelled
+            terms.append(self.offline_weight * entropy)
+        loss: Tensor = sum(terms[1:], terms[0])
+        return loss
+
+
+def total(outputs: list[dict[str, Any]], name: str) -> Tensor:
+    """The sum of a list of scalars, one a label set, over batches."""
+    return torch.stack([each for output in outputs for each in output[name]]).sum()

@@ -15,6 +15,12 @@ from torch import Tensor
 
 from fairseq_mtssl.schedule import Moment
 
+MEANS = (
+    *("loss", "loss_vgs", "loss_ssl", "contrastive", "ssl_accuracy", "code_perplexity", "temp"),
+    *("loss_on", "loss_off", "target_var", "prediction_var"),
+)
+"""What is logged as a mean over the batches that have it."""
+
 
 @dataclass
 class VgsRetrievalCriterionConfig(FairseqDataclass):
@@ -90,7 +96,7 @@ class VgsRetrievalCriterion(FairseqCriterion):
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
         """Means over batches; a loss that no batch has is not logged."""
         batches = sum(log.get("sample_size", 0) for log in logging_outputs)
-        for key in ("loss", "loss_vgs", "loss_ssl", "contrastive", "ssl_accuracy", "code_perplexity", "temp"):
+        for key in MEANS:
             values = [log[key] for log in logging_outputs if key in log]
             if values:
                 total = sum(float(value) if not torch.is_tensor(value) else value for value in values)

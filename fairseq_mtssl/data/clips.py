@@ -14,6 +14,7 @@ from fairseq.data import FairseqDataset
 from torch import Tensor
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
+from fairseq_mtssl.data.labels import RowLabels, collate_labels
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ManifestError, MtsslError
 
@@ -69,6 +70,7 @@ class ClipDataset(FairseqDataset):
     training: draw the order of every epoch anew, perturb the speed, and skip (named, counted) a file
     that cannot be read; otherwise such a file is an error, since it would change the evaluated set.
     speed_perturb: p resamples each clip by a factor drawn from [1 − p, 1 + p] (pitch moves with it).
+    labels: the label sets of the rows, for clips that begin at 0 and keep their speed; None has none.
     noise_snr_db: (low, high) adds white noise at a signal-to-noise ratio drawn from the range; None none.
     length_pool: sort so many clips at a time by length, so that batches cut from them need little
         padding; 0 sorts none.
@@ -86,6 +88,7 @@ class ClipDataset(FairseqDataset):
         speed_perturb: float = 0.0,
         noise_snr_db: tuple[float, float] | None = None,
         length_pool: int = 0,
+        labels: RowLabels | None = None,
     ) -> None:
         super().__init__()
         self.audio = manifest
@@ -96,6 +99,7 @@ class ClipDataset(FairseqDataset):
         self.speed_perturb = speed_perturb if training else 0.0
         self.noise_snr_db = noise_snr_db if training else None
         self.length_pool = length_pool
+        self.labels = labels
         self.epoch = 1
         self._sizes = np.minimum(manifest.sizes, max_samples)
         self._skipped = multiprocessing.Value("l", 0)
@@ -178,7 +182,18 @@ class ClipDataset(FairseqDataset):
             return None
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return {"id": int(index), "clip": self._or_skip(lambda: self.caption(int(index)))}
+        return self.labelled({"id": int(index), "clip": self._or_skip(lambda: self.caption(int(index)))})
+
+    def labelled(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Adds "labels" to a sample with "id" and "clip", where there are any; returns it."""
+        if self.labels is not None and sample["clip"] is not None:
+            index = sample["id"]
+            sample["labels"] = self.labels.of(index, sample["clip"].numel(), self.first_frame(index))
+        return sample
+
+    def first_frame(self, index: int) -> int:
+        """The frame of an utterance at which its clip begins."""
+        return 0
 
     def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]:
         """{"source": (B, S), "lengths": (B,)}; in training S is a multiple of WIDTH_STEP, or max_samples."""
@@ -187,23 +202,28 @@ class ClipDataset(FairseqDataset):
         return collate_speech(clips, width)
 
     def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """{"id": (B,), "net_input": {"source", "lengths"}}; empty if every file failed."""
+        """{"id": (B,), "net_input": {"source", "lengths"}}, and with label sets "labels", one tensor (B, T)
+        a set, padded with 1, T being the frames of the longest clip; empty if every file failed.
+        """
         samples = [sample for sample in samples if sample["clip"] is not None]
         if not samples:
             return {}
         speech = self.collate_speech([sample["clip"] for sample in samples])
-        return {
+        batch = {
             "id": torch.tensor([sample["id"] for sample in samples]),
             "net_input": speech,
             "ntokens": int(speech["lengths"].sum()),
             "nsentences": len(samples),
         }
+        if self.labels is not None:
+            batch["labels"] = collate_labels([sample["labels"] for sample in samples])
+        return batch
 
-    def draw(self, row: int, count: float) -> Iterator[Tensor]:
-        """Clips at random beside a row of another dataset: ``count`` on average, unreadable ones left out."""
+    def draw(self, row: int, count: float) -> Iterator[dict[str, Any]]:
+        """Samples at random beside a row of another dataset: ``count`` on average, none unreadable."""
         rng = self.rng(row, purpose=1)
         number = int(count) + int(rng.random() < count - int(count))
         for index in rng.integers(len(self), size=number):
-            clip = self._or_skip(lambda index=index: self.caption(int(index)))
-            if clip is not None:
-                yield clip
+            sample = self[int(index)]
+            if sample["clip"] is not None:
+                yield sample

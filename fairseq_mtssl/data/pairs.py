@@ -10,6 +10,7 @@ import torch
 
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
 from fairseq_mtssl.data.images import RegionFeatures, read_image
+from fairseq_mtssl.data.labels import collate_labels
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
@@ -166,6 +167,7 @@ class PairDataset(ClipDataset):
             image_id = others[self.rng(index, purpose=2).integers(len(others))]
         sample: dict[str, Any] = {"id": index, "image_id": image_id}
         sample["clip"] = self._or_skip(lambda: self.caption(index))
+        self.labelled(sample)
         sample["image"] = self._or_skip(lambda: self.images[image_id]) if images_needed else None
         if images_needed and sample["image"] is None:
             sample["clip"] = None
@@ -178,7 +180,8 @@ class PairDataset(ClipDataset):
 
         net_input: source (B, S), lengths (B,), images (U, …) or None, image_index (B,) into them.
         image_row: (U,) rows in manifest.unique_image_ids; image_group: (B,) ints, equal where the
-        images count as the same; extra: {"source", "lengths", "id"} or absent. Empty if every file failed.
+        images count as the same; extra: {"source", "lengths", "id"}, "labels" too where it
+        has some, or absent. Empty if every file failed.
         """
         samples = [sample for sample in samples if sample["clip"] is not None]
         batch = super().collater(samples)
@@ -187,11 +190,13 @@ class PairDataset(ClipDataset):
         self.add_images(
             batch, [sample["image_id"] for sample in samples], [sample["image"] for sample in samples]
         )
-        extra = [clip for sample in samples for clip in sample.get("extra", ())]
+        extra = [each for sample in samples for each in sample.get("extra", ())]
         if extra:
             # Ids beyond this dataset's rows, so that each clip draws a mask of its own.
             ids = torch.arange(len(extra)) + len(self) * (1 + samples[0]["id"])
-            batch["extra"] = {**self.collate_speech(extra), "id": ids}
+            batch["extra"] = {**self.collate_speech([each["clip"] for each in extra]), "id": ids}
+            if "labels" in extra[0]:
+                batch["extra"]["labels"] = collate_labels([each["labels"] for each in extra])
         return batch
 
     def add_images(

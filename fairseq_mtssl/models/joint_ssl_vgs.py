@@ -4,13 +4,15 @@ Source: Khorrami et al. 2023, arXiv 2306.02972.
 """
 
 from dataclasses import dataclass, field
-from typing import Any, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 from omegaconf import II
 from torch import Tensor, nn
 
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.models.masked_prediction import MaskedPrediction, drop_unused, target_faults
 from fairseq_mtssl.models.vgs_retrieval import (
     VgsRetrievalConfig,
     VgsRetrievalModel,
@@ -18,9 +20,12 @@ from fairseq_mtssl.models.vgs_retrieval import (
     check_config,
     resolve,
 )
-from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, SslOutput
+from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
+
+OFFLINE = ("hubert", "mt4ssl")
+ONLINE = ("data2vec", "mt4ssl")
 
 
 @dataclass
@@ -28,8 +33,12 @@ class JointSslVgsConfig(VgsRetrievalConfig):
     encoder_layers: int = field(
         default=12, metadata={"help": "speech layers in all; those above shared_layers serve SSL alone"}
     )
-    ssl: ChoiceEnum(["wav2vec2"]) = field(  # type: ignore[valid-type]
-        default="wav2vec2", metadata={"help": "the self-supervised branch"}
+    ssl: ChoiceEnum(["wav2vec2", "hubert", "data2vec", "mt4ssl"]) = field(  # type: ignore[valid-type]
+        default="wav2vec2",
+        metadata={
+            "help": "the self-supervised branch: wav2vec2 (contrastive), hubert (task.labels), data2vec "
+            "(a slow teacher) or mt4ssl (both)"
+        },
     )
     vgs_masked: Optional[bool] = field(
         default=None,
@@ -64,6 +73,23 @@ class JointSslVgsConfig(VgsRetrievalConfig):
     num_negatives: int = field(default=100, metadata={"help": "negatives a masked frame, from its utterance"})
     logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of the contrastive loss"})
     dropout_features: float = field(default=0.1, metadata={"help": "dropout before the quantizer"})
+    # hubert, data2vec and mt4ssl heads; see Mt4sslConfig
+    online_layer: Optional[int] = field(
+        default=None, metadata={"help": "layer, counted from 1, that predicts the teacher; null: the last"}
+    )
+    label_layers: List[int] = field(
+        default_factory=list,
+        metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
+    )
+    label_head: ChoiceEnum(["linear", "cosine"]) = field(  # type: ignore[valid-type]
+        default="linear", metadata={"help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT)"}
+    )
+    average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
+    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
+    ema_end_decay: float = field(default=0.9999, metadata={"help": "decay of the teacher later, [0, 1]"})
+    ema_anneal_updates: int = field(
+        default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
+    )
     seed: int = II("common.seed")
 
 
@@ -76,20 +102,27 @@ class JointSslVgsModel(VgsRetrievalModel):
 
     has_ssl = True
 
-    def __init__(self, cfg: JointSslVgsConfig, speech_encoder: SpeechEncoder) -> None:
+    def __init__(
+        self, cfg: JointSslVgsConfig, speech_encoder: SpeechEncoder, label_classes: Sequence[int] = ()
+    ) -> None:
         super().__init__(cfg, speech_encoder)
         self.num_updates = 0
-        self.ssl_head = ContrastiveSslHead(
-            feature_dim=speech_encoder.feature_dim,
-            dim=speech_encoder.dim,
-            final_dim=cfg.final_dim,
-            latent_vars=cfg.latent_vars,
-            latent_groups=cfg.latent_groups,
-            latent_temp=tuple(resolve(cfg, "latent_temp")),
-            negatives=cfg.num_negatives,
-            logit_temp=cfg.logit_temp,
-            feature_dropout=cfg.dropout_features,
-        )
+        self.ssl_head: nn.Module
+        if str(cfg.ssl) == "wav2vec2":
+            self.ssl_head = ContrastiveSslHead(
+                feature_dim=speech_encoder.feature_dim,
+                dim=speech_encoder.dim,
+                final_dim=cfg.final_dim,
+                latent_vars=cfg.latent_vars,
+                latent_groups=cfg.latent_groups,
+                latent_temp=tuple(resolve(cfg, "latent_temp")),
+                negatives=cfg.num_negatives,
+                logit_temp=cfg.logit_temp,
+                feature_dropout=cfg.dropout_features,
+            )
+        else:
+            online = str(cfg.ssl) in ONLINE
+            self.ssl_head = MaskedPrediction(cfg, speech_encoder, list(label_classes), online)
         self.vgs_masked = resolve(cfg, "vgs_masked")
         self.same_mask_count = resolve(cfg, "same_mask_count")
 
@@ -97,7 +130,31 @@ class JointSslVgsModel(VgsRetrievalModel):
     def build_model(cls, cfg: JointSslVgsConfig, task: Any = None) -> "JointSslVgsModel":
         """Called by fairseq. Raises: ConfigError naming every fault."""
         check_config(cfg)
-        return cls(cfg, build_speech_encoder(cfg, cfg.encoder_layers))
+        classes = list(getattr(task, "label_classes", []))
+        faults = []
+        if bool(classes) != (str(cfg.ssl) in OFFLINE):
+            wanted = "needs" if str(cfg.ssl) in OFFLINE else "takes no"
+            faults.append(f"ssl={cfg.ssl} {wanted} task.labels, and has {len(classes)} label sets")
+        if str(cfg.ssl) != "wav2vec2":
+            faults += target_faults(cfg, cfg.encoder_layers, len(classes), str(cfg.ssl) in ONLINE)
+        if faults:
+            raise ConfigError("model", faults)
+        return cls(cfg, build_speech_encoder(cfg, cfg.encoder_layers), classes)
+
+    def update_teacher(self, updates: int) -> None:
+        """Move the slow teacher, if there is one, after an update; updates: those made so far."""
+        if isinstance(self.ssl_head, MaskedPrediction):
+            self.ssl_head.step_teacher(self.speech_encoder, updates)
+
+    def reset_teacher(self) -> None:
+        """Start the slow teacher, if there is one, anew from the student."""
+        if isinstance(self.ssl_head, MaskedPrediction):
+            self.ssl_head.reset_teacher(self.speech_encoder)
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Leave out of a checkpoint what this model was built without."""
+        super().upgrade_state_dict_named(state_dict, name)
+        drop_unused(self.ssl_head, f"{name}.ssl_head." if name else "ssl_head.", state_dict)
 
     def set_num_updates(self, num_updates: int) -> None:
         super().set_num_updates(num_updates)
@@ -110,23 +167,27 @@ class JointSslVgsModel(VgsRetrievalModel):
         images: Any = None,
         image_index: Optional[Tensor] = None,
         ids: Optional[Tensor] = None,
-        extra: Optional[dict[str, Tensor]] = None,
+        extra: Optional[dict[str, Any]] = None,
         vgs: bool = True,
         ssl: bool = True,
+        labels: Optional[List[Tensor]] = None,
     ) -> dict[str, Any]:
         """See VgsRetrievalModel.forward. ids: (B,) ints from which the masks are drawn, needed with ssl.
         extra: source, lengths, id of a speech-only batch for the SSL branch. vgs, ssl: what to run.
-        Returns: with vgs what the VGS model returns; with ssl also "ssl", a list of SslOutput.
+        labels: (B, T) dictionary indices, one tensor a label set, padded with 1.
+        Returns: with vgs what the VGS model returns; with ssl also "ssl", a list of what the branch gives
+        (SslOutput, or the dictionary of MaskedPrediction).
         """
         out: dict[str, Any] = {}
         front = self.speech_encoder.front_end(source, lengths)
         shared = None
         if ssl:
-            output, shared = self._self_supervise(front, ids)
+            output, shared = self._self_supervise(front, ids, labels)
             out["ssl"] = [output]
             if extra is not None:
                 extra_front = self.speech_encoder.front_end(extra["source"], extra["lengths"])
-                out["ssl"].append(self._self_supervise(extra_front, extra["id"])[0])
+                found = self._self_supervise(extra_front, extra["id"], extra.get("labels"))
+                out["ssl"].append(found[0])
         if vgs:
             if shared is None or not (self.training and self.vgs_masked):
                 shared = self.share(front, self._regularising_mask(front, ids))
@@ -152,10 +213,13 @@ class JointSslVgsModel(VgsRetrievalModel):
             ids=ids,
         )
 
-    def _self_supervise(self, front: FrontEnd, ids: Any) -> tuple[SslOutput, Hidden]:
+    def _self_supervise(self, front: FrontEnd, ids: Any, labels: Any) -> tuple[Any, Hidden]:
         """The SSL branch on one batch; also the masked input's state at the last shared layer."""
         encoder, cfg = self.speech_encoder, self.cfg
         mask = self._spans(front, ids, cfg.mask_prob, cfg.mask_min_spans, self.same_mask_count)
+        if isinstance(self.ssl_head, MaskedPrediction):
+            found: tuple[Any, Hidden] = self.ssl_head(encoder, front, mask, labels, cfg.shared_layers)
+            return found
         shared = self.share(front, mask)
         top = encoder.run(shared, cfg.shared_layers, encoder.num_layers)
         return self.ssl_head(encoder.frames(top), front.features, mask, front.penalty), shared

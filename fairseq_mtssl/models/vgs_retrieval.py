@@ -80,6 +80,9 @@ class VgsRetrievalConfig(FairseqDataclass):
     )
     conv_pos: int = field(default=128, metadata={"help": "kernel of the positional convolution, frames"})
     conv_pos_groups: int = field(default=16, metadata={"help": "its groups"})
+    pos_conv_depth: int = field(
+        default=1, metadata={"help": "layers of the positional convolution; several share conv_pos"}
+    )
     dropout: float = field(default=0.1, metadata={"help": "dropout in every transformer, [0, 1)"})
     attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights, [0, 1)"})
     activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the FFN, [0, 1)"})
@@ -149,6 +152,7 @@ def build_speech_encoder(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
         feature_grad_mult=cfg.feature_grad_mult,
         use_cls=True,
         padding_exact=resolve(cfg, "padding_exact"),
+        pos_conv_depth=cfg.pos_conv_depth,
     )
 
 

@@ -8,6 +8,7 @@ the amount of padding.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -44,13 +45,41 @@ class Hidden:
     padding: Tensor | None
 
 
+def run_layers(
+    layers: Iterable[nn.Module],
+    hidden: Hidden,
+    *,
+    layerdrop: float = 0.0,
+    outputs: list[Tensor] | None = None,
+    results: list[Tensor] | None = None,
+) -> Hidden:
+    """Run transformer layers of fairseq one after the other.
+
+    layerdrop: chance to skip a layer. outputs, results: lists that receive of each layer that is run, as
+    (T', B, D), its output, and what its feed-forward block gives before the residual is added back (the
+    last element of fairseq's layer results).
+    """
+    x = hidden.states
+    for layer in layers:
+        # A draw on the CPU generator, which the trainer seeds anew at every update on every rank.
+        if layerdrop > 0 and torch.rand(()).item() < layerdrop:
+            continue
+        x, (_, result) = layer(x, self_attn_padding_mask=hidden.padding, need_weights=False)
+        if outputs is not None:
+            outputs.append(x)
+        if results is not None:
+            results.append(result)
+    return Hidden(x, hidden.padding)
+
+
 class SpeechEncoder(nn.Module):
     """Conv stack → LN → linear → dropout → mask → CLS → positional conv → LN → transformer layers.
 
     conv_layers: fairseq notation. extractor_mode: ``default`` (group norm after the first
     convolution) or ``layer_norm`` (after every one). dim, ffn_dim, heads, layers: the transformer.
-    use_cls: prepend a learned CLS token. padding_exact: nothing computed for a row sees its padding;
-    needs ``layer_norm`` mode, since a group norm takes its statistics over time.
+    pos_conv_depth: layers of the positional convolution; with several, each has max(3, conv_pos // depth)
+    as its kernel (data2vec). use_cls: prepend a learned CLS token. padding_exact: nothing computed for a
+    row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
     Source: Baevski et al. 2020, arXiv 2006.11477; CLS token: Peng & Harwath 2022, arXiv 2109.08186.
     """
 
@@ -74,6 +103,7 @@ class SpeechEncoder(nn.Module):
         feature_grad_mult: float,
         use_cls: bool,
         padding_exact: bool,
+        pos_conv_depth: int = 1,
     ) -> None:
         super().__init__()
         self.conv_layers = parse_conv_layers(conv_layers)
@@ -82,6 +112,7 @@ class SpeechEncoder(nn.Module):
         self.layerdrop = layerdrop
         self.dropout = dropout
         self.dim = dim
+        self.pos_conv_depth = pos_conv_depth
         self.feature_dim = self.conv_layers[-1][0]
         self.feature_extractor = ConvFeatureExtractionModel(
             conv_layers=self.conv_layers, dropout=0.0, mode=extractor_mode, conv_bias=conv_bias
@@ -103,6 +134,7 @@ class SpeechEncoder(nn.Module):
                 encoder_layerdrop=layerdrop,
                 conv_pos=conv_pos,
                 conv_pos_groups=conv_pos_groups,
+                pos_conv_depth=pos_conv_depth,
             )
         )
 
@@ -150,8 +182,18 @@ class SpeechEncoder(nn.Module):
 
         mask: (B, T) bool, frames replaced by the mask embedding; None masks nothing.
         """
+        placed = self.place(front, mask)
+        x = self.encoder.layer_norm(placed.states)
+        return Hidden(nn.functional.dropout(x, p=self.dropout, training=self.training), placed.padding)
+
+    def place(self, front: FrontEnd, mask: Tensor | None = None, dropout: bool = True) -> Hidden:
+        """Frames with the positional convolution added, before the layer norm that `embed` applies.
+
+        mask: as for `embed`. dropout: of the projected features, in training.
+        """
         x = front.features if self.post_extract_proj is None else self.post_extract_proj(front.features)
-        x = self.dropout_input(x)
+        if dropout:
+            x = self.dropout_input(x)
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_emb.to(x.dtype), x)
         padding = padding_mask(front.lengths, x.size(1)) if int(front.lengths.min()) < x.size(1) else None
@@ -161,26 +203,46 @@ class SpeechEncoder(nn.Module):
             padding = None if padding is None else nn.functional.pad(padding, (1, 0), value=False)
         if padding is not None:
             x = x.masked_fill(padding.unsqueeze(-1), 0)
-        x = x + self.encoder.pos_conv(x.transpose(1, 2)).transpose(1, 2)
-        x = self.encoder.layer_norm(x)
-        x = nn.functional.dropout(x, p=self.dropout, training=self.training)
         # (B, T', D) -> (T', B, D)
-        return Hidden(x.transpose(0, 1), padding)
+        return Hidden((x + self._positions(x, padding)).transpose(0, 1), padding)
 
-    def run(self, hidden: Hidden, start: int, stop: int, collect: list[Tensor] | None = None) -> Hidden:
+    def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
+        """The positional convolution of (B, T', D), which is zero at padding."""
+        x = x.transpose(1, 2)
+        if self.pos_conv_depth == 1:
+            return self.encoder.pos_conv(x).transpose(1, 2)
+        for index, block in enumerate(self.encoder.pos_conv):
+            if self.padding_exact and padding is not None and index > 0:
+                x = x.masked_fill(padding.unsqueeze(1), 0)  # else each layer hands padding on to the next
+            x = block(x)
+        return x.transpose(1, 2)
+
+    def run(
+        self,
+        hidden: Hidden,
+        start: int,
+        stop: int,
+        collect: list[Tensor] | None = None,
+        results: list[Tensor] | None = None,
+    ) -> Hidden:
         """Run layers start … stop − 1 (counted from 0).
 
-        collect: a list that receives each layer's output as (B, T, D), CLS left out.
+        collect, results: lists that receive, as (B, T, D) with CLS left out, each layer's output and its
+        layer result (see `run_layers`).
         """
-        x = hidden.states
-        for layer in self.encoder.layers[start:stop]:
-            # A draw on the CPU generator, which the trainer seeds anew at every update on every rank.
-            if self.training and self.layerdrop > 0 and torch.rand(()).item() < self.layerdrop:
-                continue
-            x, _ = layer(x, self_attn_padding_mask=hidden.padding, need_weights=False)
-            if collect is not None:
-                collect.append(self.frames(Hidden(x, hidden.padding)))
-        return Hidden(x, hidden.padding)
+        outputs: list[Tensor] = []
+        before: list[Tensor] = []
+        end = run_layers(
+            self.encoder.layers[start:stop],
+            hidden,
+            layerdrop=self.layerdrop if self.training else 0.0,
+            outputs=None if collect is None else outputs,
+            results=None if results is None else before,
+        )
+        for given, found in ((collect, outputs), (results, before)):
+            if given is not None:
+                given += [self.frames(Hidden(x, hidden.padding)) for x in found]
+        return end
 
     def frames(self, hidden: Hidden) -> Tensor:
         """(T', B, D) -> (B, T, D): the frames without the CLS token."""

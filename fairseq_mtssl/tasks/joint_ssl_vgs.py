@@ -5,14 +5,18 @@ Source: Khorrami et al. 2023, arXiv 2306.02972; the second corpus: FaST-VGS+, ar
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, List, Optional
 
+import numpy as np
 from fairseq.tasks import register_task
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
+from fairseq_mtssl.data.labels import RowLabels
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
+from fairseq_mtssl.tasks.phases import loss_scale
 from fairseq_mtssl.tasks.vgs_retrieval import VgsRetrievalTask, VgsRetrievalTaskConfig
 
 
@@ -38,15 +42,53 @@ class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
     ssl_ratio: float = field(
         default=1.0, metadata={"help": "clips of ssl_data for each paired clip of a batch, above 0"}
     )
+    labels: Any = field(
+        default_factory=list,
+        metadata={
+            "help": "folders of cluster labels of the captions for model.ssl=hubert or mt4ssl, one a label "
+            "set: {split}.km, dict.km.txt, targets.json"
+        },
+    )
+    ssl_labels: Any = field(
+        default_factory=list, metadata={"help": "folders of the labels of ssl_data, as many as labels"}
+    )
+    label_rate_hz: Optional[Any] = field(
+        default=None,
+        metadata={"help": "labels a second, one number or one a label set; null: as targets.json says"},
+    )
+    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
 
 
 @register_task("joint_ssl_vgs", dataclass=JointSslVgsTaskConfig)
-class JointSslVgsTask(VgsRetrievalTask):
-    """The VGS task with an optional speech-only corpus."""
+class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
+    """The VGS task with an optional speech-only corpus, and labels where the SSL branch predicts them."""
+
+    def __init__(self, cfg: JointSslVgsTaskConfig) -> None:
+        super().__init__(cfg)
+        if self.label_folders and cfg.speed_perturb:
+            raise ConfigError(
+                "task.speed_perturb",
+                [f"{cfg.speed_perturb} with labels: they would no longer lie on their frames; set it to 0"],
+            )
+
+    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        """Step the optimizer, then the slow teacher while self-supervision is on or still to come."""
+        before = loss_scale(optimizer)
+        super().optimizer_step(optimizer, model, update_num)
+        schedule = self.schedule
+        if loss_scale(optimizer) >= before and schedule and schedule.uses_ssl(update_num, schedule.total - 1):
+            model.update_teacher(update_num + 1)
+
+    def _labels(self, manifest: AudioManifest, split: str, folders: List[str]) -> Optional[RowLabels]:
+        sets = self.read_labels(split, manifest, folders)
+        rows = np.flatnonzero(manifest.sizes >= round(self.cfg.min_duration_s * SAMPLE_RATE_HZ))
+        return RowLabels(rows, sets, self.conv_layers) if sets else None
 
     def _extra(self, split: str) -> dict[str, Any]:
+        captions = read_audio_manifest(Path(self.cfg.data) / f"{split}.tsv")
+        labels = {"labels": self._labels(captions, split, self.label_folders)}
         if not self.cfg.ssl_data or split != self.cfg.train_subset:
-            return {}
+            return labels
         if self.cfg.ssl_ratio <= 0:
             raise ConfigError(
                 "task.ssl_ratio", [f"got {self.cfg.ssl_ratio}, wanted more than 0, or no ssl_data"]
@@ -57,7 +99,11 @@ class JointSslVgsTask(VgsRetrievalTask):
         kept = AudioManifest(
             manifest.path, manifest.root, [manifest.files[row] for row in rows], manifest.sizes[rows]
         )
+        own = self._labels(manifest, manifest.path.stem, folders_of(self.cfg.ssl_labels))
+        if (own is None) != (labels["labels"] is None):
+            raise ConfigError("task.ssl_labels", ["give folders for both task.labels and ssl_labels"])
         return {
-            "extra": ClipDataset(kept, **self.clip_options(training=True)),
+            **labels,
+            "extra": ClipDataset(kept, **self.clip_options(training=True), labels=own),
             "extra_ratio": float(self.cfg.ssl_ratio),
         }

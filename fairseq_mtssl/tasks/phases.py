@@ -6,6 +6,7 @@ import logging
 from typing import Any
 
 from fairseq.optim import FairseqOptimizer
+from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from fairseq_mtssl.errors import ConfigError
@@ -60,3 +61,8 @@ def forget_gradients(optimizer: FairseqOptimizer, parameters: list[Any]) -> None
         for half, full in zip(optimizer.fp16_params, optimizer.fp32_params, strict=True):
             if id(half) in dead:
                 full.grad = None
+
+
+def loss_scale(optimizer: Any) -> float:
+    """AMP's loss scale, which it lowers when it silently leaves a step out; 0 with any other optimizer."""
+    return float(optimizer.scaler.get_scale()) if isinstance(optimizer, AMPOptimizer) else 0.0

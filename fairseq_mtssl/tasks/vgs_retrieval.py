@@ -227,7 +227,9 @@ class VgsRetrievalTask(FairseqTask):
             cfg.image_weights = None  # they are in the checkpoint; the file may be gone
         model = super().build_model(cfg, from_checkpoint)
         if cfg.init_from and not from_checkpoint:
-            checkpoints.initialise(model, cfg.init_from)
+            brought_teacher = checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher.")
+            if not brought_teacher and hasattr(model, "reset_teacher"):
+                model.reset_teacher()
         return model
 
     # -- training

@@ -31,3 +31,30 @@ def test_fairseq_loads_a_checkpoint_by_itself(trained) -> None:
 
     (model,), cfg, task = load_model_ensemble_and_task([str(trained[1])])
     assert type(model).__name__ == "JointSslVgsModel" and type(task).__name__ == "JointSslVgsTask"
+
+
+@pytest.fixture(scope="module")
+def mt4ssl(tmp_path_factory):
+    """A data folder and an mt4ssl checkpoint of a few updates, its label folder beside the data."""
+    data = training.make_corpus(tmp_path_factory.mktemp("speech"))
+    labels = training.make_labels(tmp_path_factory.mktemp("labels"), data)
+    out = training.train_mt4ssl(data, tmp_path_factory.mktemp("out"), labels, optimization__max_update=3)
+    return data, out / "checkpoint_last.pt"
+
+
+def test_fairseq_validate_measures_both_heads_given_the_user_dir(mt4ssl, run_program, tmp_path) -> None:
+    data, checkpoint = mt4ssl
+    user_dir = run_program(["mtssl", "user-dir"], cwd=tmp_path).stdout.strip()
+    words = ["fairseq-validate", "--user-dir", user_dir, str(data), "--task", "mt4ssl"]
+    words += ["--path", str(checkpoint), "--valid-subset", "valid", "--batch-size", "4", "--cpu"]
+    run = run_program([*words, "--num-workers", "0"], cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"valid on 'valid' subset .*acc_on [\d.]+.*acc_off [\d.]+", run.stdout + run.stderr)
+
+
+def test_fairseq_loads_an_mt4ssl_checkpoint_by_itself(mt4ssl) -> None:
+    from fairseq.checkpoint_utils import load_model_ensemble_and_task
+
+    (model,), cfg, task = load_model_ensemble_and_task([str(mt4ssl[1])])
+    assert type(model).__name__ == "Mt4sslModel" and type(task).__name__ == "Mt4sslTask"
+    assert [len(each) for each in task.dictionaries] == [10]

@@ -21,11 +21,19 @@ RECIPES = sorted(
     for path in Path(fairseq_mtssl.__file__).parent.glob("config/*.yaml")
     if not path.stem.startswith("_")
 )
-BOTH_SIZES = ("joint_sequential", "joint_simultaneous", "w2v2", "vgs")
+BOTH_SIZES = ("joint_sequential", "joint_simultaneous", "w2v2", "vgs", "mt4ssl")
 REGISTERED = {
-    "task": {"vgs_retrieval": "VgsRetrievalTask", "joint_ssl_vgs": "JointSslVgsTask"},
-    "model": {"vgs_retrieval": "VgsRetrievalModel", "joint_ssl_vgs": "JointSslVgsModel"},
-    "criterion": {"vgs_retrieval": "VgsRetrievalCriterion", "joint_ssl_vgs": "JointSslVgsCriterion"},
+    "task": {"vgs_retrieval": "VgsRetrievalTask", "joint_ssl_vgs": "JointSslVgsTask", "mt4ssl": "Mt4sslTask"},
+    "model": {
+        "vgs_retrieval": "VgsRetrievalModel",
+        "joint_ssl_vgs": "JointSslVgsModel",
+        "mt4ssl": "Mt4sslModel",
+    },
+    "criterion": {
+        "vgs_retrieval": "VgsRetrievalCriterion",
+        "joint_ssl_vgs": "JointSslVgsCriterion",
+        "mt4ssl": "Mt4sslCriterion",
+    },
 }
 PLUGIN = "hydra_plugins/fairseq_mtssl_searchpath/__init__.py"
 
@@ -173,7 +181,7 @@ def test_the_user_dir_alone_registers_everything_as_in_spawned_workers_and_fairs
         "from fairseq.models import MODEL_REGISTRY as models\n"
         "from fairseq.optim.lr_scheduler import LR_SCHEDULER_REGISTRY as schedulers\n"
         "from fairseq.tasks import TASK_REGISTRY as tasks\n"
-        "names = ['vgs_retrieval', 'joint_ssl_vgs']\n"
+        "names = ['vgs_retrieval', 'joint_ssl_vgs', 'mt4ssl']\n"
         "print(json.dumps([[r[n].__module__ for n in names] for r in (tasks, models, criterions)]))\n"
         "print(schedulers['phased'].__module__)\n"
     )
@@ -182,7 +190,8 @@ def test_the_user_dir_alone_registers_everything_as_in_spawned_workers_and_fairs
     found, scheduler = run.stdout.strip().splitlines()[-2:]
     rooms = ("tasks", "models", "criterions")
     assert json.loads(found) == [
-        [f"fairseq_mtssl.{room}.{name}" for name in ("vgs_retrieval", "joint_ssl_vgs")] for room in rooms
+        [f"fairseq_mtssl.{room}.{name}" for name in ("vgs_retrieval", "joint_ssl_vgs", "mt4ssl")]
+        for room in rooms
     ]
     assert scheduler.startswith("fairseq_mtssl.")
 

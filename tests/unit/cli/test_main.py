@@ -15,7 +15,7 @@ from fairseq_mtssl.cli import options, user_dir
 from fairseq_mtssl.errors import ConfigError, MtsslError
 
 CLI = Path(cli.__file__).parent
-QUICK = {"fairseq_mtssl.errors", "fairseq_mtssl.cli.options"}
+QUICK = {"fairseq_mtssl.errors", "fairseq_mtssl.cli.options", "fairseq_mtssl.cli.target_options"}
 
 
 def test_user_dir_prints_the_package_folder_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +85,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["user-dir"])
 
 
-@pytest.mark.parametrize("stem", ["main", "options", *cli.COMMANDS.values()])
+@pytest.mark.parametrize("stem", ["main", "options", "target_options", *cli.COMMANDS.values()])
 def test_subcommands_import_nothing_slow_before_they_run(stem: str) -> None:
     tree = ast.parse((CLI / f"{stem}.py").read_text(encoding="utf-8"))
     modules = set()

@@ -1,0 +1,57 @@
+"""Options that the subcommands of offline targets share."""
+
+from __future__ import annotations
+
+import argparse
+
+from fairseq_mtssl.cli.options import positive_int
+
+FEATURES = "mfcc, or CHECKPOINT:LAYER, layers counted from 1"
+BACKENDS = ("auto", "faiss", "torch", "sklearn")  # of targets.kmeans, which is slow to import
+
+
+def add_data_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """--data."""
+    parser.add_argument("--data", required=required, metavar="DIR", help="folder of {split}.tsv manifests")
+
+
+def add_feature_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """--features, --device and --batch-seconds."""
+    parser.add_argument("--features", required=required, metavar="F", help=FEATURES)
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
+    )
+    parser.add_argument(
+        "--batch-seconds",
+        type=float,
+        metavar="S",
+        help="audio put through the model at once, with its padding; 0: one utterance at a time, which is "
+        "fastest on a CPU (400 with CUDA, else 0)",
+    )
+
+
+def add_kmeans_arguments(parser: argparse.ArgumentParser) -> None:
+    """--clusters, --seed, --kmeans and --sample-frames."""
+    parser.add_argument(
+        "--clusters", required=True, type=positive_int, metavar="K", help="labels to tell apart"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and of k-means (0)")
+    parser.add_argument(
+        "--kmeans",
+        choices=BACKENDS,
+        default="auto",
+        help="auto: faiss, on a GPU if there is one, and torch where faiss is not",
+    )
+    parser.add_argument(
+        "--sample-frames",
+        type=positive_int,
+        metavar="N",
+        help="frames that k-means sees, all in memory (400 MB worth: 2.5M MFCCs, 130k of 768 dimensions)",
+    )
+
+
+def add_stored_argument(parser: argparse.ArgumentParser) -> None:
+    """--stored."""
+    parser.add_argument(
+        "--stored", metavar="DIR", help="folder of dump-features, in place of --data and --features"
+    )

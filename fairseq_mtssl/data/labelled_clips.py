@@ -1,0 +1,84 @@
+"""Clips with the cluster labels of their frames, cropped together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
+from fairseq_mtssl.data.clips import ClipDataset
+from fairseq_mtssl.data.labels import FrameLabels, RowLabels
+from fairseq_mtssl.data.manifest import AudioManifest
+from fairseq_mtssl.errors import AudioError
+from fairseq_mtssl.frames import ConvLayer, hop_samples, min_samples
+
+LENGTH_BIN_SAMPLES = SAMPLE_RATE_HZ // 4
+
+
+class LabelledClipDataset(ClipDataset):
+    """Crops of up to max_samples with one label a frame of each label set.
+
+    In training the crop begins anywhere, at a multiple of the encoder's hop, drawn from (seed, epoch,
+    row), and its labels begin at the same frame; otherwise it begins at 0. Normalised over the crop.
+    In training, utterances of like length (within 0.25 s) come together, in an order drawn anew for
+    each epoch, so that batches hold little padding.
+
+    rows: of the manifest, those to use. labels: of the whole manifest, possibly none.
+    conv_layers: of the encoder.
+    """
+
+    def __init__(
+        self,
+        manifest: AudioManifest,
+        rows: np.ndarray,
+        labels: Sequence[FrameLabels],
+        conv_layers: Sequence[ConvLayer],
+        *,
+        max_samples: int,
+        training: bool,
+        seed: int,
+        resample: bool = False,
+    ) -> None:
+        kept = AudioManifest(
+            manifest.path, manifest.root, [manifest.files[row] for row in rows], manifest.sizes[rows]
+        )
+        super().__init__(
+            kept,
+            max_samples=max_samples,
+            training=training,
+            seed=seed,
+            resample=resample,
+            labels=RowLabels(rows, labels, conv_layers) if labels else None,
+        )
+        self.conv_layers = list(conv_layers)
+        self._hop = hop_samples(conv_layers)
+
+    def first_frame(self, index: int) -> int:
+        """The frame at which this epoch's crop of an utterance begins."""
+        room = (int(self.audio.sizes[index]) - self.max_samples) // self._hop
+        if not self.training or room < 1:
+            return 0
+        return int(self.rng(index, purpose=2).integers(room + 1))
+
+    def caption(self, index: int) -> Tensor:
+        """(T,) float: this epoch's crop. Raises: AudioError if it is shorter than one frame."""
+        path, start = self.audio.audio_path(index), self.first_frame(index) * self._hop
+        wav = read_audio(path, max_samples=start + self.max_samples, resample=self.resample)[start:]
+        if len(wav) < min_samples(self.conv_layers):
+            raise AudioError(
+                path,
+                f"gives {len(wav)} samples from sample {start} on, of {self.audio.sizes[index]} listed",
+                "Make the manifest again from the files as they are.",
+            )
+        return torch.from_numpy(normalise(wav))
+
+    def ordered_indices(self) -> np.ndarray:
+        """In training by length, longest first, alike ones in random order; otherwise as in the manifest."""
+        shuffled = super().ordered_indices()
+        if not self.training:
+            return shuffled
+        bins = self._sizes[shuffled] // LENGTH_BIN_SAMPLES
+        return shuffled[np.argsort(-bins, kind="stable")]

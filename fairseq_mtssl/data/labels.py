@@ -1,0 +1,215 @@
+"""Cluster labels made beforehand: read, checked against the audio, laid on the encoder's frames.
+
+A label folder holds `{split}.km` (one utterance a line, space-separated labels, in the order of
+`{split}.tsv`), `dict.km.txt` (`<label> 1` a line) and `targets.json` with their rate.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from fairseq_mtssl.data.manifest import AudioManifest, read_lines
+from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ, ConvLayer, conv_length, frame_rate_hz, min_samples
+
+IGNORED_LABEL = 1
+"""fairseq's padding index: a frame without a label."""
+
+_AGAIN = "Make the labels again from this manifest (mtssl make-targets)."
+
+
+def read_label_dictionary(folder: str | Path) -> Dictionary:
+    """`dict.km.txt` as fairseq reads it: four special symbols, then the labels in the file's order.
+
+    Raises: ManifestError if it is absent, empty, malformed or repeats a label, or if `targets.json`
+    counts other clusters.
+    """
+    path = Path(folder) / "dict.km.txt"
+    dictionary, faults = Dictionary(), []
+    for number, line in enumerate(read_lines(path), start=1):
+        label, _, count = line.partition(" ")
+        if not label or not count.isdigit():
+            faults.append(f"line {number}: got {line!r}, wanted <label> <count>.")
+        elif label in dictionary:
+            faults.append(f"line {number}: label {label!r} is there already. Name each label once.")
+        else:
+            dictionary.add_symbol(label, int(count))
+    found = len(dictionary) - dictionary.nspecial
+    clusters = _targets(folder).get("clusters")
+    if not found and not faults:
+        faults.append(f"holds no label. {_AGAIN}")
+    if isinstance(clusters, int) and found > clusters and not faults:
+        faults.append(f"{found} labels, but targets.json counts {clusters} clusters. {_AGAIN}")
+    if faults:
+        raise ManifestError(path, faults)
+    return dictionary
+
+
+def dictionary_of(symbols: Sequence[str]) -> Dictionary:
+    """A dictionary of these symbols, the four special ones at the front included."""
+    dictionary = Dictionary()
+    for symbol in symbols[dictionary.nspecial :]:
+        dictionary.add_symbol(symbol)
+    return dictionary
+
+
+def read_label_rate_hz(folder: str | Path) -> float:
+    """Labels a second, as `targets.json` has them. Raises: ManifestError if it does not say."""
+    rate = _targets(folder).get("rate_hz")
+    if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < SAMPLE_RATE_HZ:
+        raise ManifestError(
+            Path(folder) / "targets.json",
+            [f"rate_hz is {rate!r}, wanted labels a second, as 50 or 100. Say it by task.label_rate_hz."],
+        )
+    return float(rate)
+
+
+def _targets(folder: str | Path) -> dict[str, object]:
+    """`targets.json`, or nothing where there is none (label folders of other programs)."""
+    path = Path(folder) / "targets.json"
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ManifestError(path, [f"no JSON ({error}). {_AGAIN}"]) from error
+    return content if isinstance(content, dict) else {}
+
+
+@dataclass(frozen=True, eq=False)
+class FrameLabels:
+    """Labels of one split as dictionary indices.
+
+    values: labels of all utterances end to end; ends: (N + 1,) where each begins and ends;
+    per_frame: labels a frame of the encoder (2.0 for labels at 100 Hz and frames at 50 Hz).
+    """
+
+    values: np.ndarray
+    ends: np.ndarray
+    per_frame: float
+
+    def __len__(self) -> int:
+        return len(self.ends) - 1
+
+    def frames(self, row: int, first: int, count: int) -> np.ndarray:
+        """(count,) int64: the labels of frames first … first + count − 1 of an utterance.
+
+        A frame past the last label has none (1). Of several labels a frame the first is taken, as fairseq's
+        hubert does.
+        """
+        labels = self.values[self.ends[row] : self.ends[row + 1]]
+        # 1e-6: so that a rate ratio such as 1 / 3 does not fall short of a whole number by rounding
+        places = np.floor(np.arange(first, first + count) * self.per_frame + 1e-6).astype(np.int64)
+        found = np.full(count, IGNORED_LABEL, dtype=np.int64)
+        inside = places < len(labels)
+        found[inside] = labels[places[inside]]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class RowLabels:
+    """The label sets of chosen rows of a manifest.
+
+    rows: of the whole manifest, one for each row of a dataset; sets: labels of the whole manifest.
+    """
+
+    rows: np.ndarray
+    sets: Sequence[FrameLabels]
+    conv_layers: Sequence[ConvLayer]
+
+    def of(self, index: int, samples: int, first_frame: int = 0) -> list[Tensor]:
+        """(T,) long, one a label set: the labels of a clip of so many samples of a dataset's row."""
+        frames = int(conv_length(samples, self.conv_layers))
+        row = int(self.rows[index])
+        return [torch.from_numpy(each.frames(row, first_frame, frames)) for each in self.sets]
+
+
+def collate_labels(labels: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Labels of clips, each a list with (T,) long a label set -> (B, T) long a label set, padded with 1."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    return [pad(list(each), batch_first=True, padding_value=IGNORED_LABEL) for each in zip(*labels)]
+
+
+def read_frame_labels(
+    path: str | Path,
+    manifest: AudioManifest,
+    dictionary: Dictionary,
+    rate_hz: float,
+    conv_layers: Sequence[ConvLayer],
+) -> FrameLabels:
+    """Read a `.km` file and check it against the manifest it belongs to.
+
+    rate_hz: labels a second. conv_layers: of the encoder. An utterance may have one frame's worth of
+    labels more or fewer than its samples give.
+    Raises: ManifestError with every fault: absent file, other number of lines than of utterances, other
+    number of labels than the audio gives, a label that the dictionary lacks; all with line numbers.
+    """
+    path = Path(path)
+    per_frame = rate_hz / frame_rate_hz(conv_layers)
+    slack = max(1, math.ceil(per_frame - 1e-6))
+    window, hop = min_samples(conv_layers), SAMPLE_RATE_HZ / rate_hz
+    known = {label: place for label, place in dictionary.indices.items() if place >= dictionary.nspecial}
+    small = np.uint16 if len(dictionary) <= np.iinfo(np.uint16).max else np.int32
+    rows: list[np.ndarray] = []
+    faults: list[str] = []
+    lines = 0
+    for lines, line in enumerate(_lines_of(path, faults), start=1):
+        if lines > len(manifest):
+            continue
+        words, samples = line.split(), int(manifest.sizes[lines - 1])
+        wanted = max(0, math.floor((samples - window) / hop) + 1)
+        if abs(len(words) - wanted) > slack:
+            faults.append(_wrong_count(lines, len(words), wanted, samples, rate_hz, slack))
+        try:
+            rows.append(np.fromiter(map(known.__getitem__, words), dtype=small, count=len(words)))
+        except KeyError as error:
+            faults.append(
+                f"line {lines}: label {error} is not in dict.km.txt. Give the dictionary made with it."
+            )
+    if lines != len(manifest):
+        faults.append(
+            f"{lines} lines for the {len(manifest)} utterances of {manifest.path}; line i of each is one "
+            f"utterance. Merge all shards in order, or m{_AGAIN[1:]}"
+        )
+    if faults:
+        raise ManifestError(path, faults)
+    ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    return FrameLabels(np.concatenate(rows), ends, per_frame)
+
+
+def _lines_of(path: Path, faults: list[str]) -> Iterator[str]:
+    """The lines of a text file, one by one; adds to faults if it is cut short.
+
+    Raises: ManifestError if it is absent or no text.
+    """
+    line = "\n"
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                yield line
+    except OSError as error:
+        raise ManifestError(
+            path, [f"cannot be read: {error.strerror}. Give task.labels a folder of labels for this split."]
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(path, [f"not UTF-8 at byte {error.start}. {_AGAIN}"]) from error
+    if not line.endswith("\n"):
+        faults.append(f"the last line has no end: the file was cut short. {_AGAIN}")
+
+
+def _wrong_count(line: int, got: int, wanted: int, samples: int, rate_hz: float, slack: int) -> str:
+    others = [rate for rate in (25.0, 50.0, 100.0) if abs(got - samples * rate / SAMPLE_RATE_HZ) <= 4]
+    hint = f" They would fit {others[0]:g} Hz: is rate_hz in targets.json right?" if others else ""
+    return (
+        f"line {line}: {got} labels for {wanted} frames ({samples} samples at {rate_hz:g} Hz); they may "
+        f"differ by {slack}.{hint} {_AGAIN}"
+    )

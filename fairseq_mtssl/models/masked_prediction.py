@@ -1,0 +1,174 @@
+"""What MT4SSL, HuBERT and data2vec put on an encoder: a slow teacher to regress and labels to classify.
+
+Shared by the models that pre-train with it. Source: Ma et al. 2023, arXiv 2211.07321.
+"""
+
+import math
+from typing import Any, List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
+from fairseq_mtssl.modules.heads import build_label_head, identified
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
+from fairseq_mtssl.targets.online import layer_average
+
+IGNORED_LABEL = 1
+"""Padding of fairseq's dictionaries: a frame without a label, left out of the loss."""
+
+
+class MaskedPrediction(nn.Module):
+    """Heads, targets and losses at the masked frames of an encoder.
+
+    teacher, regression: None without online targets; label_heads: one a label set, possibly none.
+    cfg: of the model, for the fields online_layer, label_layers, label_head, final_dim, logit_temp,
+    average_top_k_layers and ema_*. label_classes: classes of each label set, special symbols included.
+    """
+
+    def __init__(self, cfg: Any, encoder: SpeechEncoder, label_classes: List[int], online: bool) -> None:
+        super().__init__()
+        dim, top = encoder.dim, encoder.num_layers
+        self.online_layer = cfg.online_layer or top
+        self.label_layers = list(cfg.label_layers) or [top] * len(label_classes)
+        self.top_layers = cfg.average_top_k_layers
+        self.decay = (cfg.ema_decay, cfg.ema_end_decay, cfg.ema_anneal_updates)
+        self.teacher = EmaLayers(encoder.encoder.layers, encoder.encoder.layer_norm) if online else None
+        self.regression = nn.Linear(dim, dim) if online else None
+        self.label_heads = nn.ModuleList(
+            build_label_head(str(cfg.label_head), dim, classes, cfg.final_dim, cfg.logit_temp)
+            for classes in label_classes
+        )
+
+    def step_teacher(self, encoder: SpeechEncoder, updates: int) -> None:
+        """Move the teacher, once after each update that the optimizer has made; updates: those so far."""
+        if self.teacher is not None:
+            layers, norm = encoder.encoder.layers, encoder.encoder.layer_norm
+            self.teacher.step(layers, norm, ema_decay(updates, *self.decay))
+
+    def reset_teacher(self, encoder: SpeechEncoder) -> None:
+        """Start the teacher anew from the student."""
+        if self.teacher is not None:
+            self.teacher.copy_from(encoder.encoder.layers, encoder.encoder.layer_norm)
+
+    @torch.no_grad()
+    def online_targets(self, encoder: SpeechEncoder, front: FrontEnd) -> Tensor:
+        """(B, T, D) float32: the average of the teacher's top layers on the unmasked input."""
+        if self.teacher is None:
+            raise ConfigError("model", ["online targets are off: there is no teacher to take them from"])
+        placed = encoder.place(front, dropout=False)
+        # (T', B, D) -> (B, T, D), CLS left out
+        results = [encoder.frames(Hidden(result, None)) for result in self.teacher(placed, self.top_layers)]
+        return layer_average(results, front.lengths)
+
+    def forward(
+        self,
+        encoder: SpeechEncoder,
+        front: FrontEnd,
+        mask: Tensor,
+        labels: Optional[List[Tensor]] = None,
+        keep: Optional[int] = None,
+    ) -> tuple[dict[str, Any], Hidden]:
+        """Run the encoder on the masked input and compute the losses, each a sum over masked frames.
+
+        mask: (B, T) bool; labels: (B, T' ≤ T) dictionary indices, one tensor a label set, padded with 1;
+        T' is below T where the batch is padded further than its longest clip.
+        Returns: frames (masked frames, int); feature_var; with online targets regression, target_var,
+        prediction_var and, in evaluation, identified (frames whose own target is the nearest of their
+        clip's); with labels one entry a set of classification, correct, labelled (frames with a label).
+        Beside it the state after layer `keep`, by default the last.
+        """
+        top = encoder.num_layers
+        heads = [self.online_layer] if self.regression is not None else []
+        heads += self.label_layers[: len(self.label_heads)]
+        hidden, done, after = encoder.embed(front, mask), 0, {}
+        for layer in sorted({*heads, top, keep or top}):
+            # Piece by piece: a layer that layerdrop skips hands on the state below it.
+            after[layer] = hidden = encoder.run(hidden, done, layer)
+            done = layer
+        # (T', B, D) -> (M, D): masked frames only
+        states = {layer: encoder.frames(after[layer])[mask] for layer in set(heads)}
+        out: dict[str, Any] = {
+            "frames": int(mask.sum()),
+            "feature_var": variance(front.features.detach()[mask]),
+        }
+        if self.regression is not None:
+            self._regress(out, states[self.online_layer], self.online_targets(encoder, front)[mask], mask)
+        if labels is not None:
+            scores = [
+                classify(head(states[layer]), to_width(label, mask.size(1))[mask])
+                for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True)
+            ]
+            for index, name in enumerate(("classification", "correct", "labelled")):
+                out[name] = [score[index] for score in scores]
+        return out, after[keep or top]
+
+    def _regress(self, out: dict[str, Any], states: Tensor, targets: Tensor, mask: Tensor) -> None:
+        predictions = self.regression(states).float()  # type: ignore[misc]
+        # Σ‖ŷ − y‖² / √D
+        out["regression"] = (predictions - targets).square().sum() / math.sqrt(targets.size(-1))
+        out["target_var"], out["prediction_var"] = variance(targets), variance(predictions.detach())
+        if not self.training:
+            out["identified"] = identified(predictions, targets, mask.nonzero()[:, 0])
+
+    def unused_names(self) -> tuple[str, ...]:
+        """Beginnings of the names of weights that this one was built without, relative to it."""
+        parts = {"teacher.": self.teacher, "regression.": self.regression}
+        lacking = [name for name, part in parts.items() if part is None]
+        return tuple(lacking if len(self.label_heads) else [*lacking, "label_heads."])
+
+
+def to_width(labels: Tensor, frames: int) -> Tensor:
+    """(B, T) -> (B, frames): labels of the frames of a padded batch; those past the last have none (1).
+
+    Raises: ConfigError for more labels than frames.
+    """
+    more = frames - labels.size(1)
+    if more < 0:
+        got = f"{labels.size(1)} labels a clip for a batch of {frames} frames"
+        raise ConfigError(
+            "task.conv_feature_layers", [f"{got}; give the model's, by which labels are laid on frames"]
+        )
+    return nn.functional.pad(labels, (0, more), value=IGNORED_LABEL)
+
+
+def classify(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Sum of the cross-entropies in nats, frames that are right, frames that have a label.
+
+    logits: (M, classes); truth: (M,) ints, 1 where there is no label.
+    """
+    loss = nn.functional.cross_entropy(logits.float(), truth, ignore_index=IGNORED_LABEL, reduction="sum")
+    known = truth != IGNORED_LABEL
+    return loss, ((logits.argmax(-1) == truth) & known).sum(), known.sum()
+
+
+def variance(x: Tensor) -> Tensor:
+    """(M, D) -> scalar: the variance of each channel over the frames, averaged; 0 below two frames."""
+    return x.float().var(0).mean() if x.size(0) > 1 else x.new_zeros((), dtype=torch.float32)
+
+
+def drop_unused(head: nn.Module, prefix: str, state_dict: dict[str, Any]) -> None:
+    """Leave out of a checkpoint's weights what a MaskedPrediction under this prefix was built without."""
+    if isinstance(head, MaskedPrediction):
+        unused = tuple(prefix + name for name in head.unused_names())
+        for key in [key for key in state_dict if key.startswith(unused)]:
+            del state_dict[key]
+
+
+def target_faults(cfg: Any, layers: int, label_sets: int, online: bool) -> list[str]:
+    """What is wrong with the fields of a configuration that a MaskedPrediction reads."""
+    faults = []
+    if online and not 1 <= cfg.average_top_k_layers <= layers:
+        faults.append(f"average_top_k_layers {cfg.average_top_k_layers}: wanted 1 to encoder_layers {layers}")
+    if label_sets and cfg.label_layers and len(cfg.label_layers) != label_sets:
+        got = f"label_layers {list(cfg.label_layers)}"
+        faults.append(f"{got}: wanted one for each of {label_sets} label sets")
+    for layer in [*cfg.label_layers, *([cfg.online_layer] if cfg.online_layer is not None else [])]:
+        if not 1 <= layer <= layers:
+            faults.append(f"layer {layer} of online_layer or label_layers: wanted 1 to {layers}")
+    if not 0 <= cfg.ema_decay <= cfg.ema_end_decay <= 1:
+        faults.append(
+            f"ema_decay {cfg.ema_decay} to ema_end_decay {cfg.ema_end_decay}: wanted 0 ≤ first ≤ later ≤ 1"
+        )
+    return faults

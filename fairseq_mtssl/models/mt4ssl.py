@@ -1,0 +1,248 @@
+"""MT4SSL: one student that predicts cluster labels and a slow teacher's layers at the masked frames.
+
+Source: Ma et al. 2023, Interspeech, arXiv 2211.07321.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, List, Optional
+
+import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from omegaconf import II
+from torch import Tensor
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.models.masked_prediction import MaskedPrediction, drop_unused, target_faults
+from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+
+
+@dataclass
+class Mt4sslConfig(FairseqDataclass):
+    init_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint to start from: one of ours (every part that fits), or fairseq's wav2vec2, "
+            "hubert or data2vec_audio; not needed again to resume, evaluate or fine-tune"
+        },
+    )
+    # what is predicted; the label sets are task.labels
+    online: bool = field(
+        default=True, metadata={"help": "predict the layers of a slow teacher; false is HuBERT-like"}
+    )
+    online_layer: Optional[int] = field(
+        default=None, metadata={"help": "layer, counted from 1, that predicts the teacher; null: the last"}
+    )
+    label_layers: List[int] = field(
+        default_factory=list,
+        metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
+    )
+    label_head: ChoiceEnum(["linear", "cosine"]) = field(  # type: ignore[valid-type]
+        default="linear", metadata={"help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT)"}
+    )
+    final_dim: int = field(default=256, metadata={"help": "width of the embeddings of label_head=cosine"})
+    logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of label_head=cosine"})
+    # teacher
+    average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
+    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
+    ema_end_decay: float = field(default=0.9999, metadata={"help": "decay of the teacher later, [0, 1]"})
+    ema_anneal_updates: int = field(
+        default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
+    )
+    # encoder
+    extractor_mode: ChoiceEnum(["default", "layer_norm"]) = field(  # type: ignore[valid-type]
+        default="layer_norm", metadata={"help": "group norm after the first convolution, or layer norms"}
+    )
+    conv_feature_layers: str = field(
+        default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+        metadata={"help": "convolutions of the waveform encoder as (channels, kernel, stride)"},
+    )
+    conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
+    encoder_layers: int = field(default=12, metadata={"help": "transformer layers"})
+    encoder_embed_dim: int = field(default=768, metadata={"help": "width of the transformer"})
+    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
+    encoder_attention_heads: int = field(default=12, metadata={"help": "its attention heads"})
+    pos_conv_depth: int = field(default=5, metadata={"help": "layers of the positional convolution"})
+    conv_pos: int = field(
+        default=95, metadata={"help": "kernel of the positional convolution, frames, over all its layers"}
+    )
+    conv_pos_groups: int = field(default=16, metadata={"help": "its groups"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout in the transformer, [0, 1)"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights, [0, 1)"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the FFN, [0, 1)"})
+    dropout_input: float = field(default=0.0, metadata={"help": "dropout of the projected conv features"})
+    encoder_layerdrop: float = field(default=0.05, metadata={"help": "chance to skip a layer, [0, 1)"})
+    feature_grad_mult: float = field(
+        default=1.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
+    )
+    padding_exact: bool = field(
+        default=True,
+        metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
+    )
+    # masking
+    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered before overlaps"})
+    mask_length: int = field(default=10, metadata={"help": "frames of a span"})
+    mask_min_spans: int = field(default=1, metadata={"help": "spans of a clip at least"})
+    same_mask_count: bool = field(
+        default=True, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
+    )
+    seed: int = II("common.seed")
+
+
+@register_model("mt4ssl", dataclass=Mt4sslConfig)
+class Mt4sslModel(BaseFairseqModel):
+    """A speech encoder, the student, and what it predicts."""
+
+    def __init__(self, cfg: Mt4sslConfig, label_classes: List[int]) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.num_updates = 0
+        self.speech_encoder = SpeechEncoder(
+            conv_layers=cfg.conv_feature_layers,
+            extractor_mode=str(cfg.extractor_mode),
+            conv_bias=cfg.conv_bias,
+            dim=cfg.encoder_embed_dim,
+            ffn_dim=cfg.encoder_ffn_embed_dim,
+            heads=cfg.encoder_attention_heads,
+            layers=cfg.encoder_layers,
+            dropout=cfg.dropout,
+            attention_dropout=cfg.attention_dropout,
+            activation_dropout=cfg.activation_dropout,
+            input_dropout=cfg.dropout_input,
+            layerdrop=cfg.encoder_layerdrop,
+            conv_pos=cfg.conv_pos,
+            conv_pos_groups=cfg.conv_pos_groups,
+            feature_grad_mult=cfg.feature_grad_mult,
+            use_cls=False,
+            padding_exact=cfg.padding_exact,
+            pos_conv_depth=cfg.pos_conv_depth,
+        )
+        self.ssl_head: Optional[MaskedPrediction] = MaskedPrediction(
+            cfg, self.speech_encoder, label_classes, online=cfg.online
+        )
+
+    @classmethod
+    def build_model(cls, cfg: Mt4sslConfig, task: Any = None) -> "Mt4sslModel":
+        """Called by fairseq; task.label_classes are the sizes of its dictionaries, special symbols included.
+
+        Raises: ConfigError naming every fault.
+        """
+        classes = list(getattr(task, "label_classes", []))
+        check_config(cfg, len(classes))
+        return cls(cfg, classes)
+
+    # -- the teacher
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """The update that is under way. The teacher does not move here: see `update_teacher`."""
+        super().set_num_updates(num_updates)
+        self.num_updates = num_updates
+
+    def update_teacher(self, updates: int) -> None:
+        """Move the teacher, once after each update that the optimizer has made; updates: those so far."""
+        if self.ssl_head is not None:
+            self.ssl_head.step_teacher(self.speech_encoder, updates)
+
+    def reset_teacher(self) -> None:
+        """Start the teacher anew from the student."""
+        if self.ssl_head is not None:
+            self.ssl_head.reset_teacher(self.speech_encoder)
+
+    # -- losses
+
+    def forward(
+        self,
+        source: Tensor,
+        lengths: Tensor,
+        ids: Optional[Tensor] = None,
+        labels: Optional[List[Tensor]] = None,
+        mask: Optional[Tensor] = None,
+    ) -> dict[str, Any]:
+        """The losses of a batch, each a sum over masked frames.
+
+        source: (B, S) waveforms, zero past their end; lengths: (B,) samples; ids: (B,) ints from which
+        the masks are drawn; labels: (B, T) dictionary indices, one tensor a label set, padded with 1;
+        mask: (B, T) bool instead of a drawn one.
+        Returns: what MaskedPrediction.forward does. Raises: ConfigError after remove_pretraining_modules.
+        """
+        if self.ssl_head is None:
+            raise ConfigError("model", ["its heads have been removed for fine-tuning; it has no loss"])
+        front = self.speech_encoder.front_end(source, lengths)
+        if mask is None:
+            mask = self.draw_mask(front, ids)
+        return self.ssl_head(self.speech_encoder, front, mask, labels)[0]
+
+    def draw_mask(self, front: FrontEnd, ids: Any) -> Tensor:
+        """(B, T) bool: the frames to be predicted; in evaluation the same ones every time."""
+        cfg = self.cfg
+        return span_mask(
+            front.lengths,
+            front.features.size(1),
+            prob=cfg.mask_prob,
+            length=cfg.mask_length,
+            min_spans=cfg.mask_min_spans,
+            same_count=cfg.same_mask_count,
+            seed=int(cfg.seed),
+            update=self.num_updates if self.training else -1,
+            ids=ids,
+        )
+
+    # -- use after pre-training
+
+    def extract_features(
+        self, source: Tensor, padding_mask: Optional[Tensor], mask: bool = False, layer: Optional[int] = None
+    ) -> dict[str, Any]:
+        """As fairseq's models that `audio_finetuning` builds on.
+
+        padding_mask: (B, S) bool or None; layer: the last to run, counted from 0; null: all.
+        Returns: x (B, T, D); padding_mask (B, T) bool or None; layer_results, a list of (T, B, D) outputs.
+        """
+        rows, samples = source.shape
+        lengths = source.new_full((rows,), samples, dtype=torch.long)
+        if padding_mask is not None:
+            lengths = (~padding_mask).sum(1)
+        front = self.speech_encoder.front_end(source, lengths)
+        drawn = self.draw_mask(front, torch.arange(rows)) if mask else None
+        hidden = self.speech_encoder.embed(front, drawn)
+        outputs: list[Tensor] = []
+        stop = self.speech_encoder.num_layers if layer is None else layer + 1
+        hidden = self.speech_encoder.run(hidden, 0, stop, collect=outputs)
+        return {
+            "x": self.speech_encoder.frames(hidden),
+            "padding_mask": hidden.padding,
+            "layer_results": [output.transpose(0, 1) for output in outputs],
+        }
+
+    def remove_pretraining_modules(self, last_layer: Optional[int] = None) -> None:
+        """Drop teacher and heads, and the layers above last_layer (counted from 0), for fine-tuning."""
+        self.ssl_head = None
+        if last_layer is not None:
+            self.speech_encoder.encoder.layers = self.speech_encoder.encoder.layers[: last_layer + 1]
+
+    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
+        """Leave out of a checkpoint what this model was built without (model.online=false, no labels)."""
+        super().upgrade_state_dict_named(state_dict, name)
+        if self.ssl_head is not None:
+            drop_unused(self.ssl_head, f"{name}.ssl_head." if name else "ssl_head.", state_dict)
+
+    def max_positions(self) -> None:
+        return None
+
+
+def check_config(cfg: Any, label_sets: int) -> None:
+    """Raises: ConfigError naming every fault of a model configuration at once."""
+    parse_conv_layers(cfg.conv_feature_layers)
+    faults = target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
+    if not cfg.online and not label_sets:
+        faults.append("nothing to predict: model.online is false and task.labels is empty; give either")
+    if cfg.padding_exact and str(cfg.extractor_mode) == "default":
+        faults.append("padding_exact with extractor_mode=default: its group norm sees the padding")
+    if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
+        faults.append(
+            f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "
+            f"{cfg.encoder_attention_heads} encoder_attention_heads; change either"
+        )
+    if faults:
+        raise ConfigError("model", faults)

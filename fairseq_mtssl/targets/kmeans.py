@@ -1,0 +1,292 @@
+"""Codebooks: a streamed sample of frames, k-means over it, and the files that keep the result."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.errors import ConfigError, TargetError
+from fairseq_mtssl.targets import shards
+
+logger = logging.getLogger(__name__)
+
+BACKENDS = ("auto", "faiss", "torch", "sklearn")
+SAMPLE_BYTES = 400_000_000
+OVERSAMPLING = 8  # utterances are visited until they hold so many times the frames that are kept
+SEED_ROWS = 30_000  # rows among which k-means++ looks for first centroids
+BLOCK_ROWS = 8192
+MAX_UPDATES = 60
+TOLERANCE = 1e-3  # stop when an update lowers the inertia by less, relatively
+
+
+def sample_size(dim: int) -> int:
+    """Frames that k-means sees by default: as many as fit in 400 MB of float32 (2.56M MFCCs, 130k of 768)."""
+    return SAMPLE_BYTES // (4 * dim)
+
+
+def pick_utterances(frames: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """Rows of a manifest to sample frames of, in the manifest's order: at random, until they hold `wanted`.
+
+    frames: (N,) frames of each. Returns: (M,) int, at least one row if there is any.
+    """
+    order = np.random.default_rng([seed, 1]).permutation(len(frames))
+    enough = int(np.searchsorted(np.cumsum(frames[order]), wanted)) + 1
+    return np.sort(order[:enough])
+
+
+class FrameSample:
+    """A uniform sample without replacement of at most `size` frames of a stream, in bounded memory.
+
+    Each frame draws a number from (seed, utterance, frame); the smallest are kept, so that which frames are
+    taken does not depend on what else passes by. Memory: 1.25 × size × dim × 4 bytes.
+    """
+
+    def __init__(self, size: int, dim: int, seed: int) -> None:
+        self.size = size
+        self.seed = seed
+        self.seen = 0
+        room = size + max(size // 4, 1024)
+        # torch aligns memory: the same sums, bit for bit, in every run
+        self._rows = torch.empty(room, dim)
+        self._keys = np.empty(room)
+        self._held = 0
+        self._bound = math.inf
+
+    def add(self, utterance: int, frames: np.ndarray) -> None:
+        """frames: (T, D) of one utterance. utterance: its row in the manifest."""
+        self.seen += len(frames)
+        keys = np.random.default_rng([self.seed, 2, utterance]).random(len(frames))
+        chosen = np.flatnonzero(keys < self._bound)
+        while len(chosen):
+            part, chosen = np.split(chosen, [len(self._rows) - self._held])
+            end = self._held + len(part)
+            self._rows[self._held : end] = torch.from_numpy(np.asarray(frames[part], dtype=np.float32))
+            self._keys[self._held : end] = keys[part]
+            self._held = end
+            if end == len(self._rows):
+                self._prune()
+                chosen = chosen[keys[chosen] < self._bound]
+
+    def _prune(self) -> None:
+        """Keep the `size` smallest keys, in place: kept rows at the end move into the holes before them."""
+        if self._held <= self.size:
+            return
+        self._bound = float(np.partition(self._keys[: self._held], self.size)[self.size])
+        kept = self._keys[: self._held] < self._bound
+        holes = np.flatnonzero(~kept[: self.size])
+        moved = self.size + np.flatnonzero(kept[self.size :])
+        self._rows[torch.from_numpy(holes)] = self._rows[torch.from_numpy(moved)]
+        self._keys[holes] = self._keys[moved]
+        self._held = self.size
+
+    def rows(self) -> Tensor:
+        """(min(size, seen), D) float32, in an order that only the stream decides."""
+        self._prune()
+        return self._rows[: self._held]
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """centroids: (K, D) float32; source: of the features; fit: how it came about (backend, inertia, …)."""
+
+    centroids: np.ndarray
+    source: dict[str, Any]
+    fit: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write `path` (.npy) and, when it is complete, the .json beside it."""
+        with shards.replacing(path) as file:
+            np.save(file, self.centroids.astype("<f4"))
+        about = {"clusters": len(self.centroids), "dim": self.centroids.shape[1]}
+        about |= {"source": self.source, "fit": self.fit}
+        shards.write_text(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Codebook:
+        """Raises: TargetError if a file is missing, cut short, not finite, or the two do not fit."""
+        path = Path(path)
+        cure = "Learn the codebook again."
+        try:
+            centroids = np.load(path)
+            about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+            wanted = (about["clusters"], about["dim"])
+            found = cls(centroids, about["source"], about["fit"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TargetError(path, [f"cannot be read with its .json ({error}). {cure}"]) from error
+        if centroids.shape != wanted:
+            raise TargetError(path, [f"shape {centroids.shape}, wanted {wanted} as its .json says. {cure}"])
+        if not np.isfinite(centroids).all():
+            raise TargetError(path, [f"holds NaN or infinity. {cure}"])
+        return found
+
+
+def learn(
+    rows: Tensor, clusters: int, *, seed: int, backend: str = "auto", device: torch.device | str = "cpu"
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """k-means over sampled frames.
+
+    rows: (N, D) float32. backend: auto takes faiss where it can be imported, else torch, and says so.
+    Returns: (K, D) float32 centroids and {"backend", "frames", "inertia"}, inertia the mean squared distance.
+    Raises: ConfigError if there are fewer frames than clusters, or faiss is asked for and not there.
+    """
+    if len(rows) < clusters:
+        cure = "Ask for fewer, or give more audio"
+        raise ConfigError("--clusters", [f"{clusters} clusters of {len(rows)} frames. {cure}"])
+    if not bool(torch.isfinite(rows.sum())):
+        raise ConfigError("--features", ["sampled features hold NaN or infinity; the model has diverged"])
+    faiss, why = _import_faiss() if backend in ("auto", "faiss") else (None, "")
+    if backend == "faiss" and faiss is None:
+        cure = "install the extra faiss or faiss-gpu (never both), or take torch"
+        raise ConfigError("--kmeans", [f"faiss cannot be imported ({why}); {cure}"])
+    if backend == "auto" and faiss is None:
+        logger.warning("faiss cannot be imported (%s): k-means runs on torch instead", why)
+    if faiss is not None:
+        name, centroids = "faiss", _learn_faiss(faiss, rows, clusters, seed)
+    elif backend == "sklearn":
+        name, centroids = "sklearn", _learn_sklearn(rows, clusters, seed)
+    else:
+        name, centroids = "torch", learn_torch(rows, clusters, seed=seed, device=device)
+    total = sum(float(near.sum()) for _, near, _ in _blocks(rows, torch.from_numpy(centroids)))
+    return centroids, {"backend": name, "frames": len(rows), "inertia": total / len(rows)}
+
+
+def _import_faiss() -> tuple[Any, str]:
+    """faiss, or None and why: its CUDA build fails in ways of its own where CUDA is not."""
+    try:
+        import faiss
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, str(error).split("\n")[0]
+    return faiss, ""
+
+
+def _learn_faiss(faiss: Any, rows: Tensor, clusters: int, seed: int) -> np.ndarray:
+    gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
+    # left alone, faiss keeps 256 points a cluster of what it is given, and warns below 39
+    settings: dict[str, Any] = {"max_points_per_centroid": len(rows), "min_points_per_centroid": 1}
+    if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):
+        settings["init_method"] = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
+    kmeans = faiss.Kmeans(rows.size(1), clusters, niter=25, seed=seed + 1, gpu=gpu, **settings)
+    kmeans.train(rows.numpy())
+    return np.asarray(kmeans.centroids, dtype=np.float32).reshape(clusters, -1)
+
+
+def _learn_sklearn(rows: Tensor, clusters: int, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans
+
+    return KMeans(clusters, n_init=1, random_state=seed).fit(rows.numpy()).cluster_centers_.astype(np.float32)
+
+
+def learn_torch(
+    rows: Tensor,
+    clusters: int,
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    on_update: Callable[[int, float], None] | None = None,
+) -> np.ndarray:
+    """Greedy k-means++ and Lloyd on 30k rows, then Lloyd on all, until an update gains less than 0.1 %.
+
+    rows: (N, D) float32. on_update: called with each update on all rows and its mean squared
+        distance.
+    Returns: (K, D) float32. A centroid that loses all its rows moves to the row farthest from its own.
+    Source: Arthur & Vassilvitskii 2007; Lloyd 1982.
+    """
+    generator = np.random.default_rng([seed, 3])
+    picked = np.sort(generator.permutation(len(rows))[: max(SEED_ROWS, 2 * clusters)])
+    few = rows[torch.from_numpy(picked)].to(device)
+    centroids = _plus_plus(few, clusters, generator)
+    if len(few) < len(rows):
+        centroids = _converge(few, centroids, None)
+    return _converge(rows, centroids, on_update).cpu().numpy()
+
+
+def _converge(rows: Tensor, centroids: Tensor, on_update: Callable[[int, float], None] | None) -> Tensor:
+    before = math.inf
+    for update in range(MAX_UPDATES):
+        centroids, inertia = _lloyd(rows, centroids)
+        if on_update is not None:
+            on_update(update, inertia)
+        if before - inertia <= TOLERANCE * inertia:
+            break
+        before = inertia
+    return centroids
+
+
+def _plus_plus(rows: Tensor, clusters: int, generator: np.random.Generator) -> Tensor:
+    """(n, D) -> (K, D): each centroid the best of a few rows drawn by squared distance to those before."""
+    trials = 2 + int(math.log(clusters))
+    squares = rows.pow(2).sum(1)
+    first = int(generator.integers(len(rows)))
+    chosen = [first]
+    near = _squared(rows, squares, rows[first : first + 1])[:, 0]
+    for _ in range(1, clusters):
+        reach = near.double().cumsum(0)
+        draws = torch.from_numpy(generator.random(trials)).to(rows.device) * reach[-1]
+        candidates = torch.searchsorted(reach, draws).clamp(max=len(rows) - 1)
+        # (n, trials)
+        distances = torch.minimum(_squared(rows, squares, rows[candidates]), near.unsqueeze(1))
+        best = int(distances.double().sum(0).argmin())
+        near = distances[:, best].contiguous()
+        chosen.append(int(candidates[best]))
+    return rows[torch.tensor(chosen, device=rows.device)].clone()
+
+
+def _squared(rows: Tensor, squares: Tensor, centroids: Tensor) -> Tensor:
+    """(n, D), (n,), (k, D) -> (n, k) squared distances."""
+    distances = torch.addmm(centroids.pow(2).sum(1), rows, centroids.T, alpha=-2)
+    return distances.add_(squares.unsqueeze(1)).clamp_(min=0)
+
+
+def _blocks(rows: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """(block, squared distance to the nearest centroid, its number) over rows, on the centroids' device."""
+    squares = centroids.pow(2).sum(1)
+    for start in range(0, len(rows), BLOCK_ROWS):
+        block = rows[start : start + BLOCK_ROWS].to(centroids.device)
+        # ‖x‖² is the same for all centroids: left out of the matrix, added to its minima
+        near, nearest = torch.addmm(squares, block, centroids.T, alpha=-2).min(1)
+        yield block, near.double().add_(block.pow(2).sum(1)).clamp_(min=0), nearest
+
+
+def _lloyd(rows: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
+    """One update. Returns: new centroids, and the mean squared distance to the old ones."""
+    clusters = len(centroids)
+    sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
+    counts = torch.zeros(clusters, dtype=torch.long, device=centroids.device)
+    total = 0.0
+    for block, near, nearest in _blocks(rows, centroids):
+        counts += torch.bincount(nearest, minlength=clusters)
+        sums += _sum_by(block, nearest, clusters)
+        total += float(near.sum())
+    updated = (sums / counts.clamp(min=1).unsqueeze(1)).to(centroids.dtype)
+    empty = torch.where(counts == 0)[0]
+    if len(empty):
+        updated[empty] = _farthest(rows, centroids, len(empty))
+    return updated, total / len(rows)
+
+
+def _sum_by(block: Tensor, nearest: Tensor, clusters: int) -> Tensor:
+    """(n, D), (n,) -> (K, D): the sum of each cluster's rows."""
+    if block.is_cuda:  # there index_add_ adds in any order
+        return (torch.nn.functional.one_hot(nearest, clusters).to(block.dtype).T @ block).double()
+    return torch.zeros(clusters, block.size(1)).index_add_(0, nearest, block).double()
+
+
+def _farthest(rows: Tensor, centroids: Tensor, count: int) -> Tensor:
+    """(count, D): the rows farthest from their centroids, farthest first."""
+    distances: list[Tensor] = []
+    points: list[Tensor] = []
+    for block, near, _ in _blocks(rows, centroids):
+        far = near.topk(min(count, len(near)))
+        distances.append(far.values)
+        points.append(block[far.indices])
+    order = torch.cat(distances).argsort(descending=True, stable=True)[:count]
+    return torch.cat(points)[order]

@@ -1,0 +1,238 @@
+"""Labels: given to frames by a codebook, read back, held to the frames of the utterances they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.errors import TargetError
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
+from fairseq_mtssl.targets.shards import DICTIONARY, read_dictionary
+
+TARGETS = "targets.json"
+WINDOW_SAMPLES = SAMPLE_RATE_HZ // 40  # 25 ms: of MFCCs and of wav2vec 2.0's convolutions
+BLOCK_ROWS = 8192
+AGAIN = "Dump features again from this manifest, then label again."
+
+
+class Assigner:
+    """Gives each frame the number of the nearest centroid, the lowest on ties.
+
+    Distances are ‖x‖² − 2x·c + ‖c‖² in float32; a frame whose two best are closer than float32 can tell is
+    decided in float64, so that labels do not depend on which frames come together.
+    centroids: (K, D) float32.
+    """
+
+    def __init__(self, centroids: np.ndarray, device: torch.device | str = "cpu") -> None:
+        exact = torch.from_numpy(np.asarray(centroids, dtype=np.float64)).to(device)
+        self._centre = exact.mean(0).float()
+        self._exact = exact - self._centre  # shorter vectors, smaller errors
+        self._fast = self._exact.float()
+        self._squares = self._exact.pow(2).sum(1)
+        self._longest = float(self._squares.max().sqrt())
+        # of a product of D terms, twice, in two distances
+        self._error = 4 * (exact.size(1) + 4) * float(torch.finfo(torch.float32).eps)
+
+    def __call__(self, features: np.ndarray | Tensor) -> np.ndarray:
+        """(T, D) -> (T,) int64. Raises: TargetError for NaN, infinity or another D."""
+        rows = torch.as_tensor(features)
+        if rows.ndim != 2 or rows.size(1) != self._exact.size(1):
+            got = f"shape {tuple(rows.shape)}, wanted (T, {self._exact.size(1)})"
+            raise TargetError("features", [f"{got}. Take the codebook learned from these features."])
+        blocks = [self._block(rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)]
+        return torch.cat(blocks).cpu().numpy() if blocks else np.zeros(0, dtype=np.int64)
+
+    def _block(self, rows: Tensor) -> Tensor:
+        rows = rows.to(self._exact.device)
+        near = rows.float() - self._centre
+        norms = near.pow(2).sum(1)
+        if not bool(torch.isfinite(norms).all()):
+            bad = int(torch.where(~torch.isfinite(norms))[0][0])
+            raise TargetError("features", [f"frame {bad} holds NaN or infinity; the model has diverged."])
+        if len(self._fast) == 1:
+            return torch.zeros(len(rows), dtype=torch.long)
+        distances = torch.addmm(self._squares.float(), near, self._fast.T, alpha=-2)
+        best, labels = distances.min(1)
+        second = distances.scatter_(1, labels.unsqueeze(1), torch.inf).amin(1)
+        unsure = torch.where(second - best <= self._error * self._longest * (norms.sqrt() + self._longest))[0]
+        if len(unsure):
+            labels[unsure] = self._decide(rows[unsure].double() - self._centre)
+        return labels
+
+    def _decide(self, exact: Tensor) -> Tensor:
+        """In float64; what even that cannot tell apart, as equal centroids, goes to the lowest number."""
+        distances = torch.addmm(self._squares, exact, self._exact.T, alpha=-2)
+        within = 1e-12 * self._exact.size(1) * (exact.pow(2).sum(1) + self._longest**2)
+        tied = distances <= distances.min(1, keepdim=True).values + within.unsqueeze(1)
+        return tied.int().argmax(1)  # the first of them
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The labels of a split. Indexing gives (T,) of an utterance.
+
+    flat: all labels, one utterance after the other; offsets: (N + 1,) where each begins; rate_hz: theirs.
+    """
+
+    flat: np.ndarray
+    offsets: np.ndarray
+    rate_hz: float
+    clusters: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+
+
+def hop_of(rate_hz: float, place: str | Path) -> int:
+    """Samples of a frame. Raises: TargetError for a rate of no whole number of samples."""
+    hop = round(SAMPLE_RATE_HZ / rate_hz) if rate_hz > 0 else 0
+    if hop < 1 or abs(hop * rate_hz - SAMPLE_RATE_HZ) > 1e-6 * SAMPLE_RATE_HZ:
+        got = f"rate_hz {rate_hz}, wanted {SAMPLE_RATE_HZ} divided by a whole number, such as 50 or 100"
+        raise TargetError(place, [f"{got}. Give the rate of the features that were clustered."])
+    return hop
+
+
+def read_labels(
+    path: str | Path,
+    sizes: Sequence[int] | np.ndarray,
+    *,
+    clusters: int,
+    rate_hz: float,
+    wanted_rate_hz: float | None = None,
+    subsample: bool = False,
+    window_samples: int = WINDOW_SAMPLES,
+) -> Labels:
+    """Read a .km and hold every line to the frames of its utterance.
+
+    sizes: (N,) samples, of the manifest's rows. rate_hz: of the labels; wanted_rate_hz: of whoever uses them.
+    subsample: take one label in two, three, … where their rate is a multiple, instead of refusing it.
+    Returns: labels at the wanted rate, as many as the file has: they may be one more or less than the frames.
+    Raises: TargetError with every fault: absent file, another number of lines, a line more than one label
+    off its frames, a label that the dictionary lacks, a line cut off, another rate.
+    """
+    path = Path(path)
+    step = label_step(path, rate_hz, wanted_rate_hz, subsample)
+    frames = frame_count(torch.as_tensor(np.asarray(sizes)), hop_of(rate_hz, path), window_samples).numpy()
+    if not path.is_file():
+        raise TargetError(path, ["no such file. Make the targets of this split, or name another."])
+    flat = np.empty(int((-(-frames // step) + 1).sum()), dtype=np.int16 if clusters <= 32_768 else np.int32)
+    offsets = np.zeros(len(frames) + 1, dtype=np.int64)
+    faults: list[str] = []
+    number = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number > len(frames):
+                continue
+            place = f"{path.name} line {number}"
+            labels, wrong = parse_line(line, clusters, place)
+            if abs(len(labels) - frames[number - 1]) > 1 and not wrong:
+                length = f"{int(sizes[number - 1])} samples at {rate_hz:g} Hz"
+                wrong = f"{place}: {len(labels)} labels for {frames[number - 1]} frames ({length}); "
+                wrong += f"they may differ by 1. {AGAIN}"
+            faults += [wrong] if wrong else []
+            taken = labels[::step] if not faults else labels[:0]
+            offsets[number] = offsets[number - 1] + len(taken)
+            flat[offsets[number - 1] : offsets[number]] = taken
+    if number != len(frames):
+        faults.insert(0, f"{path.name}: {number} lines for {len(frames)} rows of the manifest. {AGAIN}")
+    if faults:
+        raise TargetError(path, faults)
+    return Labels(flat[: offsets[-1]], offsets, rate_hz / step, clusters)
+
+
+def parse_line(line: bytes, clusters: int, place: str) -> tuple[np.ndarray, str]:
+    """The labels of one line of a .km, and what is wrong with it, "" if nothing is."""
+    if not line.endswith(b"\n"):
+        return np.zeros(0, dtype=np.int64), f"{place}: cut off, with no line end. {AGAIN}"
+    words = line.split()
+    labels = np.zeros(0, dtype=np.int64)
+    try:
+        labels = np.array(words, dtype=np.int64) if words else labels
+        unknown = [str(label) for label in np.unique(labels[(labels < 0) | (labels >= clusters)])]
+    except (ValueError, OverflowError):
+        odd = {word.decode(errors="replace") for word in words if not word.isdigit() or len(word) > 9}
+        unknown = sorted(odd)
+    if not unknown:
+        return labels, ""
+    listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
+    cure = f"Take the {DICTIONARY} that was written with these labels, or label again."
+    return labels, f"{place}: unknown labels {listed}; the dictionary has 0 to {clusters - 1}. {cure}"
+
+
+def label_step(path: Path, rate_hz: float, wanted_rate_hz: float | None, subsample: bool) -> int:
+    """One label in how many is taken. Raises: TargetError if the rates do not fit, or not without asking."""
+    if wanted_rate_hz is None or abs(rate_hz - wanted_rate_hz) < 1e-6:
+        return 1
+    step = round(rate_hz / wanted_rate_hz)
+    got = f"labels at {rate_hz:g} Hz for a model at {wanted_rate_hz:g} Hz"
+    if step < 2 or abs(step * wanted_rate_hz - rate_hz) > 1e-6:
+        raise TargetError(path, [f"{got}. Make targets of features at {wanted_rate_hz:g} Hz."])
+    if not subsample:
+        cure = f"Ask for one label in {step} (subsample), or make targets at {wanted_rate_hz:g} Hz."
+        raise TargetError(path, [f"{got}. {cure}"])
+    return step
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A folder that make-targets wrote. about: all of its targets.json."""
+
+    folder: Path
+    rate_hz: float
+    window_samples: int
+    clusters: int
+    about: dict[str, Any]
+
+    def labels(
+        self,
+        split: str,
+        sizes: Sequence[int] | np.ndarray,
+        wanted_rate_hz: float | None = None,
+        subsample: bool = False,
+    ) -> Labels:
+        """The labels of a split, as `read_labels`."""
+        return read_labels(
+            self.folder / f"{split}.km",
+            sizes,
+            clusters=self.clusters,
+            rate_hz=self.rate_hz,
+            wanted_rate_hz=wanted_rate_hz,
+            subsample=subsample,
+            window_samples=self.window_samples,
+        )
+
+
+def read_targets(folder: str | Path) -> Targets:
+    """Open a folder of targets.
+
+    Raises: TargetError if targets.json is absent or broken, or the dictionary has another number of labels.
+    """
+    path = Path(folder) / TARGETS
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        found = Targets(
+            Path(folder), float(about["rate_hz"]), int(about["window_samples"]), int(about["clusters"]), about
+        )
+    except FileNotFoundError as error:
+        cure = "Make them with mtssl make-targets, or finish making them with the same command"
+        raise TargetError(path, [f"no such file: no finished targets. {cure}."]) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise TargetError(path, [f"cannot be used ({error!r}). Make the targets again."]) from error
+    entries = read_dictionary(Path(folder) / DICTIONARY)
+    if entries != found.clusters:
+        got = f"{DICTIONARY} has {entries} labels, {TARGETS} says {found.clusters}"
+        raise TargetError(folder, [f"{got}. Make the targets again."])
+    return found

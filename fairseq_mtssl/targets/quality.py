@@ -1,0 +1,166 @@
+"""How well labels agree with phones: phone purity, cluster purity and PNMI.
+
+Source: Hsu et al. 2021, arXiv 2106.07447, section IV-C.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_mtssl.errors import TargetError
+
+PHONE_COLUMNS = 4  # utterance, start s, end s, phone; a fifth, the word, is not looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The phones of one utterance, in the order of time: (P,) seconds, and (P,) names."""
+
+    starts_s: np.ndarray
+    ends_s: np.ndarray
+    phones: list[str]
+
+    def at(self, times_s: np.ndarray) -> list[str | None]:
+        """The phone that covers each time, None where there is none."""
+        found = np.searchsorted(self.starts_s, times_s, side="right") - 1
+        inside = (found >= 0) & (times_s < self.ends_s[np.maximum(found, 0)])
+        return [self.phones[index] if ok else None for index, ok in zip(found.tolist(), inside.tolist())]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Agreement of labels and phones over `frames` frames.
+
+    phone_purity: Σ_z max_y p(y, z); cluster_purity: Σ_y max_z p(y, z); pnmi: I(y; z) / H(y), 1 if there is
+    only one phone. phones, clusters: how many occur.
+    """
+
+    frames: int
+    phones: int
+    clusters: int
+    phone_purity: float
+    cluster_purity: float
+    pnmi: float
+
+
+def read_phones(path: str | Path) -> dict[str, Segments]:
+    """Read `{split}.phones.tsv`: a header, then utterance, start s, end s, phone and whatever else.
+
+    Raises: TargetError with every fault: absent or empty file, too few columns, times that are no numbers or
+    end before they start, phones of an utterance that overlap.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise TargetError(
+            path, [f"cannot be read ({error}). Write phone alignments of this split."]
+        ) from error
+    rows: dict[str, list[tuple[float, float, str, int]]] = {}
+    faults: list[str] = []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split("\t")
+        try:
+            utterance, start, end, phone = cells[0], float(cells[1]), float(cells[2]), cells[3]
+        except (ValueError, IndexError):
+            faults.append(
+                f"line {number}: got {line!r}, wanted utterance, start s, end s, phone, tab separated."
+            )
+            continue
+        if not 0 <= start <= end < math.inf:
+            faults.append(f"line {number}: from {start} s to {end} s, wanted 0 ≤ start ≤ end. Align again.")
+        rows.setdefault(utterance, []).append((start, end, phone, number))
+    if not rows and not faults:
+        faults.append("holds no phones. Write the header, then one line a phone.")
+    segments = {}
+    for utterance, each in rows.items():
+        each.sort(key=lambda row: row[:2])
+        for before, after in zip(each, each[1:]):
+            if after[0] < before[1] - 1e-6:
+                faults.append(f"line {after[3]}: {utterance} overlaps line {before[3]}. Align again.")
+        starts, ends, phones, _ = zip(*each)
+        segments[utterance] = Segments(np.array(starts), np.array(ends), list(phones))
+    if faults:
+        raise TargetError(path, faults)
+    return segments
+
+
+@dataclass
+class Contingency:
+    """How often phone and label fall on the same frame.
+
+    uncovered: frames that lie in no phone; unaligned: utterances without any phone. Neither is counted.
+    """
+
+    clusters: int
+    uncovered: int = 0
+    unaligned: int = 0
+
+    def __post_init__(self) -> None:
+        self._rows: dict[str, np.ndarray] = {}
+
+    def add(self, labels: np.ndarray, segments: Segments | None, rate_hz: float) -> None:
+        """labels: (T,) of one utterance; the phone of frame i is the one at (i + 0.5) / rate_hz seconds."""
+        if segments is None:
+            self.unaligned += 1
+            return
+        phones = segments.at((np.arange(len(labels)) + 0.5) / rate_hz)
+        for label, phone in zip(labels.tolist(), phones, strict=True):
+            if phone is None:
+                self.uncovered += 1
+                continue
+            if phone not in self._rows:
+                self._rows[phone] = np.zeros(self.clusters, dtype=np.int64)
+            self._rows[phone][label] += 1
+
+    def table(self) -> np.ndarray:
+        """(phones, clusters) counts, phones in order of first appearance."""
+        return (
+            np.stack(list(self._rows.values()))
+            if self._rows
+            else np.zeros((0, self.clusters), dtype=np.int64)
+        )
+
+
+def quality_of(table: np.ndarray) -> Quality:
+    """table: (Y, K) counts of phone and label on the same frame. Raises: TargetError if it counts nothing."""
+    total = int(table.sum())
+    if total == 0:
+        cure = "Check that the ids of phones.tsv are the caption ids, or file stems, of the manifest."
+        raise TargetError("phones", [f"no frame has both a label and a phone. {cure}"])
+    joint = table / total
+    phone, cluster = joint.sum(1), joint.sum(0)
+    entropy = -sum(p * math.log(p) for p in phone.tolist() if p > 0)
+    some = joint > 0
+    information = float((joint[some] * np.log(joint[some] / np.outer(phone, cluster)[some])).sum())
+    return Quality(
+        frames=total,
+        phones=int((phone > 0).sum()),
+        clusters=int((cluster > 0).sum()),
+        phone_purity=float(joint.max(0).sum()),
+        cluster_purity=float(joint.max(1).sum()),
+        pnmi=information / entropy if entropy > 0 else 1.0,
+    )
+
+
+def measure(
+    labels: Iterable[np.ndarray],
+    utterances: Sequence[str],
+    phones: dict[str, Segments],
+    *,
+    rate_hz: float,
+    clusters: int,
+) -> tuple[Quality, Contingency]:
+    """Quality of a split's labels.
+
+    labels: (T,) of each utterance in turn, all below clusters; utterances: their ids, the keys of phones.
+    """
+    counted = Contingency(clusters)
+    for each, utterance in zip(labels, utterances, strict=True):
+        counted.add(each, phones.get(utterance), rate_hz)
+    return quality_of(counted.table()), counted

@@ -1,0 +1,307 @@
+"""The field's files of features and labels: written as a stream, whole or not at all, verified when merged.
+
+- `{split}_{rank}_{nshard}.npy`: (rows, D) features of a shard's utterances, one after the other;
+- `{split}_{rank}_{nshard}.len`: the frames of each utterance, one a line;
+- `{split}_{rank}_{nshard}.km` and, merged, `{split}.km`: one utterance a line, labels separated by spaces;
+- `dict.km.txt`: `<label> 1` a line, which is what fairseq's `Dictionary` reads.
+
+Rows are in the order of `{split}.tsv`. Source: fairseq's examples/hubert/simple_kmeans.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from fairseq_mtssl.errors import ConfigError, TargetError
+
+DICTIONARY = "dict.km.txt"
+_HEADER_BYTES = 128
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name `path` when the block ends, and is thrown away if it fails.
+
+    A killed process leaves `path` as it was, and `{name}.part`, which the next attempt overwrites.
+    """
+    partial = path.with_name(f"{path.name}.part")
+    try:
+        with open(partial, "wb+") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+    except Exception:
+        partial.unlink(missing_ok=True)
+        raise
+    os.replace(partial, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """`r/n` -> (r, n), shard r of n counted from 0. Raises: ConfigError."""
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not int(match[1]) < int(match[2]):
+        raise ConfigError("--shard", [f"got {text!r}, wanted r/n with 0 ≤ r < n, such as 0/4"])
+    return int(match[1]), int(match[2])
+
+
+def shard_rows(total: int, rank: int, nshard: int) -> range:
+    """The rows of a manifest that a shard holds: neighbours, and shards differ by one row at most."""
+    return range(total * rank // nshard, total * (rank + 1) // nshard)
+
+
+def shard_path(folder: Path, split: str, rank: int, nshard: int, suffix: str) -> Path:
+    """`{folder}/{split}_{rank}_{nshard}{suffix}`."""
+    return folder / f"{split}_{rank}_{nshard}{suffix}"
+
+
+def find_nshard(folder: Path, split: str, suffix: str) -> int:
+    """In how many shards a split lies in a folder.
+
+    Raises: TargetError if there is none, if two ways of sharding are mixed, or naming every missing shard.
+    """
+    pattern = re.compile(rf"{re.escape(split)}_(\d+)_(\d+){re.escape(suffix)}")
+    matches = [match for path in folder.glob(f"{split}_*{suffix}") if (match := pattern.fullmatch(path.name))]
+    ways = sorted({int(match[2]) for match in matches})
+    wanted = f"{split}_{{rank}}_{{nshard}}{suffix}"
+    if not ways:
+        raise TargetError(folder, [f"holds no {wanted}. Write its shards first, or name another split."])
+    if len(ways) > 1:
+        raise TargetError(folder, [f"holds {wanted} for nshard {ways}, wanted one. Remove the stale ones."])
+    missing = sorted(set(range(ways[0])) - {int(match[1]) for match in matches})
+    if missing:
+        faults = [
+            f"{split}_{rank}_{ways[0]}{suffix} is missing. Write it with --shard {rank}/{ways[0]}."
+            for rank in missing
+        ]
+        raise TargetError(folder, faults)
+    return ways[0]
+
+
+class FeatureWriter:
+    """Appends utterances to one shard's .npy and .len; both appear, complete, when the block ends.
+
+    dtype: what is stored, float32 or float16. As a context manager only.
+    """
+
+    def __init__(
+        self, folder: Path, split: str, rank: int, nshard: int, dim: int, dtype: Any = "<f4"
+    ) -> None:
+        self.path = shard_path(folder, split, rank, nshard, ".npy")
+        self.dim = dim
+        self.dtype = np.dtype(dtype).newbyteorder("<")
+        self.lengths: list[int] = []
+
+    def __enter__(self) -> FeatureWriter:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._replacing = replacing(self.path)
+        self._file = self._replacing.__enter__()
+        self._file.write(b"\0" * _HEADER_BYTES)
+        return self
+
+    def append(self, features: np.ndarray) -> None:
+        """features: (T, D) of the next utterance; T may be 0. Raises: TargetError if D is another."""
+        if features.ndim != 2 or features.shape[1] != self.dim:
+            got = f"utterance {len(self.lengths)}: features of shape {features.shape}, wanted (T, {self.dim})"
+            raise TargetError(self.path, [f"{got}. Dump the whole split with one extractor."])
+        self._file.write(np.ascontiguousarray(features, dtype=self.dtype).tobytes())
+        self.lengths.append(len(features))
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is None:
+            self._file.seek(0)
+            self._file.write(_npy_header(sum(self.lengths), self.dim, self.dtype))
+            # .len first: a shard counts as there when its .npy is
+            write_text(self.path.with_suffix(".len"), "".join(f"{length}\n" for length in self.lengths))
+        self._replacing.__exit__(*error)
+
+
+def _npy_header(rows: int, dim: int, dtype: np.dtype) -> bytes:
+    """The header of format 1.0, of always the same length, so that it can be filled in at the end."""
+    text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
+    size = _HEADER_BYTES - 10
+    return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"
+
+
+class FeatureShards:
+    """All utterances of a split's stored features, memory-mapped, in the manifest's order.
+
+    lengths: (N,) frames; dim: D. Indexing gives (T, D). Raises: TargetError when a shard is missing, cut
+    short, or has not the rows its .len says.
+    """
+
+    def __init__(self, folder: str | Path, split: str) -> None:
+        self.folder = Path(folder)
+        self.nshard = find_nshard(self.folder, split, ".npy")
+        self._arrays, lengths, faults = [], [], []
+        for rank in range(self.nshard):
+            path = shard_path(self.folder, split, rank, self.nshard, ".npy")
+            try:
+                self._arrays.append(read_features(path))
+                lengths.append(read_lengths(path.with_suffix(".len"), len(self._arrays[-1])))
+            except TargetError as error:
+                faults += error.faults
+        dims = sorted({array.shape[1] for array in self._arrays})
+        if len(dims) > 1:
+            faults.append(f"shards of {split} have {dims} dimensions. Dump them with one extractor.")
+        if faults:
+            raise TargetError(self.folder, faults)
+        self.dim = dims[0]
+        self.lengths = np.concatenate(lengths)
+        self._rank = np.repeat(np.arange(self.nshard), [len(each) for each in lengths])
+        self._start = np.concatenate([np.cumsum(each) - each for each in lengths])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        start = self._start[index]
+        return self._arrays[self._rank[index]][start : start + self.lengths[index]]
+
+
+def read_features(path: Path) -> np.ndarray:
+    """A shard's (rows, D), memory-mapped. Raises: TargetError if it is none or cut short."""
+    try:
+        # a file of no rows cannot be mapped
+        array = np.load(path, mmap_mode="r" if os.path.getsize(path) > _HEADER_BYTES else None)
+    except (OSError, ValueError) as error:
+        raise TargetError(path, [f"{path.name} cannot be read ({error}). Dump this shard again."]) from error
+    if array.ndim != 2:
+        raise TargetError(path, [f"{path.name} holds shape {array.shape}, wanted (rows, D). Dump it again."])
+    return array
+
+
+def read_lengths(path: Path, rows: int) -> np.ndarray:
+    """(N,) frames of a shard's utterances, which must sum to rows. Raises: TargetError."""
+    if not path.is_file():
+        raise TargetError(path, [f"{path.name} is missing. Dump this shard again."])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    wrong = next((number for number, line in enumerate(lines, 1) if not line.isdecimal()), None)
+    if wrong is not None:
+        got = f"{path.name} line {wrong}: got {lines[wrong - 1]!r}, wanted a count of frames"
+        raise TargetError(path, [f"{got}. Dump this shard again."])
+    lengths = np.array([int(line) for line in lines], dtype=np.int64)
+    if lengths.sum() != rows:
+        got = f"{path.name} sums to {lengths.sum()} frames, {path.stem}.npy has {rows} rows"
+        raise TargetError(path, [f"{got}. Dump this shard again."])
+    return lengths
+
+
+def write_labels(path: Path, utterances: Iterable[np.ndarray]) -> int:
+    """Write a .km of one line an utterance, whole or not at all; returns how many lines.
+
+    utterances: (T,) int each; T may be 0, which gives an empty line.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = 0
+    with replacing(path) as file:
+        for labels in utterances:
+            file.write(" ".join(map(str, labels.tolist())).encode() + b"\n")
+            lines += 1
+    return lines
+
+
+def label_line_faults(path: Path, line: bytes, number: int, frames: int, clusters: int) -> list[str]:
+    """What is wrong with one line of a .km that must hold `frames` labels under `clusters`."""
+    place = f"{path.name} line {number}"
+    if not line.endswith(b"\n"):
+        return [f"{place}: cut off, with no line end. Delete {path.name} and label again."]
+    words = line.split()
+    faults = []
+    if len(words) != frames:
+        faults.append(f"{place}: {len(words)} labels, wanted {frames}. Delete {path.name} and label again.")
+    wrong = [word for word in set(words) if not word.isdigit() or int(word) >= clusters]
+    if wrong:
+        got = ", ".join(sorted(word.decode("ascii", "replace") for word in wrong)[:5])
+        faults.append(
+            f"{place}: labels {got}, wanted 0 to {clusters - 1}. Delete {path.name} and label again."
+        )
+    return faults
+
+
+def merge_labels(
+    parts: Path, out: Path, split: str, nshard: int, frames: Sequence[int] | np.ndarray, clusters: int
+) -> np.ndarray:
+    """Join the shards of a split's labels into `{out}/{split}.km`, every line verified on the way.
+
+    frames: (N,) labels that each line must hold. Returns: (clusters,) int64, how often each label occurs.
+    Raises: TargetError naming each missing shard, wrong line count, wrong label count and unknown label; then
+    nothing is written.
+    """
+    paths = [shard_path(parts, split, rank, nshard, ".km") for rank in range(nshard)]
+    faults = [
+        f"{path.name} is missing. Write it with --shard {rank}/{nshard}."
+        for rank, path in enumerate(paths)
+        if not path.is_file()
+    ]
+    counts = np.zeros(clusters, dtype=np.int64)
+    if not faults:
+        with replacing(out / f"{split}.km") as merged:
+            for rank, path in enumerate(paths):
+                rows = shard_rows(len(frames), rank, nshard)
+                faults += _append_verified(merged, path, rows, frames, counts)
+            if faults:
+                raise TargetError(parts, faults)
+    if faults:
+        raise TargetError(parts, faults)
+    return counts
+
+
+def _append_verified(
+    merged: IO[bytes], path: Path, rows: range, frames: Sequence[int] | np.ndarray, counts: np.ndarray
+) -> list[str]:
+    """Copy one shard's lines and count its labels. Returns: its faults."""
+    faults: list[str] = []
+    number = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number > len(rows):
+                continue
+            wrong = label_line_faults(path, line, number, int(frames[rows[number - 1]]), len(counts))
+            faults += wrong
+            if not wrong:
+                counts += np.bincount(np.array(line.split(), dtype=np.int64), minlength=len(counts))
+                merged.write(line)
+    if number != len(rows):
+        got = f"{path.name}: {number} lines, wanted {len(rows)}, one an utterance"
+        faults.append(f"{got}. Delete {path.name} and label again.")
+    return faults
+
+
+def write_dictionary(folder: Path, clusters: int) -> None:
+    """Write `dict.km.txt`: every label in order, used or not."""
+    write_text(folder / DICTIONARY, "".join(f"{label} 1\n" for label in range(clusters)))
+
+
+def read_dictionary(path: Path) -> int:
+    """How many labels a `dict.km.txt` has: 0 to K − 1, in order.
+
+    Raises: TargetError if it is absent, empty, or any line is another.
+    """
+    if not path.is_file():
+        raise TargetError(path, ["no such file. Make the targets again, or give their folder."])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise TargetError(
+            path, ["empty. Write one line `<label> 1` for each label, or make the targets again."]
+        )
+    faults = [
+        f"line {number + 1}: got {line!r}, wanted `{number} 1`. Make the targets again."
+        for number, line in enumerate(lines)
+        if re.fullmatch(rf"{number} \d+", line) is None
+    ]
+    if faults:
+        raise TargetError(path, faults)
+    return len(lines)

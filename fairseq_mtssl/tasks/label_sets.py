@@ -1,0 +1,93 @@
+"""Label folders and their dictionaries, for every task whose model predicts cluster labels."""
+
+from pathlib import Path
+from typing import Any, List, Optional
+
+from fairseq.data import Dictionary
+from fairseq.tasks import FairseqTask
+
+from fairseq_mtssl.data.labels import (
+    FrameLabels,
+    dictionary_of,
+    read_frame_labels,
+    read_label_dictionary,
+    read_label_rate_hz,
+)
+from fairseq_mtssl.data.manifest import AudioManifest
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import parse_conv_layers
+
+WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
+
+
+def folders_of(value: Any) -> List[str]:
+    """A list of label folders as a configuration gives it: one, several or none."""
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+class LabelledTask(FairseqTask):
+    """A task with the fields labels, label_rate_hz and conv_feature_layers in its configuration.
+
+    The symbols of the dictionaries go into checkpoints, so that these load without the folders.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.label_folders = folders_of(cfg.labels)
+        rates = cfg.label_rate_hz
+        if hasattr(rates, "__iter__") and len(rates) != len(self.label_folders):
+            wanted = f"wanted one for each of {len(self.label_folders)} label sets"
+            raise ConfigError("task", [f"label_rate_hz {list(rates)}: {wanted}"])
+        self.conv_layers = parse_conv_layers(cfg.conv_feature_layers or WAV2VEC2_CONV_LAYERS)
+        self.state.add_factory("symbols", self._read_symbols)
+
+    def _read_symbols(self) -> List[List[str]]:
+        return [list(read_label_dictionary(folder).symbols) for folder in self.label_folders]
+
+    @property
+    def dictionaries(self) -> List[Dictionary]:
+        """One a label set: a checkpoint's, or those of the label folders."""
+        return [dictionary_of(symbols) for symbols in self.state.symbols]
+
+    @property
+    def label_classes(self) -> List[int]:
+        """Classes of each label set, the four special symbols of fairseq's dictionaries included."""
+        return [len(symbols) for symbols in self.state.symbols]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain lists of symbols: any version of torch reads them without unpickling a class."""
+        return {"symbols": self.state.symbols}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a checkpoint's dictionaries; those of fairseq's hubert_pretraining too."""
+        symbols = state_dict.get("symbols")
+        if symbols is None:
+            symbols = [list(each.symbols) for each in state_dict.get("dictionaries", [])]
+        self.state.merge_state_dict({"symbols": symbols})
+
+    def read_labels(
+        self, split: str, manifest: AudioManifest, folders: Optional[List[str]] = None
+    ) -> List[FrameLabels]:
+        """The labels of a whole manifest, one a label set. folders: instead of task.labels.
+
+        Raises: ManifestError naming every fault of a file; ConfigError for another number of folders
+        than the model has label sets.
+        """
+        folders = self.label_folders if folders is None else folders
+        if not folders:
+            return []
+        if len(folders) != len(self.label_classes):
+            got = f"{len(folders)} folders for the {len(self.label_classes)} label sets of the model"
+            raise ConfigError("task.labels", [f"{got}; give as many, in the same order, or none"])
+        given = self.cfg.label_rate_hz
+        rates = list(given) if hasattr(given, "__iter__") else [given] * len(folders)
+        return [
+            read_frame_labels(
+                Path(folder) / f"{split}.km",
+                manifest,
+                dictionary,
+                read_label_rate_hz(folder) if rate is None else float(rate),
+                self.conv_layers,
+            )
+            for folder, dictionary, rate in zip(folders, self.dictionaries, rates, strict=True)
+        ]

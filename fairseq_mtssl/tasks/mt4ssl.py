@@ -1,0 +1,141 @@
+"""Pre-training on speech alone: audio, cluster labels, and the step of the slow teacher.
+
+Source: Ma et al. 2023, arXiv 2211.07321.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import register_task
+from omegaconf import II, MISSING
+
+from fairseq_mtssl import checkpoints
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
+from fairseq_mtssl.data.clips import long_enough
+from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
+from fairseq_mtssl.data.manifest import read_audio_manifest
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
+from fairseq_mtssl.tasks.phases import loss_scale
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Mt4sslTaskConfig(FairseqDataclass):
+    data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv"})
+    labels: Any = field(
+        default_factory=list,
+        metadata={
+            "help": "folders of cluster labels, one a label set: {split}.km, dict.km.txt, targets.json; "
+            "empty: online targets alone"
+        },
+    )
+    label_rate_hz: Optional[Any] = field(
+        default=None,
+        metadata={"help": "labels a second, one number or one a label set; null: as targets.json says"},
+    )
+    max_duration_s: float = field(default=20.0, metadata={"help": "seconds of a crop"})
+    min_duration_s: float = field(
+        default=2.0, metadata={"help": "shorter utterances are dropped, counted and named"}
+    )
+    resample: bool = field(
+        default=False,
+        metadata={"help": "resample audio that is not at 16 kHz, else refuse it; needs labels=[]"},
+    )
+    # fairseq-validate composes a configuration without a model; the checkpoint then brings its own.
+    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
+    phase_ratio: Any = "${oc.select:lr_scheduler.phase_ratio,null}"
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+    max_update: int = II("optimization.max_update")
+
+
+@register_task("mt4ssl", dataclass=Mt4sslTaskConfig)
+class Mt4sslTask(LabelledTask):
+    """Utterances with the labels of their frames. The symbols of the dictionaries go into checkpoints."""
+
+    def __init__(self, cfg: Mt4sslTaskConfig) -> None:
+        check_config(cfg, len(folders_of(cfg.labels)))
+        super().__init__(cfg)
+
+    @classmethod
+    def setup_task(cls, cfg: Mt4sslTaskConfig, **_: Any) -> "Mt4sslTask":
+        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
+        return cls(cfg)
+
+    # -- data
+
+    def load_dataset(
+        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
+    ) -> LabelledClipDataset:
+        """Read a split's manifest and labels. Raises: ManifestError naming every fault of a file."""
+        cfg = self.cfg
+        manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
+        labels = self.read_labels(split, manifest)
+        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
+        self.datasets[split] = LabelledClipDataset(
+            manifest,
+            rows,
+            labels,
+            self.conv_layers,
+            max_samples=round(cfg.max_duration_s * SAMPLE_RATE_HZ),
+            training=split == cfg.train_subset,
+            seed=int(cfg.seed),
+            resample=cfg.resample,
+        )
+        hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
+        logger.info("%s: %d utterances, %.2f h, %d label sets", split, len(rows), hours, len(labels))
+        return self.datasets[split]
+
+    def max_positions(self) -> None:
+        return None
+
+    # -- model
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the model; for a new training start it from ``model.init_from``."""
+        model = super().build_model(cfg, from_checkpoint)
+        if (
+            cfg.init_from
+            and not from_checkpoint
+            and not checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher.")
+        ):
+            model.reset_teacher()
+        return model
+
+    # -- training
+
+    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        """Step the optimizer, then the teacher: once an update, however many batches it gathers.
+
+        A half-precision overflow is raised before this is called; an AMP one leaves the weights as they
+        are and is known by the lowered loss scale.
+        """
+        before = loss_scale(optimizer)
+        super().optimizer_step(optimizer, model, update_num)
+        if loss_scale(optimizer) >= before:
+            model.update_teacher(update_num + 1)
+
+
+def check_config(cfg: Any, label_sets: int) -> None:
+    """Raises: ConfigError naming every fault of a task configuration at once."""
+    faults = []
+    if not 0 < cfg.min_duration_s <= cfg.max_duration_s:
+        faults.append(
+            f"min_duration_s {cfg.min_duration_s} and max_duration_s {cfg.max_duration_s}: "
+            "wanted 0 < min ≤ max"
+        )
+    if cfg.resample and label_sets:
+        faults.append("resample with labels: their counts are checked at 16 kHz; resample the files first")
+    ratio, updates = cfg.phase_ratio, int(cfg.max_update or 0)
+    if ratio and updates and int(updates * ratio[2]) < 1:
+        faults.append(
+            f"lr_scheduler.phase_ratio {list(ratio)} of {updates} updates leaves none for the decay, which "
+            "tri_stage divides by; train longer or give the decay a larger share"
+        )
+    if faults:
+        raise ConfigError("task", faults)

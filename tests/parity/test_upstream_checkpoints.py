@@ -1,0 +1,106 @@
+"""Checkpoints as fairseq's trainer writes them, loaded with none of the paths they were trained with."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fairseq.data import Dictionary
+from fairseq.dataclass.configs import FairseqConfig
+from omegaconf import OmegaConf
+
+from fairseq_mtssl.checkpoints import load_upstream
+from fairseq_mtssl.errors import CheckpointError
+from fairseq_mtssl.targets.features import LayerFeatures
+
+SIZES: dict[str, Any] = {
+    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
+    "encoder_embed_dim": 24,
+    "encoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 3,
+    "encoder_layers": 3,
+    "conv_pos": 15,
+    "conv_pos_groups": 3,
+}
+
+
+def build(name: str) -> tuple[Any, Any, Any]:
+    """A model of fairseq's, its configuration, and a function for its own features of a layer."""
+    torch.manual_seed(0)
+    if name == "wav2vec2":
+        from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+
+        cfg = Wav2Vec2Config(**SIZES, quantize_targets=True, latent_vars=8, final_dim=8)
+        model = Wav2Vec2Model(cfg)
+        return model, cfg, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
+    if name == "hubert":
+        from fairseq.models.hubert import HubertConfig, HubertModel
+
+        words = Dictionary()
+        words.add_symbol("0")
+        cfg = HubertConfig(**SIZES, label_rate=50, untie_final_proj=True, final_dim=8)
+        model = HubertModel(cfg, SimpleNamespace(sample_rate=16_000), [words, words])
+        return model, cfg, lambda wav, n: model.extract_features(wav, output_layer=n)[0]
+    module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
+    cfg = module.Data2VecAudioConfig(**SIZES, pos_conv_depth=2, max_update=10)
+    model = module.Data2VecAudioModel(cfg)
+    model.make_ema_teacher()
+    return model, cfg, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
+
+
+def save(path: Path, name: str, model: Any, model_cfg: Any, normalize: bool) -> Path:
+    """What fairseq's trainer keeps, as far as a reader looks at it."""
+    cfg = OmegaConf.to_container(OmegaConf.structured(FairseqConfig()), resolve=False, enum_to_str=True)
+    task = "hubert_pretraining" if name == "hubert" else "audio_pretraining"
+    plain = OmegaConf.to_container(OmegaConf.structured(model_cfg), resolve=False, enum_to_str=True)
+    cfg["model"] = {key: value for key, value in plain.items() if not str(value).startswith("${")}
+    cfg["model"]["_name"] = name
+    cfg["task"] = {"_name": task, "data": "/nowhere", "normalize": normalize, "sample_rate": 16_000}
+    cfg["task"] |= {"label_dir": "/nowhere", "labels": ["km"], "label_rate": 50.0} if name == "hubert" else {}
+    state = {"args": None, "cfg": cfg, "model": model.state_dict(), "task_state": {}}
+    state["extra_state"] = {"train_iterator": {"epoch": 1, "iterations_in_epoch": 0}}
+    history = {"criterion_name": "C", "optimizer_name": "A", "lr_scheduler_state": {}, "num_updates": 7}
+    state["optimizer_history"] = [history]
+    torch.save(state, path)
+    return path
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "data2vec_audio"])
+def test_a_checkpoint_of_fairseqs_gives_its_own_layers(name: str, normalize: bool, tmp_path: Path) -> None:
+    model, cfg, theirs = build(name)
+    upstream = load_upstream(save(tmp_path / "c.pt", name, model, cfg, normalize))
+    assert (upstream.name, upstream.normalised, upstream.model.training) == (name, normalize, False)
+    wav = np.random.default_rng(0).standard_normal(6000).astype(np.float32)
+    found = LayerFeatures(upstream.model, 2, prepare=np.asarray, source={}).extract([wav])[0]
+    with torch.no_grad():
+        model.eval()
+        wanted = theirs(torch.from_numpy(wav).unsqueeze(0), 2)[0].numpy()
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+def test_a_checkpoint_that_lacks_a_layer_is_refused_by_name(tmp_path: Path) -> None:
+    model, cfg, _ = build("wav2vec2")
+    path = save(tmp_path / "c.pt", "wav2vec2", model, cfg, True)
+    state = torch.load(path, weights_only=False)
+    del state["model"]["encoder.layers.1.fc1.weight"]
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match="encoder.layers.1.fc1.weight is missing"):
+        load_upstream(path)
+
+
+def test_a_checkpoint_from_elsewhere_is_refused(tmp_path: Path) -> None:
+    model, cfg, _ = build("wav2vec2")
+    with pytest.raises(CheckpointError, match="holds the model 'wav2vec_ctc'"):
+        load_upstream(save(tmp_path / "ctc.pt", "wav2vec_ctc", model, cfg, True))
+    torch.save({"weights": torch.zeros(2)}, tmp_path / "c.pt")
+    with pytest.raises(CheckpointError, match="c.pt"):
+        load_upstream(tmp_path / "c.pt")
+    (tmp_path / "d.pt").write_bytes(b"nothing")
+    with pytest.raises(CheckpointError, match="d.pt: not readable"):
+        load_upstream(tmp_path / "d.pt")

@@ -1,0 +1,192 @@
+"""MFCCs against a slow own version; layers against fairseq's extract_features, alone and in batches."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq_mtssl.data.audio import normalise
+from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.frames import conv_length, frame_count, parse_conv_layers
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.targets import features
+from fairseq_mtssl.targets.features import LayerFeatures, Mfcc
+
+ORACLES = str(Path(__file__).resolve().parents[2] / "oracles")
+LENGTHS = (6000, 2345, 400, 9001, 4001, 399, 2000)
+CONV = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
+SIZES: dict[str, Any] = {
+    "conv_feature_layers": CONV,
+    "encoder_embed_dim": 24,
+    "encoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 3,
+    "encoder_layers": 3,
+    "conv_pos": 15,
+    "conv_pos_groups": 3,
+}
+
+
+def waves() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [(0.1 * rng.standard_normal(length)).astype(np.float32) for length in LENGTHS]
+
+
+def mfcc_oracle() -> Any:
+    sys.path.insert(0, ORACLES)
+    return importlib.import_module("mfcc_oracle")
+
+
+def test_mfccs_equal_a_slow_version() -> None:
+    pytest.importorskip("kaldi_native_fbank")
+    oracle = mfcc_oracle()
+    for wav, found in zip(waves(), Mfcc().extract(waves()), strict=True):
+        if len(wav) < 400:
+            assert found.shape == (0, 39)
+            continue
+        static = oracle.mfcc(wav)
+        first = oracle.differences(static)
+        wanted = np.concatenate([static, first, oracle.differences(first)], axis=1)
+        assert found.shape == wanted.shape == (frame_count(len(wav), 160, 400), 39)
+        # float32 logarithms of powers: 1e-4 on cepstra of order 10
+        np.testing.assert_allclose(found, wanted, atol=2e-3)
+
+
+def test_silence_gives_finite_mfccs_without_dither() -> None:
+    pytest.importorskip("kaldi_native_fbank")
+    first, second = Mfcc().extract([np.zeros(1000, dtype=np.float32)] * 2)
+    assert np.isfinite(first).all() and np.array_equal(first, second)
+
+
+def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "kaldi_native_fbank", None)
+    with pytest.raises(MissingExtraError, match=r"fairseq-mtssl\[targets\]"):
+        Mfcc()
+
+
+def test_a_slope_is_found_exactly() -> None:
+    ramp = 3.0 * np.arange(10.0)[:, None]
+    assert features.differences(ramp)[2:-2].ravel().tolist() == [3.0] * 6
+    # at the edge, repeated: (1·(3 − 0) + 2·(6 − 0)) / 10
+    assert features.differences(ramp)[0, 0] == pytest.approx(1.5)
+
+
+def fairseq_model(name: str, mode: str) -> tuple[Any, Any]:
+    """A tiny model and its own layer-N features of one clip."""
+    torch.manual_seed(0)
+    if name == "wav2vec2":
+        from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+
+        model = Wav2Vec2Model(Wav2Vec2Config(**SIZES, extractor_mode=mode))
+        return model, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
+    if name == "hubert":
+        from types import SimpleNamespace
+
+        from fairseq.models.hubert import HubertConfig, HubertModel
+
+        cfg = HubertConfig(**SIZES, extractor_mode=mode, label_rate=50)
+        model = HubertModel(cfg, SimpleNamespace(sample_rate=16_000), [None])
+        return model, lambda wav, n: model.extract_features(wav, output_layer=n)[0]
+    module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
+    cfg = module.Data2VecAudioConfig(**SIZES, extractor_mode=mode, pos_conv_depth=3)
+    model = module.Data2VecAudioModel(cfg)
+    return model, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
+
+
+def our_model(mode: str, use_cls: bool) -> Any:
+    torch.manual_seed(0)
+    encoder = SpeechEncoder(
+        conv_layers=CONV,
+        extractor_mode=mode,
+        conv_bias=False,
+        dim=24,
+        ffn_dim=48,
+        heads=3,
+        layers=3,
+        dropout=0.1,
+        attention_dropout=0.1,
+        activation_dropout=0.0,
+        input_dropout=0.1,
+        layerdrop=0.5,
+        conv_pos=15,
+        conv_pos_groups=3,
+        feature_grad_mult=1.0,
+        use_cls=use_cls,
+        padding_exact=mode == "layer_norm",
+    )
+    model = torch.nn.Module()
+    model.speech_encoder = encoder
+    return model
+
+
+def layers(model: Any, layer: int = 2) -> LayerFeatures:
+    return LayerFeatures(model, layer, prepare=normalise, source={})
+
+
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "data2vec_audio"])
+def test_fairseqs_models_give_what_their_extract_features_gives(name: str, mode: str) -> None:
+    model, theirs = fairseq_model(name, mode)
+    for layer in (1, 3):
+        extractor = layers(model, layer)
+        for wav, found in zip(waves(), (extractor.extract([each])[0] for each in waves()), strict=True):
+            if len(wav) < 400:
+                continue
+            with torch.no_grad():
+                wanted = theirs(torch.from_numpy(normalise(wav)).unsqueeze(0), layer)[0].numpy()
+            np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "data2vec_audio", "ours", "ours with CLS"])
+@pytest.mark.parametrize("batch_samples", [1000, 12_000, 100_000])
+def test_a_batch_changes_no_feature(name: str, mode: str, batch_samples: int) -> None:
+    model = our_model(mode, "CLS" in name) if name.startswith("ours") else fairseq_model(name, mode)[0]
+    extractor = layers(model, 3)
+    alone = list(features.stream(extractor, waves()))
+    batched = list(features.stream(extractor, waves(), batch_samples))
+    wanted = [conv_length(length, parse_conv_layers(CONV)) for length in LENGTHS]
+    assert [len(each) for each in alone] == [len(each) for each in batched] == wanted
+    for one, other in zip(alone, batched, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+def test_our_layers_are_those_the_encoder_collects() -> None:
+    model = our_model("layer_norm", True)
+    wav = waves()[0]
+    found = layers(model, 2).extract([wav])[0]
+    encoder, collected = model.speech_encoder, []
+    with torch.no_grad():
+        front = encoder.front_end(torch.from_numpy(normalise(wav)).unsqueeze(0), torch.tensor([len(wav)]))
+        encoder.run(encoder.embed(front), 0, 3, collect=collected)
+    np.testing.assert_allclose(found, collected[1][0].numpy(), atol=1e-6)
+
+
+def test_window_and_hop_count_the_frames_of_the_convolutions() -> None:
+    extractor = layers(our_model("layer_norm", False))
+    assert (extractor.window_samples, extractor.hop_samples, features.rate_hz(extractor)) == (400, 320, 50.0)
+    for samples in range(0, 3000, 37):
+        assert frame_count(samples, 320, 400) == conv_length(samples, parse_conv_layers(CONV))
+
+
+@pytest.mark.parametrize("layer", [0, 4])
+def test_a_layer_the_model_lacks_is_refused(layer: int) -> None:
+    with pytest.raises(ConfigError, match=f"layer {layer} of a model of 3"):
+        layers(our_model("layer_norm", False), layer)
+
+
+def test_a_model_without_layers_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a Linear has no layers to take"):
+        layers(torch.nn.Linear(2, 2), 1)
+
+
+def test_batches_hold_neighbours_in_length_and_never_too_much() -> None:
+    lengths = [5, 9, 1, 9, 4, 20, 5]
+    batches = features.bucket(lengths, 18)
+    assert sorted(sum(batches, [])) == list(range(7))
+    assert batches == [[5], [1, 3], [0, 6, 4], [2]]
