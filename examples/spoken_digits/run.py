@@ -24,9 +24,6 @@ OVERRIDES = (
     "task.repair=true",
     "task.max_duration_s=1.0",
     "task.eval_max_duration_s=1.0",
-    # ten kinds of image are told apart sooner than scenes, and bear a higher rate from the start
-    "optimization.lr=[0.0007]",
-    "task.warmup=0.1",
 )
 
 

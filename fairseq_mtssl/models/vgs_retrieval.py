@@ -19,6 +19,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, same_image_mask
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
+from fairseq_mtssl.modules.resdavenet import FrameBatchNorm
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
 
@@ -161,7 +162,8 @@ class VgsRetrievalModel(BaseFairseqModel):
     """Embeds spoken captions and images; their score is the dot product of the embeddings.
 
     speech_encoder: waveform to frames and CLS of the last shared layer; speech_head: those to (B, D);
-    image_encoder: images to (M, D); logit_scale: log of the learned scale, None for raw products.
+    image_encoder: images to (M, D). With cosine similarity also logit_scale, the log of the learned scale,
+    and speech_norm and image_norm, which centre the embeddings; None for raw products.
     """
 
     has_ssl = False
@@ -198,6 +200,8 @@ class VgsRetrievalModel(BaseFairseqModel):
         cosine = resolve(cfg, "similarity") == "cosine"
         # exp(ln 14.3) = 1 / 0.07: Radford et al. 2021, arXiv 2103.00020, section 2.5.
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if cosine else None
+        self.speech_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
+        self.image_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
 
     @classmethod
     def build_model(cls, cfg: VgsRetrievalConfig, task: Any = None) -> "VgsRetrievalModel":
@@ -263,13 +267,23 @@ class VgsRetrievalModel(BaseFairseqModel):
 
     def encode_image(self, images: Any) -> Tensor:
         """Images as the image encoder takes them -> (M, D)."""
-        embedding = self.image_encoder(images)
-        return embedding if self.logit_scale is None else nn.functional.normalize(embedding.float(), dim=-1)
+        return self._on_sphere(self.image_encoder(images), self.image_norm)
 
     def _embed_speech(self, front: FrontEnd, shared: Hidden) -> Tensor:
         frames = self.speech_encoder.frames(shared)
         embedding = self.speech_head(frames, front.lengths, self.speech_encoder.cls(shared))
-        return embedding if self.logit_scale is None else nn.functional.normalize(embedding.float(), dim=-1)
+        return self._on_sphere(embedding, self.speech_norm)
+
+    @staticmethod
+    def _on_sphere(embedding: Tensor, norm: Optional[FrameBatchNorm]) -> Tensor:
+        """(B, D) -> (B, D): centred over the batch (in evaluation: by the running mean), then of length 1.
+
+        Without the centring all cosines start near 1, where the loss is flat: some runs never leave it.
+        """
+        if norm is None:
+            return embedding
+        # (B, D) -> (B, D, 1) -> (B, D)
+        return nn.functional.normalize(norm(embedding.float().unsqueeze(-1)).squeeze(-1), dim=-1)
 
     def inactive_parameters(self, vgs: bool, ssl: bool) -> list[nn.Parameter]:
         """Parameters that get no gradient when a branch is off; they must not decay either."""

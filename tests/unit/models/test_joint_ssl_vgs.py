@@ -152,3 +152,17 @@ def test_the_regularising_mask_hides_frames_in_training_only() -> None:
         fresh(**net_input, ids=ids, ssl=False)["speech"], bare(**net_input, ids=ids, ssl=False)["speech"]
     )
     assert all(p is not model.speech_encoder.mask_emb for p in model.inactive_parameters(True, False))
+
+
+def test_modern_embeddings_start_out_apart_so_that_the_loss_is_not_flat() -> None:
+    model = build().train()
+    images = torch.randint(0, 255, (16, 3, 16, 16), dtype=torch.uint8)
+    with torch.no_grad():
+        speech = model.encode_speech(**batch([8000] * 16))
+        image = model.encode_image(images)
+    for rows in (speech, image):
+        others = (rows @ rows.T)[~torch.eye(16, dtype=torch.bool)]
+        # centred over the batch, the cosines average −1/15; without the centring they are above 0.9
+        assert abs(others.mean().item() + 1 / 15) < 0.05
+    alone = model.encode_speech(**batch([8000]))  # one row has no variance
+    assert torch.isfinite(alone).all()
