@@ -19,7 +19,7 @@ from examples.training_bar import phases_run
 
 SEQUENTIAL, VGS_ONLY = "joint_sequential_small", "vgs_small"
 # shorter than the recipe, so that both runs together take minutes
-PHASES = ["optimization.max_update=700", "task.lengths=[150 updates,rest]"]
+PHASES = ["optimization.max_update=850", "task.lengths=[150 updates,rest]"]
 
 
 def main(argv: list[str] | None = None) -> None:
