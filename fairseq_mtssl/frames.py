@@ -21,6 +21,9 @@ Length = TypeVar("Length", int, Tensor)
 
 SAMPLE_RATE_HZ = 16_000
 
+IGNORED_LABEL = 1
+"""fairseq's padding index: a frame without a label."""
+
 
 def parse_conv_layers(text: str) -> list[ConvLayer]:
     """Read fairseq's ``conv_feature_layers`` notation.

@@ -42,11 +42,8 @@ class LabelledClipDataset(ClipDataset):
         seed: int,
         resample: bool = False,
     ) -> None:
-        kept = AudioManifest(
-            manifest.path, manifest.root, [manifest.files[row] for row in rows], manifest.sizes[rows]
-        )
         super().__init__(
-            kept,
+            manifest.take(rows),
             max_samples=max_samples,
             training=training,
             seed=seed,

@@ -19,10 +19,14 @@ from torch import Tensor
 
 from fairseq_mtssl.data.manifest import AudioManifest, read_lines
 from fairseq_mtssl.errors import ManifestError
-from fairseq_mtssl.frames import SAMPLE_RATE_HZ, ConvLayer, conv_length, frame_rate_hz, min_samples
-
-IGNORED_LABEL = 1
-"""fairseq's padding index: a frame without a label."""
+from fairseq_mtssl.frames import (
+    IGNORED_LABEL,
+    SAMPLE_RATE_HZ,
+    ConvLayer,
+    conv_length,
+    frame_rate_hz,
+    min_samples,
+)
 
 _AGAIN = "Make the labels again from this manifest (mtssl make-targets)."
 

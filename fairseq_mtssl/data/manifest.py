@@ -40,6 +40,10 @@ class AudioManifest:
     def __len__(self) -> int:
         return len(self.files)
 
+    def take(self, rows: np.ndarray) -> AudioManifest:
+        """The manifest of these rows, (N,) int, in this order."""
+        return AudioManifest(self.path, self.root, [self.files[row] for row in rows], self.sizes[rows])
+
     def audio_path(self, index: int) -> str:
         """The full path of row `index`, as `read_audio` takes it."""
         return os.path.join(self.root, self.files[index])

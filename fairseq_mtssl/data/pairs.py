@@ -11,7 +11,7 @@ import torch
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
 from fairseq_mtssl.data.images import RegionFeatures, read_image
 from fairseq_mtssl.data.labels import collate_labels
-from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
+from fairseq_mtssl.data.manifest import PairManifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
 CACHE_BYTES = 1 << 29
@@ -82,13 +82,11 @@ def longer_pairs(manifest: PairManifest, min_samples: int) -> PairManifest:
     rows = long_enough(manifest.audio, min_samples, str(manifest.audio.path))
     if len(rows) == len(manifest):
         return manifest
-    audio = manifest.audio
-    pick: Callable[[list[str]], list[str]] = lambda column: [column[row] for row in rows]  # noqa: E731
     return PairManifest(
-        audio=AudioManifest(audio.path, audio.root, pick(audio.files), audio.sizes[rows]),
+        audio=manifest.audio.take(rows),
         image_root=manifest.image_root,
         **{
-            name: pick(getattr(manifest, name))
+            name: [getattr(manifest, name)[row] for row in rows]
             for name in ("images", "image_ids", "caption_ids", "labels", "speakers", "texts")
         },
     )

@@ -12,7 +12,12 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.masked_prediction import MaskedPrediction, drop_unused, target_faults
+from fairseq_mtssl.models.masked_prediction import (
+    MaskedPrediction,
+    MaskedPredictionConfig,
+    drop_unused,
+    target_faults,
+)
 from fairseq_mtssl.models.vgs_retrieval import (
     VgsRetrievalConfig,
     VgsRetrievalModel,
@@ -29,7 +34,7 @@ ONLINE = ("data2vec", "mt4ssl")
 
 
 @dataclass
-class JointSslVgsConfig(VgsRetrievalConfig):
+class JointSslVgsConfig(VgsRetrievalConfig, MaskedPredictionConfig):
     encoder_layers: int = field(
         default=12, metadata={"help": "speech layers in all; those above shared_layers serve SSL alone"}
     )
@@ -73,23 +78,6 @@ class JointSslVgsConfig(VgsRetrievalConfig):
     num_negatives: int = field(default=100, metadata={"help": "negatives a masked frame, from its utterance"})
     logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of the contrastive loss"})
     dropout_features: float = field(default=0.1, metadata={"help": "dropout before the quantizer"})
-    # hubert, data2vec and mt4ssl heads; see Mt4sslConfig
-    online_layer: Optional[int] = field(
-        default=None, metadata={"help": "layer, counted from 1, that predicts the teacher; null: the last"}
-    )
-    label_layers: List[int] = field(
-        default_factory=list,
-        metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
-    )
-    label_head: ChoiceEnum(["linear", "cosine"]) = field(  # type: ignore[valid-type]
-        default="linear", metadata={"help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT)"}
-    )
-    average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
-    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
-    ema_end_decay: float = field(default=0.9999, metadata={"help": "decay of the teacher later, [0, 1]"})
-    ema_anneal_updates: int = field(
-        default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
-    )
     seed: int = II("common.seed")
 
 

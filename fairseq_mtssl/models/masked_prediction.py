@@ -4,19 +4,39 @@ Shared by the models that pre-train with it. Source: Ma et al. 2023, arXiv 2211.
 """
 
 import math
+from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 import torch
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import IGNORED_LABEL
 from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
 from fairseq_mtssl.modules.heads import build_label_head, identified
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
 from fairseq_mtssl.targets.online import layer_average
 
-IGNORED_LABEL = 1
-"""Padding of fairseq's dictionaries: a frame without a label, left out of the loss."""
+
+@dataclass
+class MaskedPredictionConfig(FairseqDataclass):
+    online_layer: Optional[int] = field(
+        default=None, metadata={"help": "layer, counted from 1, that predicts the teacher; null: the last"}
+    )
+    label_layers: List[int] = field(
+        default_factory=list,
+        metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
+    )
+    label_head: ChoiceEnum(["linear", "cosine"]) = field(  # type: ignore[valid-type]
+        default="linear", metadata={"help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT)"}
+    )
+    average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
+    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
+    ema_end_decay: float = field(default=0.9999, metadata={"help": "decay of the teacher later, [0, 1]"})
+    ema_anneal_updates: int = field(
+        default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
+    )
 
 
 class MaskedPrediction(nn.Module):

@@ -7,20 +7,25 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 import torch
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.models.masked_prediction import MaskedPrediction, drop_unused, target_faults
+from fairseq_mtssl.models.masked_prediction import (
+    MaskedPrediction,
+    MaskedPredictionConfig,
+    drop_unused,
+    target_faults,
+)
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
 
 @dataclass
-class Mt4sslConfig(FairseqDataclass):
+class Mt4sslConfig(MaskedPredictionConfig):
     init_from: Optional[str] = field(
         default=None,
         metadata={
@@ -32,25 +37,8 @@ class Mt4sslConfig(FairseqDataclass):
     online: bool = field(
         default=True, metadata={"help": "predict the layers of a slow teacher; false is HuBERT-like"}
     )
-    online_layer: Optional[int] = field(
-        default=None, metadata={"help": "layer, counted from 1, that predicts the teacher; null: the last"}
-    )
-    label_layers: List[int] = field(
-        default_factory=list,
-        metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
-    )
-    label_head: ChoiceEnum(["linear", "cosine"]) = field(  # type: ignore[valid-type]
-        default="linear", metadata={"help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT)"}
-    )
     final_dim: int = field(default=256, metadata={"help": "width of the embeddings of label_head=cosine"})
     logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of label_head=cosine"})
-    # teacher
-    average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
-    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
-    ema_end_decay: float = field(default=0.9999, metadata={"help": "decay of the teacher later, [0, 1]"})
-    ema_anneal_updates: int = field(
-        default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
-    )
     # encoder
     extractor_mode: ChoiceEnum(["default", "layer_norm"]) = field(  # type: ignore[valid-type]
         default="layer_norm", metadata={"help": "group norm after the first convolution, or layer norms"}

@@ -85,8 +85,10 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
         return RowLabels(rows, sets, self.conv_layers) if sets else None
 
     def _extra(self, split: str) -> dict[str, Any]:
-        captions = read_audio_manifest(Path(self.cfg.data) / f"{split}.tsv")
-        labels = {"labels": self._labels(captions, split, self.label_folders)}
+        labels: dict[str, Optional[RowLabels]] = {"labels": None}
+        if self.label_folders:
+            captions = read_audio_manifest(Path(self.cfg.data) / f"{split}.tsv")
+            labels["labels"] = self._labels(captions, split, self.label_folders)
         if not self.cfg.ssl_data or split != self.cfg.train_subset:
             return labels
         if self.cfg.ssl_ratio <= 0:
@@ -96,14 +98,11 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
         path = Path(self.cfg.ssl_data)
         manifest = read_audio_manifest(path / f"{split}.tsv" if path.is_dir() else path)
         rows = long_enough(manifest, round(self.cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
-        kept = AudioManifest(
-            manifest.path, manifest.root, [manifest.files[row] for row in rows], manifest.sizes[rows]
-        )
         own = self._labels(manifest, manifest.path.stem, folders_of(self.cfg.ssl_labels))
         if (own is None) != (labels["labels"] is None):
             raise ConfigError("task.ssl_labels", ["give folders for both task.labels and ssl_labels"])
         return {
             **labels,
-            "extra": ClipDataset(kept, **self.clip_options(training=True), labels=own),
+            "extra": ClipDataset(manifest.take(rows), **self.clip_options(training=True), labels=own),
             "extra_ratio": float(self.cfg.ssl_ratio),
         }

@@ -16,14 +16,20 @@ def trained(tmp_path_factory):
     return data, out / "checkpoint_last.pt"
 
 
-def test_fairseq_validate_measures_retrieval_given_the_user_dir(trained, run_program, tmp_path) -> None:
+def validate(trained, task: str, run_program, folder) -> str:
+    """What fairseq-validate prints of a trained model, the plugin given as a user would."""
     data, checkpoint = trained
-    user_dir = run_program(["mtssl", "user-dir"], cwd=tmp_path).stdout.strip()
-    words = ["fairseq-validate", "--user-dir", user_dir, str(data), "--task", "joint_ssl_vgs"]
+    user_dir = run_program(["mtssl", "user-dir"], cwd=folder).stdout.strip()
+    words = ["fairseq-validate", "--user-dir", user_dir, str(data), "--task", task]
     words += ["--path", str(checkpoint), "--valid-subset", "valid", "--batch-size", "4", "--cpu"]
-    run = run_program([*words, "--num-workers", "0"], cwd=tmp_path)
+    run = run_program([*words, "--num-workers", "0"], cwd=folder)
     assert run.returncode == 0, run.stderr
-    assert re.search(r"valid on 'valid' subset .*s2i_r10 [\d.]+", run.stdout + run.stderr)
+    return run.stdout + run.stderr
+
+
+def test_fairseq_validate_measures_retrieval_given_the_user_dir(trained, run_program, tmp_path) -> None:
+    shown = validate(trained, "joint_ssl_vgs", run_program, tmp_path)
+    assert re.search(r"valid on 'valid' subset .*s2i_r10 [\d.]+", shown)
 
 
 def test_fairseq_loads_a_checkpoint_by_itself(trained) -> None:
@@ -43,13 +49,8 @@ def mt4ssl(tmp_path_factory):
 
 
 def test_fairseq_validate_measures_both_heads_given_the_user_dir(mt4ssl, run_program, tmp_path) -> None:
-    data, checkpoint = mt4ssl
-    user_dir = run_program(["mtssl", "user-dir"], cwd=tmp_path).stdout.strip()
-    words = ["fairseq-validate", "--user-dir", user_dir, str(data), "--task", "mt4ssl"]
-    words += ["--path", str(checkpoint), "--valid-subset", "valid", "--batch-size", "4", "--cpu"]
-    run = run_program([*words, "--num-workers", "0"], cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert re.search(r"valid on 'valid' subset .*acc_on [\d.]+.*acc_off [\d.]+", run.stdout + run.stderr)
+    shown = validate(mt4ssl, "mt4ssl", run_program, tmp_path)
+    assert re.search(r"valid on 'valid' subset .*acc_on [\d.]+.*acc_off [\d.]+", shown)
 
 
 def test_fairseq_loads_an_mt4ssl_checkpoint_by_itself(mt4ssl) -> None:
