@@ -14,13 +14,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 import fairseq_mtssl
 from examples.training_bar import TrainingBar
+from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.errors import ConfigError, MtsslError, StageError
 
 RECORDS = ".stages"
@@ -70,20 +74,40 @@ class Pipeline:
         self.fresh = fresh
         self.seconds: dict[str, float] = {}
         self.commands: list[str] = []
+        self._wall = 0.0
         self._redone: set[str] = set()
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
         activate = Path(sys.prefix, "bin", "activate")
         if activate.is_file() and shutil.which("mtssl") != _program("mtssl"):
             print(f"To retype the commands below, first: source {os.path.relpath(activate)}", flush=True)
 
-    def run(self, stage: Stage) -> None:
-        """Do a stage, unless it is done.
+    def run(self, *together: Stage) -> None:
+        """Do stages that are not done; several at the same time, each with its share of the cores.
 
-        Raises: StageError if the command fails; ConfigError if its folder holds what no stage here has made.
+        Where a GPU is found or there are fewer cores than stages they are done one after the other.
+        Raises: StageError if a command fails (the others are run to their ends first); ConfigError if a
+        folder holds what no stage here has made.
         """
+        self.commands += [stage.line for stage in together]
+        threads = usable_cores() // len(together)
+        if len(together) == 1 or threads < 1 or torch.cuda.is_available():
+            for stage in together:
+                self._run(stage)
+                self._wall += self.seconds[stage.name]
+            return
+        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        with ThreadPoolExecutor(len(together)) as pool:
+            runs = [
+                pool.submit(self._run, stage, environment, position)
+                for position, stage in enumerate(together)
+            ]
+        for run in runs:
+            run.result()
+        self._wall += max(self.seconds[stage.name] for stage in together)
+
+    def _run(self, stage: Stage, environment: Mapping[str, str] | None = None, position: int = 0) -> None:
         record = self._read(stage)
         fingerprint = stage.fingerprint  # once: a recipe may be edited while it trains
-        self.commands.append(stage.line)
         same = record.get("fingerprint") == fingerprint and not self.fresh
         same = same and not self._redone.intersection(stage.needs)
         if same and record.get("finished") and not _missing(stage):
@@ -98,7 +122,7 @@ class Pipeline:
         start = time.monotonic()
         try:
             self._write(stage, fingerprint, False, before)
-            self._execute(stage)
+            self._execute(stage, environment, position)
         finally:
             self.seconds[stage.name] = round(before + time.monotonic() - start, 1)
             self._write(stage, fingerprint, False, self.seconds[stage.name])
@@ -106,18 +130,18 @@ class Pipeline:
         print(f"  {stage.name}: {self.seconds[stage.name]:.0f} s", flush=True)
 
     def total_seconds(self) -> dict[str, float]:
-        """Seconds by stage and in all, with what was spent on them before an interruption."""
-        return {**self.seconds, "total": round(sum(self.seconds.values()), 1)}
+        """Seconds by stage and, under `total`, by the clock; with what was spent before an interruption."""
+        return {**self.seconds, "total": round(self._wall, 1)}
 
-    def _execute(self, stage: Stage) -> None:
+    def _execute(self, stage: Stage, environment: Mapping[str, str] | None, position: int) -> None:
         words = [_program(stage.command[0]), *stage.command[1:]]
         if not stage.is_training:
-            code, tail = subprocess.run(words, check=False).returncode, ""
+            code, tail = subprocess.run(words, check=False, env=environment).returncode, ""
         else:
             log = self.out / "logs" / f"{stage.name}.log"
             log.parent.mkdir(exist_ok=True)
-            with TrainingBar(stage.name, stage.folder) as bar:
-                code, tail = _stream(words, log, bar.read)
+            with TrainingBar(stage.name, stage.folder, position) as bar:
+                code, tail = _stream(words, log, bar.read, environment)
             tail = f"\n{tail}\nAll of its output is in {log}."
         if code != 0:
             raise StageError(stage.name, f"ended with exit code {code}: {stage.line}{tail}")
@@ -174,16 +198,27 @@ def _program(name: str) -> str:
     return str(path) if path.exists() else name
 
 
-def _stream(words: Sequence[str], log: Path, on_line: Callable[[str], None]) -> tuple[int, str]:
+def _stream(
+    words: Sequence[str],
+    log: Path,
+    on_line: Callable[[str], None],
+    environment: Mapping[str, str] | None = None,
+) -> tuple[int, str]:
     """Run a command, append its output to a log and show every line to a reader.
 
+    environment: of the command; None: this one's.
     Returns: the exit code and the last lines.
     """
     lines: list[str] = []
     with (
         log.open("a", encoding="utf-8") as file,
         subprocess.Popen(
-            words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+            words,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
         ) as process,
     ):
         assert process.stdout is not None  # asked for above

@@ -27,11 +27,12 @@ class TrainingBar:
     """Updates done, updates to go, time left and the losses; phases and validations as lines above it.
 
     name: shown before the bar. folder: the run's `checkpoint.save_dir`, where its composed configuration says
-    how many updates there will be.
+    how many updates there will be. position: lines below the first, where several bars are shown.
     """
 
-    def __init__(self, name: str, folder: Path) -> None:
+    def __init__(self, name: str, folder: Path, position: int = 0) -> None:
         self.name = name
+        self.position = position
         self.folder = folder
         self._bar: tqdm[Any] | None = None
 
@@ -86,13 +87,14 @@ class TrainingBar:
                 total=_max_update(self.folder),
                 desc=f"  {self.name}",
                 unit="update",
+                position=self.position,
                 mininterval=0.1 if is_terminal else SECONDS_BETWEEN_LINES,
                 dynamic_ncols=is_terminal,
             )
         return self._bar
 
     def _say(self, text: str) -> None:
-        tqdm.write(f"  {text}", file=sys.stderr)
+        tqdm.write(f"  {self.name}: {text}", file=sys.stderr)
 
 
 def _max_update(folder: Path) -> int | None:

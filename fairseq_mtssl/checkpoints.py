@@ -46,11 +46,18 @@ def read_state(path: str | Path) -> dict[str, Any]:
     Only for checkpoints from a trusted source: fairseq's format is a pickle.
     Raises: CheckpointError if the file is absent, no checkpoint, or cut short.
     """
-    from fairseq.checkpoint_utils import load_checkpoint_to_cpu
+    from fairseq.checkpoint_utils import _upgrade_state_dict
+    from omegaconf import OmegaConf
 
     _check_file(path)
     try:
-        return load_checkpoint_to_cpu(str(path))
+        # As fairseq's load_checkpoint_to_cpu, which relies on torch < 2.6 to unpickle the configurations of
+        # its published checkpoints (argparse namespaces, enumerations).
+        state = torch.load(path, map_location="cpu", weights_only=False)
+        if state.get("cfg") is not None:
+            state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+        upgraded: dict[str, Any] = _upgrade_state_dict(state)
+        return upgraded
     except Exception as error:
         raise _unreadable(path, error) from error
 
@@ -97,16 +104,17 @@ def load_model(
     if "task_state" in state:
         task.load_state_dict(state["task_state"])
     model = task.build_model(cfg.model, from_checkpoint=True)
-    _load(model, state["model"], path)
+    load_weights(model, state["model"], path)
     model.set_num_updates(
         state["optimizer_history"][-1]["num_updates"] if state.get("optimizer_history") else 0
     )
     return LoadedModel(model.eval(), task, cfg)
 
 
-def _load(model: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
+    """Put a checkpoint's weights into a module, all of them. Raises: CheckpointError if they do not fit."""
     try:
-        model.load_state_dict(weights, strict=True)
+        module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise CheckpointError(
             path, f"does not fit the model that its own configuration describes ({error})", "Train again."
@@ -244,6 +252,50 @@ def load_upstream(path: str | Path) -> Upstream:
         raise CheckpointError(path, "; ".join(faults[:10]), "Take a whole checkpoint of pre-training.")
     model.load_state_dict(taken, strict=False)
     return Upstream(model.eval(), name, bool(cfg.task.get("normalize", False)))
+
+
+@dataclass
+class EncoderSource:
+    """A pre-trained speech encoder. sizes: arguments of modules.SpeechEncoder; weights: by its names."""
+
+    sizes: dict[str, Any]
+    weights: dict[str, torch.Tensor]
+
+
+def read_encoder(path: str | Path) -> EncoderSource:
+    """The speech encoder of any checkpoint that `load_upstream` reads, without what pre-trained it.
+
+    Raises: CheckpointError as there, and for a transformer that is not wav2vec 2.0 Base's (layer norms
+    first, or a conformer).
+    """
+    state = read_state(path)
+    cfg = state["cfg"]
+    if str(getattr(getattr(cfg, "model", None), "_name", None)) not in UPSTREAMS:
+        encoder: Any = load_upstream(path).model.speech_encoder
+        return EncoderSource(encoder.sizes, encoder.state_dict())
+    model = cfg.model
+    if model.get("layer_norm_first", False) or model.get("layer_type", "transformer") != "transformer":
+        got = f"layer_norm_first={model.get('layer_norm_first')}, layer_type={model.get('layer_type')}"
+        raise CheckpointError(path, got, "Only encoders of wav2vec 2.0 Base's kind are taken.")
+    mode, prefix = str(model.extractor_mode), "speech_encoder."
+    sizes = {
+        "conv_layers": model.conv_feature_layers,
+        "extractor_mode": mode,
+        "conv_bias": model.conv_bias,
+        "dim": model.encoder_embed_dim,
+        "ffn_dim": model.encoder_ffn_embed_dim,
+        "heads": model.encoder_attention_heads,
+        "layers": model.encoder_layers,
+        "conv_pos": model.conv_pos,
+        "conv_pos_groups": model.conv_pos_groups,
+        "pos_conv_depth": model.get("pos_conv_depth", 1),
+        "use_cls": False,
+        "padding_exact": mode == "layer_norm",
+    }
+    weights = rename_fairseq(state["model"]).items()
+    return EncoderSource(
+        sizes, {name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)}
+    )
 
 
 def _build_upstream(name: str, cfg: Any) -> nn.Module:

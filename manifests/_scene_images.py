@@ -32,12 +32,16 @@ PLACES = {
     "at the bottom left": (0.27, 0.73),
     "at the bottom right": (0.73, 0.73),
     "in the middle": (0.5, 0.5),
+    "at the top": (0.5, 0.27),
+    "at the bottom": (0.5, 0.73),
+    "on the left": (0.27, 0.5),
+    "on the right": (0.73, 0.5),
 }
 # first, second -> the same said from the second's side
 RELATIONS = {"above": "below", "left of": "right of"}
 RADIUS = {"small": 0.12, "": 0.18}  # of the image's side; "" is the size that is not said
 _SAMPLES = 4
-_SINGLE_SHARE = 0.25
+_SINGLE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -71,15 +75,15 @@ class Scene:
 
 
 def draw_scene(
-    rng: random.Random, combinations: list[tuple[str, str]], first: list[tuple[str, str]]
+    rng: random.Random, first: list[tuple[str, str]], other: list[tuple[str, str]]
 ) -> Scene:
-    """A random scene. One thing is of `first`, the other, if any, of `combinations`."""
+    """A random scene. One thing is of the combinations `first`, the other, if any, of `other`."""
     things = [_draw_thing(rng, first)]
     if rng.random() < _SINGLE_SHARE:
         return Scene(tuple(things), pick(list(PLACES), rng))
-    things.append(_draw_thing(rng, combinations))
+    things.append(_draw_thing(rng, other))
     while things[1].combination == things[0].combination:
-        things[1] = _draw_thing(rng, combinations)
+        things[1] = _draw_thing(rng, other)
     if rng.random() < 0.5:
         things.reverse()
     return Scene(tuple(things), pick(list(RELATIONS), rng))

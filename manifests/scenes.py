@@ -43,7 +43,7 @@ from fairseq_mtssl.data.images import write_png
 from fairseq_mtssl.data.manifest import PairRow, write_text_atomically
 from fairseq_mtssl.errors import ConfigError
 
-FORMAT = 2  # of the corpus; a change makes earlier folders stale
+FORMAT = 3  # of the corpus; a change makes earlier folders stale
 SPLITS = ("train", "valid", "test")
 # no variant with `breath`: espeak-ng makes that noise with a generator that the clock seeds
 TRAIN_VOICES = (
@@ -93,7 +93,7 @@ def draw_scenes(counts: dict[str, int], seed: int) -> dict[str, list[Scene]]:
         for _ in range(20 * counts[split]):
             if len(scenes[split]) == counts[split]:
                 break
-            scene = draw_scene(rng, one_of, other_of)
+            scene = draw_scene(rng, first=one_of, other=other_of)
             if scene.description not in used:
                 used.add(scene.description)
                 scenes[split].append(scene)

@@ -18,8 +18,6 @@ from examples.pipeline import Pipeline, run_example
 from examples.training_bar import phases_run
 
 SEQUENTIAL, VGS_ONLY = "joint_sequential_small", "vgs_small"
-# shorter than the recipe, so that both runs together take minutes
-PHASES = ["optimization.max_update=850", "task.lengths=[150 updates,rest]"]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -29,21 +27,27 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (runs/demo)")
     parser.add_argument("--fresh", action="store_true", help="do every stage anew")
+    # shorter than the recipe, so that both runs together take minutes
+    parser.add_argument("--ssl-updates", type=int, default=150, metavar="N", help="of SSL, before VGS (150)")
+    parser.add_argument(
+        "--vgs-updates", type=int, default=500, metavar="N", help="of VGS, in both runs (500)"
+    )
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     args = parser.parse_args(argv)
     out, data = args.out, args.out / "data"
     pipeline = Pipeline(out, args.fresh)
     pipeline.run(stages.manifest_stage("scenes", data))
 
-    sequential = stages.training_stage(SEQUENTIAL, SEQUENTIAL, data, out, [*PHASES, *args.overrides])
-    pipeline.run(sequential)
-    phases = phases_run((sequential.folder / "hydra_train.log").read_text(encoding="utf-8"))
     # VGS alone gets the updates that train VGS in the sequence, no more and no fewer
-    vgs_updates = sum(phase["updates"] for phase in phases if phase["alpha"] != 0)
-    vgs_only = stages.training_stage(
-        VGS_ONLY, VGS_ONLY, data, out, [*args.overrides, f"optimization.max_update={vgs_updates}"]
+    lengths = [f"task.lengths=[{args.ssl_updates} updates,rest]"]
+    updates = f"optimization.max_update={args.ssl_updates + args.vgs_updates}"
+    sequential = stages.training_stage(
+        SEQUENTIAL, SEQUENTIAL, data, out, [*args.overrides, *lengths, updates]
     )
-    pipeline.run(vgs_only)
+    updates = f"optimization.max_update={args.vgs_updates}"
+    vgs_only = stages.training_stage(VGS_ONLY, VGS_ONLY, data, out, [*args.overrides, updates])
+    pipeline.run(sequential, vgs_only)
+    phases = phases_run((sequential.folder / "hydra_train.log").read_text(encoding="utf-8"))
 
     evaluations = {
         "(W2V2, VGS)": stages.retrieval_stage(sequential, data, out, "image", out / "gallery.png"),
@@ -59,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         "retrieval": scores["(W2V2, VGS)"],
         "retrieval_vgs_only": scores["VGS"],
         "schedule": phases,
-        "vgs_only_updates": vgs_updates,
+        "vgs_only_updates": args.vgs_updates,
         "seconds": pipeline.total_seconds(),
         "checkpoint": str(sequential.products[0]),
         "checkpoint_vgs_only": str(vgs_only.products[0]),
@@ -70,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     table = results.retrieval_table(scores)
     texts = [
         results.measured_on(scores["VGS"]),
-        f"(W2V2, VGS): {results.schedule_line(phases)}. VGS: {vgs_updates} updates.",
+        f"(W2V2, VGS): {results.schedule_line(phases)}. VGS: {args.vgs_updates} updates.",
         "Every image shows a colour–shape combination, and every caption a voice, never trained on.",
     ]
     page = results.write_report(

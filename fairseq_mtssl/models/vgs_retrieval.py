@@ -125,6 +125,9 @@ class VgsRetrievalConfig(FairseqDataclass):
     similarity: Optional[str] = field(
         default=None, metadata={"help": "dot (raw products) or cosine (normalised, with a learned scale)"}
     )
+    similarity_temp: float = field(
+        default=0.07, metadata={"help": "what cosines are divided by at first; its inverse is learned"}
+    )
 
 
 def resolve(cfg: Any, name: str) -> Any:
@@ -198,8 +201,8 @@ class VgsRetrievalModel(BaseFairseqModel):
             weights=cfg.image_weights,
         )
         cosine = resolve(cfg, "similarity") == "cosine"
-        # exp(ln 14.3) = 1 / 0.07: Radford et al. 2021, arXiv 2103.00020, section 2.5.
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07))) if cosine else None
+        # 0.07: Radford et al. 2021, arXiv 2103.00020, section 2.5.
+        self.logit_scale = nn.Parameter(torch.tensor(-math.log(cfg.similarity_temp))) if cosine else None
         self.speech_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
         self.image_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
 
@@ -311,6 +314,8 @@ def check_config(cfg: Any) -> None:
         )
     if resolve(cfg, "similarity") not in ("dot", "cosine"):
         faults.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
+    if cfg.similarity_temp < 1 / MAX_SCALE:
+        faults.append(f"similarity_temp {cfg.similarity_temp}: wanted {1 / MAX_SCALE:g} or more")
     if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
         faults.append(
             f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "

@@ -80,6 +80,7 @@ class SpeechEncoder(nn.Module):
     pos_conv_depth: layers of the positional convolution; with several, each has max(3, conv_pos // depth)
     as its kernel (data2vec). use_cls: prepend a learned CLS token. padding_exact: nothing computed for a
     row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
+    sizes: the arguments that the shapes and the meaning of its weights depend on.
     Source: Baevski et al. 2020, arXiv 2006.11477; CLS token: Peng & Harwath 2022, arXiv 2109.08186.
     """
 
@@ -106,6 +107,20 @@ class SpeechEncoder(nn.Module):
         pos_conv_depth: int = 1,
     ) -> None:
         super().__init__()
+        self.sizes = {
+            "conv_layers": conv_layers,
+            "extractor_mode": extractor_mode,
+            "conv_bias": conv_bias,
+            "dim": dim,
+            "ffn_dim": ffn_dim,
+            "heads": heads,
+            "layers": layers,
+            "conv_pos": conv_pos,
+            "conv_pos_groups": conv_pos_groups,
+            "pos_conv_depth": pos_conv_depth,
+            "use_cls": use_cls,
+            "padding_exact": padding_exact,
+        }
         self.conv_layers = parse_conv_layers(conv_layers)
         self.padding_exact = padding_exact
         self.feature_grad_mult = feature_grad_mult
@@ -177,25 +192,36 @@ class SpeechEncoder(nn.Module):
             penalty = squares.mean()
         return FrontEnd(self.layer_norm(features), frames, penalty)
 
-    def embed(self, front: FrontEnd, mask: Tensor | None = None) -> Hidden:
+    def embed(
+        self, front: FrontEnd, mask: Tensor | None = None, channel_mask: Tensor | None = None
+    ) -> Hidden:
         """Frames as the transformer's input.
 
-        mask: (B, T) bool, frames replaced by the mask embedding; None masks nothing.
+        mask: (B, T) bool, frames replaced by the mask embedding; channel_mask: (B, D) bool, channels set
+        to 0 in all frames; None masks nothing.
         """
-        placed = self.place(front, mask)
+        placed = self.place(front, mask, channel_mask)
         x = self.encoder.layer_norm(placed.states)
         return Hidden(nn.functional.dropout(x, p=self.dropout, training=self.training), placed.padding)
 
-    def place(self, front: FrontEnd, mask: Tensor | None = None, dropout: bool = True) -> Hidden:
+    def place(
+        self,
+        front: FrontEnd,
+        mask: Tensor | None = None,
+        channel_mask: Tensor | None = None,
+        dropout: bool = True,
+    ) -> Hidden:
         """Frames with the positional convolution added, before the layer norm that `embed` applies.
 
-        mask: as for `embed`. dropout: of the projected features, in training.
+        mask, channel_mask: as for `embed`. dropout: of the projected features, in training.
         """
         x = front.features if self.post_extract_proj is None else self.post_extract_proj(front.features)
         if dropout:
             x = self.dropout_input(x)
         if mask is not None:
             x = torch.where(mask.unsqueeze(-1), self.mask_emb.to(x.dtype), x)
+        if channel_mask is not None:
+            x = x.masked_fill(channel_mask.unsqueeze(1), 0)
         padding = padding_mask(front.lengths, x.size(1)) if int(front.lengths.min()) < x.size(1) else None
         if self.cls_token is not None:
             # (B, T, D) -> (B, 1 + T, D)

@@ -14,8 +14,9 @@ from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
 
-from fairseq_mtssl.checkpoints import load_upstream
+from fairseq_mtssl.checkpoints import load_upstream, read_encoder
 from fairseq_mtssl.errors import CheckpointError
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.targets.features import LayerFeatures
 
 SIZES: dict[str, Any] = {
@@ -29,13 +30,13 @@ SIZES: dict[str, Any] = {
 }
 
 
-def build(name: str) -> tuple[Any, Any, Any]:
+def build(name: str, **more: Any) -> tuple[Any, Any, Any]:
     """A model of fairseq's, its configuration, and a function for its own features of a layer."""
     torch.manual_seed(0)
     if name == "wav2vec2":
         from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 
-        cfg = Wav2Vec2Config(**SIZES, quantize_targets=True, latent_vars=8, final_dim=8)
+        cfg = Wav2Vec2Config(**SIZES, **more, quantize_targets=True, latent_vars=8, final_dim=8)
         model = Wav2Vec2Model(cfg)
         return model, cfg, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
     if name == "hubert":
@@ -43,11 +44,11 @@ def build(name: str) -> tuple[Any, Any, Any]:
 
         words = Dictionary()
         words.add_symbol("0")
-        cfg = HubertConfig(**SIZES, label_rate=50, untie_final_proj=True, final_dim=8)
+        cfg = HubertConfig(**SIZES, **more, label_rate=50, untie_final_proj=True, final_dim=8)
         model = HubertModel(cfg, SimpleNamespace(sample_rate=16_000), [words, words])
         return model, cfg, lambda wav, n: model.extract_features(wav, output_layer=n)[0]
     module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
-    cfg = module.Data2VecAudioConfig(**SIZES, pos_conv_depth=2, max_update=10)
+    cfg = module.Data2VecAudioConfig(**SIZES, **more, pos_conv_depth=2, max_update=10)
     model = module.Data2VecAudioModel(cfg)
     model.make_ema_teacher()
     return model, cfg, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
@@ -82,6 +83,40 @@ def test_a_checkpoint_of_fairseqs_gives_its_own_layers(name: str, normalize: boo
         model.eval()
         wanted = theirs(torch.from_numpy(wav).unsqueeze(0), 2)[0].numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "data2vec_audio"])
+def test_our_encoder_with_the_weights_of_fairseqs_gives_its_frames(
+    name: str, mode: str, tmp_path: Path
+) -> None:
+    model, cfg, theirs = build(name, extractor_mode=mode)
+    source = read_encoder(save(tmp_path / "c.pt", name, model, cfg, True))
+    options = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "input_dropout"), 0.0)
+    ours = SpeechEncoder(**source.sizes, **options, layerdrop=0.0, feature_grad_mult=1.0).eval()
+    ours.load_state_dict(source.weights)
+    wav = torch.randn(1, 6000)
+    with torch.no_grad():
+        front = ours.front_end(wav, torch.tensor([6000]))
+        found = ours.frames(ours.run(ours.embed(front), 0, 3))
+        model.eval()
+        torch.testing.assert_close(found, theirs(wav, 3), atol=1e-5, rtol=1e-4)
+
+
+def test_a_configuration_pickled_as_an_object_is_read(tmp_path: Path) -> None:
+    """As published checkpoints have it: torch's safe unpickling, fairseq's default since 2.6, refuses it."""
+    model, cfg, _ = build("wav2vec2")
+    path = save(tmp_path / "c.pt", "wav2vec2", model, cfg, True)
+    state = torch.load(path, weights_only=False)
+    state["cfg"] = OmegaConf.create(state["cfg"])
+    torch.save(state, path)
+    assert read_encoder(path).sizes["dim"] == 24
+
+
+def test_an_encoder_with_layer_norms_first_is_refused(tmp_path: Path) -> None:
+    model, cfg, _ = build("wav2vec2", layer_norm_first=True)
+    with pytest.raises(CheckpointError, match="layer_norm_first=True"):
+        read_encoder(save(tmp_path / "c.pt", "wav2vec2", model, cfg, True))
 
 
 def test_a_checkpoint_that_lacks_a_layer_is_refused_by_name(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_more_images_than_can_be_told_apart_are_refused(
     scenes: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scene = scenes.draw_scenes(dict.fromkeys(SPLITS, 1), 0)["train"][0]
-    monkeypatch.setattr(scenes, "draw_scene", lambda *_: scene)
+    monkeypatch.setattr(scenes, "draw_scene", lambda *_, **__: scene)
     with pytest.raises(ConfigError, match="only 1 of 3 images can be told apart"):
         scenes.draw_scenes(dict.fromkeys(SPLITS, 3), 0)
 

@@ -1,0 +1,106 @@
+"""Clips with what is said in them, as symbols of a dictionary."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from fairseq.data import Dictionary
+from torch import Tensor
+
+from fairseq_mtssl.data.clips import ClipDataset
+from fairseq_mtssl.data.manifest import AudioManifest, read_lines
+from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.frames import ConvLayer, conv_length
+
+_PREPARE = "mtssl prepare-text writes it."
+
+
+def read_dictionary(path: str | Path) -> Dictionary:
+    """`dict.ltr.txt` (`<symbol> <count>` a line) as fairseq reads it.
+
+    Raises: ManifestError if it is absent, empty or malformed.
+    """
+    if not read_lines(Path(path)):
+        raise ManifestError(path, [f"holds no symbol. {_PREPARE}"])
+    try:
+        return Dictionary.load(str(path))
+    except (ValueError, RuntimeError) as error:
+        raise ManifestError(path, [f"no dictionary of fairseq's: {error}. {_PREPARE}"]) from error
+
+
+def read_transcripts(path: str | Path, manifest: AudioManifest, dictionary: Dictionary) -> list[Tensor]:
+    """One (L,) long tensor of symbols an utterance.
+
+    Raises: ManifestError with every fault: another number of lines than of utterances, an empty line, a
+    symbol that the dictionary lacks.
+    """
+    lines = read_lines(Path(path))
+    faults = []
+    if len(lines) != len(manifest):
+        faults.append(f"{len(lines)} lines for the {len(manifest)} utterances of {manifest.path}. {_PREPARE}")
+    found: list[Tensor] = []
+    for number, line in enumerate(lines, start=1):
+        symbols = line.split()
+        unknown = sorted({symbol for symbol in symbols if symbol not in dictionary})
+        if not symbols:
+            faults.append(f"line {number} is empty: nothing is said. Remove the utterance from the manifest.")
+        if unknown:
+            faults.append(
+                f"line {number}: {', '.join(map(repr, unknown))} not in the dictionary of the training. "
+                "Prepare all splits with one dictionary."
+            )
+        found.append(torch.tensor([dictionary.index(symbol) for symbol in symbols], dtype=torch.long))
+    if faults:
+        raise ManifestError(path, faults)
+    return found
+
+
+def frames_needed(symbols: Tensor) -> int:
+    """The fewest frames that CTC can spell so many symbols in: a blank goes between two equal ones."""
+    return len(symbols) + int((symbols[1:] == symbols[:-1]).sum())
+
+
+def spellable(
+    sizes: np.ndarray, transcripts: Sequence[Tensor], conv_layers: Sequence[ConvLayer]
+) -> np.ndarray:
+    """(N,) bool: the utterances, of so many samples, that are long enough for what is said in them."""
+    frames = np.array([conv_length(int(size), conv_layers) for size in sizes])
+    return frames >= np.array([frames_needed(symbols) for symbols in transcripts])
+
+
+class TranscribedDataset(ClipDataset):
+    """Whole utterances, since a crop would not say all, with their symbols; pad: index that pads these."""
+
+    def __init__(
+        self, manifest: AudioManifest, transcripts: Sequence[Tensor], *, pad: int, **options: Any
+    ) -> None:
+        super().__init__(manifest, max_samples=int(manifest.sizes.max()), **options)
+        self.transcripts = list(transcripts)
+        self.pad = pad
+
+    def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """As fairseq's ctc criterion takes it: target (B, L) long, target_lengths (B,), ntokens symbols, and
+        net_input with source (B, S), padding_mask (B, S) bool or None, ids (B,).
+        """
+        batch = super().collater(samples)
+        if not batch:
+            return batch
+        targets = [self.transcripts[index] for index in batch["id"].tolist()]
+        speech = batch["net_input"]
+        source, lengths = speech["source"], speech["lengths"]
+        padding = torch.arange(source.size(1))[None] >= lengths[:, None]
+        return {
+            **batch,
+            "net_input": {
+                "source": source,
+                "padding_mask": padding if bool(padding.any()) else None,
+                "ids": batch["id"],
+            },
+            "target": torch.nn.utils.rnn.pad_sequence(targets, batch_first=True, padding_value=self.pad),
+            "target_lengths": torch.tensor([len(target) for target in targets]),
+            "ntokens": sum(len(target) for target in targets),
+        }

@@ -1,0 +1,152 @@
+"""A pre-trained speech encoder under a linear layer, fine-tuned with CTC to spell what is said.
+
+Source: Baevski et al. 2020, arXiv 2006.11477, section 4.3. The loss (Graves et al. 2006) is fairseq's `ctc`.
+"""
+
+import contextlib
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from omegaconf import II
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+
+BLANK = 0
+"""Index of the CTC blank: `<s>`, as in fairseq's ctc criterion."""
+
+
+@dataclass
+class SpeechCtcConfig(FairseqDataclass):
+    pretrained: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint whose speech encoder is fine-tuned: one of ours, or fairseq's wav2vec2, "
+            "hubert or data2vec_audio; not needed again to evaluate"
+        },
+    )
+    no_pretrained_weights: bool = field(
+        default=False, metadata={"help": "take the sizes of `pretrained` alone and train from scratch"}
+    )
+    encoder: Any = field(
+        default=None, metadata={"help": "sizes of the encoder; filled in from `pretrained` and saved"}
+    )
+    layers: Optional[int] = field(
+        default=None, metadata={"help": "keep so many transformer layers, from below; null: all"}
+    )
+    # regularisation
+    dropout: float = field(default=0.0, metadata={"help": "dropout in the transformer, [0, 1)"})
+    attention_dropout: float = field(default=0.0, metadata={"help": "dropout of attention weights, [0, 1)"})
+    activation_dropout: float = field(default=0.1, metadata={"help": "dropout inside the FFN, [0, 1)"})
+    dropout_input: float = field(default=0.0, metadata={"help": "dropout of the projected conv features"})
+    final_dropout: float = field(default=0.0, metadata={"help": "dropout before the linear layer"})
+    layerdrop: float = field(default=0.1, metadata={"help": "chance to skip a layer, [0, 1)"})
+    feature_grad_mult: float = field(
+        default=0.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
+    )
+    freeze_finetune_updates: int = field(
+        default=0, metadata={"help": "updates in which the linear layer alone is trained"}
+    )
+    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered before overlaps"})
+    mask_length: int = field(default=10, metadata={"help": "frames of a span"})
+    mask_channel_prob: float = field(default=0.5, metadata={"help": "the same over channels, set to 0"})
+    mask_channel_length: int = field(default=64, metadata={"help": "channels of a span"})
+    seed: int = II("common.seed")
+
+
+@register_model("speech_ctc", dataclass=SpeechCtcConfig)
+class SpeechCtcModel(BaseFairseqModel):
+    """speech_encoder: as pre-trained; proj: its frames to the symbols of the dictionary."""
+
+    def __init__(self, cfg: SpeechCtcConfig, symbols: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.num_updates = 0
+        self.speech_encoder = SpeechEncoder(
+            **dict(cfg.encoder),
+            dropout=cfg.dropout,
+            attention_dropout=cfg.attention_dropout,
+            activation_dropout=cfg.activation_dropout,
+            input_dropout=cfg.dropout_input,
+            layerdrop=cfg.layerdrop,
+            feature_grad_mult=cfg.feature_grad_mult,
+        )
+        self.final_dropout = nn.Dropout(cfg.final_dropout)
+        self.proj = nn.Linear(self.speech_encoder.dim, symbols)
+        nn.init.xavier_uniform_(self.proj.weight)
+        nn.init.zeros_(self.proj.bias)
+
+    @classmethod
+    def build_model(cls, cfg: SpeechCtcConfig, task: Any = None) -> "SpeechCtcModel":
+        """Called by fairseq; task.target_dictionary gives the symbols. Raises: ConfigError without sizes."""
+        if cfg.encoder is None:
+            raise ConfigError("model.pretrained", ["is null; give the checkpoint to fine-tune"])
+        return cls(cfg, len(task.target_dictionary))
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """The update that is under way, on which masks and freezing depend."""
+        super().set_num_updates(num_updates)
+        self.num_updates = num_updates
+
+    def forward(
+        self,
+        source: Tensor,
+        padding_mask: Optional[Tensor] = None,
+        ids: Optional[Tensor] = None,
+        **_: Any,
+    ) -> dict[str, Any]:
+        """source: (B, S) normalised waveforms, zero past their end; padding_mask: (B, S) bool or None;
+        ids: (B,) ints from which masks are drawn, by default the rows' numbers.
+        Returns: encoder_out (T, B, symbols) logits; padding_mask (B, T) bool or None.
+        """
+        rows, samples = source.shape
+        lengths = source.new_full((rows,), samples, dtype=torch.long)
+        if padding_mask is not None:
+            lengths = (~padding_mask).sum(1)
+        frozen = self.training and self.num_updates < self.cfg.freeze_finetune_updates
+        with torch.no_grad() if frozen else contextlib.nullcontext():
+            x, padding = self._encode(source, lengths, torch.arange(rows) if ids is None else ids)
+        return {"encoder_out": self.proj(self.final_dropout(x)).transpose(0, 1), "padding_mask": padding}
+
+    def _encode(self, source: Tensor, lengths: Tensor, ids: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+        """(B, T, D) frames and their padding."""
+        encoder, cfg = self.speech_encoder, self.cfg
+        front = encoder.front_end(source, lengths)
+        mask = channels = None
+        if self.training and cfg.mask_prob > 0:
+            mask = self._draw(front.lengths, front.features.size(1), cfg.mask_prob, cfg.mask_length, ids, 0)
+        if self.training and cfg.mask_channel_prob > 0:
+            widths = torch.full_like(front.lengths, encoder.dim)
+            prob, length = cfg.mask_channel_prob, cfg.mask_channel_length
+            channels = self._draw(widths, encoder.dim, prob, length, ids, 1)
+        hidden = encoder.run(encoder.embed(front, mask, channels), 0, encoder.num_layers)
+        padding = None if hidden.padding is None else hidden.padding[:, -front.features.size(1) :]
+        return encoder.frames(hidden), padding
+
+    def _draw(self, sizes: Tensor, total: int, prob: float, length: int, ids: Tensor, purpose: int) -> Tensor:
+        """(B, total) bool: spans of this update; purpose: draws of their own."""
+        seed, update = int(self.cfg.seed) + purpose, self.num_updates
+        return span_mask(sizes, total, prob=prob, length=length, seed=seed, update=update, ids=ids)
+
+    def get_logits(self, net_output: dict[str, Any]) -> Tensor:
+        """(T, B, symbols); a padded frame says blank for certain."""
+        logits: Tensor = net_output["encoder_out"]
+        padding = net_output["padding_mask"]
+        if padding is None:
+            return logits
+        blank = torch.full_like(logits[0, 0], float("-inf"))
+        blank[BLANK] = 0
+        return torch.where(padding.T.unsqueeze(-1), blank, logits)
+
+    def get_normalized_probs(self, net_output: dict[str, Any], log_probs: bool, sample: Any = None) -> Tensor:
+        """(T, B, symbols) float32: (log) probabilities of the symbols."""
+        logits = self.get_logits(net_output).float()
+        return logits.log_softmax(-1) if log_probs else logits.softmax(-1)
+
+    def max_positions(self) -> None:
+        return None

@@ -1,0 +1,151 @@
+"""Fine-tuning with CTC: utterances, their transcripts, and a pre-trained encoder."""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING, open_dict
+
+from fairseq_mtssl import checkpoints
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
+from fairseq_mtssl.data.clips import long_enough
+from fairseq_mtssl.data.labels import dictionary_of
+from fairseq_mtssl.data.manifest import read_audio_manifest
+from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
+from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.frames import parse_conv_layers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class SpeechCtcTaskConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING, metadata={"help": "folder of {split}.tsv, {split}.ltr and dict.ltr.txt"}
+    )
+    labels: str = field(
+        default="ltr", metadata={"help": "extension of the transcripts: ltr (letters) or spm (sentencepiece)"}
+    )
+    min_duration_s: float = field(default=0.0, metadata={"help": "shorter utterances are dropped, counted"})
+    max_duration_s: float = field(
+        default=40.0, metadata={"help": "longer utterances are dropped from training, counted"}
+    )
+    resample: bool = field(
+        default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"}
+    )
+    speed_perturb: float = field(
+        default=0.0, metadata={"help": "p changes the speed of a training clip by up to ± p, pitch with it"}
+    )
+    length_pool: int = field(
+        default=2048, metadata={"help": "sort so many training utterances at a time by length"}
+    )
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+
+
+@register_task("speech_ctc", dataclass=SpeechCtcTaskConfig)
+class SpeechCtcTask(FairseqTask):
+    """The dictionary and the encoder's sizes go into checkpoints, which load without any of these files."""
+
+    def __init__(self, cfg: SpeechCtcTaskConfig) -> None:
+        super().__init__(cfg)
+        self.conv_layers: Any = None
+        self.state.add_factory("symbols", self._read_symbols)
+
+    @classmethod
+    def setup_task(cls, cfg: SpeechCtcTaskConfig, **_: Any) -> "SpeechCtcTask":
+        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
+        return cls(cfg)
+
+    def _read_symbols(self) -> list[str]:
+        return list(read_dictionary(Path(self.cfg.data) / f"dict.{self.cfg.labels}.txt").symbols)
+
+    @property
+    def target_dictionary(self) -> Dictionary:
+        """A checkpoint's, or that of task.data; the blank is its first symbol."""
+        return dictionary_of(self.state.symbols)
+
+    @property
+    def source_dictionary(self) -> None:
+        return None
+
+    def load_dataset(
+        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
+    ) -> TranscribedDataset:
+        """Read a split's manifest and transcripts. Raises: ManifestError naming every fault of a file."""
+        cfg, training = self.cfg, split == self.cfg.train_subset
+        manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
+        path, dictionary = Path(cfg.data) / f"{split}.{cfg.labels}", self.target_dictionary
+        transcripts = read_transcripts(path, manifest, dictionary)
+        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
+        if training:
+            rows = self._trainable(rows, manifest, transcripts)
+        self.datasets[split] = TranscribedDataset(
+            manifest.take(rows),
+            [transcripts[row] for row in rows],
+            pad=dictionary.pad(),
+            training=training,
+            seed=int(cfg.seed),
+            resample=cfg.resample,
+            speed_perturb=cfg.speed_perturb,
+            length_pool=cfg.length_pool,
+        )
+        hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
+        logger.info("%s: %d utterances, %.2f h, %d symbols", split, len(rows), hours, len(dictionary))
+        return self.datasets[split]
+
+    def _trainable(self, rows: np.ndarray, manifest: Any, transcripts: Any) -> np.ndarray:
+        """Without the utterances that are too long, or too short for CTC to spell what is said."""
+        sizes = manifest.sizes[rows]
+        short_enough = sizes <= self.cfg.max_duration_s * SAMPLE_RATE_HZ
+        keep = short_enough.copy()
+        if self.conv_layers is not None:
+            keep &= spellable(sizes, [transcripts[row] for row in rows], self.conv_layers)
+        if not keep.all():
+            logger.warning(
+                "%s: dropped %d utterances over %g s and %d with fewer frames than symbols, of %d (%s …)",
+                manifest.path,
+                int((~short_enough).sum()),
+                self.cfg.max_duration_s,
+                int((short_enough & ~keep).sum()),
+                len(rows),
+                ", ".join(manifest.files[row] for row in rows[~keep][:5]),
+            )
+        if not keep.any():
+            raise ManifestError(
+                manifest.path,
+                [f"no utterance to train on; is task.max_duration_s {self.cfg.max_duration_s:g} right?"],
+            )
+        return rows[keep]
+
+    def max_positions(self) -> None:
+        return None
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the model; a new training takes the encoder of ``model.pretrained``."""
+        source = None
+        if cfg.encoder is None and cfg.pretrained:
+            source = checkpoints.read_encoder(cfg.pretrained)
+            layers = source.sizes["layers"]
+            kept = layers if cfg.layers is None else cfg.layers
+            if not 1 <= kept <= layers:
+                raise ConfigError(
+                    "model", [f"layers {kept}: wanted 1 to {layers}, those of {cfg.pretrained}"]
+                )
+            with open_dict(cfg):
+                cfg.encoder = {**source.sizes, "layers": kept}
+        model = super().build_model(cfg, from_checkpoint)
+        self.conv_layers = parse_conv_layers(cfg.encoder["conv_layers"])
+        if source is not None and not cfg.no_pretrained_weights:
+            dropped = tuple(f"encoder.layers.{layer}." for layer in range(cfg.encoder["layers"], layers))
+            weights = {
+                name: weight for name, weight in source.weights.items() if not name.startswith(dropped)
+            }
+            checkpoints.load_weights(model.speech_encoder, weights, cfg.pretrained)
+            logger.info("fine-tunes the speech encoder of %s", cfg.pretrained)
+        return model
