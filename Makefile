@@ -3,7 +3,7 @@
 # make help    all targets and their settings
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo spoken-digits test lint clean distclean
+.PHONY: help setup demo demo-mt4ssl spoken-digits test lint clean distclean
 SHELL := /bin/bash
 
 VENV ?= .venv
@@ -21,6 +21,7 @@ export GOMP_SPINCOUNT ?= 100
 
 help:
 	@echo 'make demo           [OUT=runs/demo] [FRESH=1]   train, evaluate and picture (W2V2, VGS) and VGS; no download'
+	@echo 'make demo-mt4ssl    [OUT=runs/mt4ssl] [FRESH=1] labels, MT4SSL, CTC fine-tuning, decoding; no download'
 	@echo 'make spoken-digits  RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits] [FRESH=1]   the same on real speech'
 	@echo 'make test           [ARGS="-k retrieval"]       all tests'
 	@echo 'make lint           ruff and mypy'
@@ -65,6 +66,9 @@ $(VENV)/.installed: setup.py pyproject.toml constraints.txt | $(VENV)/.fairseq
 
 demo: $(VENV)/.installed
 	$(BIN)/python examples/demo/run.py --out '$(or $(OUT),runs/demo)' $(if $(FRESH),--fresh)
+
+demo-mt4ssl: $(VENV)/.installed
+	$(BIN)/python examples/mt4ssl/run.py --out '$(or $(OUT),runs/mt4ssl)' $(if $(FRESH),--fresh)
 
 spoken-digits: $(VENV)/.installed
 	@test -n '$(RECORDINGS)' || { echo 'Which recordings? make spoken-digits RECORDINGS=DIR, a folder of' \

@@ -70,15 +70,14 @@ def schedule_line(phases: Sequence[Mapping[str, Any]]) -> str:
 def write_report(
     heading: str,
     results: Mapping[str, Any],
-    table: Table,
-    texts: Sequence[str],
+    tables: Sequence[tuple[str, str, Table]],
     pictures: Mapping[str, Path],
     configurations: Mapping[str, Path],
     out: Path,
 ) -> Path:
-    """The page. texts: sentences under the table; pictures: heading -> PNG; configurations: run -> YAML."""
+    """The page. tables: heading, text, table; pictures: heading -> PNG; configurations: run -> YAML."""
     seconds = results["seconds"]
-    sections = [Section("Retrieval", " ".join(texts), table)]
+    sections = [Section(name, text, table) for name, text, table in tables]
     sections += [Section(name, picture=path) for name, path in pictures.items()]
     sections.append(Section("Commands", "Each can be typed by itself.", code="\n".join(results["commands"])))
     rows = [[name, f"{value:.0f}"] for name, value in seconds.items()]

@@ -20,7 +20,14 @@ def manifest_stage(script: str, data: Path, options: Sequence[str] = ()) -> Stag
     return Stage("data", command, data, [data / "train.pairs"])
 
 
-def training_stage(name: str, recipe: str, data: Path, out: Path, overrides: Sequence[str] = ()) -> Stage:
+def training_stage(
+    name: str,
+    recipe: str,
+    data: Path,
+    out: Path,
+    overrides: Sequence[str] = (),
+    needs: Sequence[str] = ("data",),
+) -> Stage:
     """One `fairseq-hydra-train`; its checkpoints, log and composed configuration go to out/name."""
     folder = out / name
     settings = {"task.data": str(data), "checkpoint.save_dir": str(folder)}
@@ -30,7 +37,7 @@ def training_stage(name: str, recipe: str, data: Path, out: Path, overrides: Seq
         ["fairseq-hydra-train", "--config-name", recipe, *words, *overrides],
         folder,
         [best_checkpoint(folder)],
-        needs=("data",),
+        needs=needs,
         is_training=True,
     )
 

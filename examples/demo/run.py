@@ -80,8 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     page = results.write_report(
         "Images from speech: self-supervised pre-training, then visual grounding",
         content,
-        table,
-        texts,
+        [("Retrieval", " ".join(texts), table)],
         {"Losses": out / "curves.png", "Captions and their five best images": out / "gallery.png"},
         {name: run.folder / ".hydra" / "config.yaml" for name, run in runs.items()},
         out / "index.html",

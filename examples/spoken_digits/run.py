@@ -70,8 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     page = results.write_report(
         "Handwritten digits from spoken ones",
         content,
-        table,
-        texts,
+        [("Retrieval", " ".join(texts), table)],
         {"Losses": out / "curves.png", "Captions and their five best images": out / "gallery.png"},
         {"(W2V2, VGS)": run.folder / ".hydra" / "config.yaml"},
         out / "index.html",

@@ -1,4 +1,4 @@
-"""L_AV and L_AUD by update, one colour a run, with the phases of the schedule; R@10 below if measured.
+"""Losses by update, one colour a run, with the phases of the schedule; below, what validation measured.
 
 The training figure of Khorrami et al. 2023 (their Fig. 3), by update instead of epoch.
 """
@@ -17,8 +17,22 @@ from fairseq_mtssl.report.training_log import TrainingLog
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-LOSSES = (("loss_vgs", "L_AV"), ("loss_ssl", "L_AUD"))
-DIRECTIONS = {"s2i": "speech → image", "i2s": "image → speech"}
+LOSSES = (
+    ("loss_vgs", "L_AV (nats)"),
+    ("loss_ssl", "L_AUD (nats)"),
+    ("loss_off", "L_off (nats)"),
+    ("loss_on", "L_on"),
+)
+PLAIN_LOSS = ("loss", "loss")  # of runs that log none of those: fairseq's own, such as CTC's
+MEASURES = {
+    "s2i_r10": "speech → image",
+    "i2s_r10": "image → speech",
+    "acc_off": "labels",
+    "acc_on": "teacher's frames",
+    "wer": "words",
+    "uer": "symbols",
+}
+"""Keys in words; another's key is shown as it is."""
 LINE_STYLES = ("-", "--", ":", "-.")
 FEW_POINTS = 40  # fewer than this and each is marked, so that one alone can be seen
 
@@ -30,29 +44,30 @@ def draw_curves(
 ) -> Path:
     """Draw the losses of one or more runs into a PNG.
 
-    runs: legend name -> log. The losses are the keys `loss_vgs` and `loss_ssl` of the training lines, nats,
-        on a log scale; where a branch is off, its line breaks. A third panel shows every validation key that
-        names `r10`, in percent, when there is one.
+    runs: legend name -> log. The losses are the keys `loss_vgs`, `loss_ssl`, `loss_off` and `loss_on` of the
+        training lines (`loss` of runs with none of these), on a log scale; where a branch is off, its line
+        breaks. A last panel shows, in percent, the validation keys of recall at 10, or of masked-prediction
+        accuracy, or of error rates: the first of these kinds that there is.
     phases: (first update, name) of each phase, in order; a line marks every start after update 0.
     Returns: out.
-    Raises: TrainingLogError when no run logged either loss; MissingExtraError without matplotlib.
+    Raises: TrainingLogError when no run logged a loss; MissingExtraError without matplotlib.
     """
-    panels = [loss for loss in LOSSES if any(log.training_series(loss[0])[0] for log in runs.values())]
+    panels = _logged(runs, LOSSES) or _logged(runs, [PLAIN_LOSS])
     if not panels:
         logged = sorted({key for log in runs.values() for key in log.keys("train_inner") + log.keys("train")})
         raise TrainingLogError(
             ", ".join(str(log.path) for log in runs.values()) or "no run",
-            f"neither loss_vgs nor loss_ssl is logged, only {', '.join(logged) or 'nothing'}",
-            "Give the log of a run of this package.",
+            f"no loss is logged, only {', '.join(logged) or 'nothing'}",
+            "Give the log of a training.",
         )
-    recalls = list(dict.fromkeys(key for log in runs.values() for key in log.keys("valid") if _is_r10(key)))
-    count = len(panels) + bool(recalls)
+    title, measured = _measured(runs)
+    count = len(panels) + bool(measured)
     figure = new_figure(9.0, 0.7 + 2.6 * count)
     axes = figure.subplots(count, 1, sharex=True, squeeze=False)[:, 0]
     for axis, (key, name) in zip(axes, panels, strict=False):
         _draw_loss(axis, runs, key, name)
-    if recalls:
-        _draw_recall(axes[-1], runs, recalls)
+    if measured:
+        _draw_measures(axes[-1], runs, title, measured)
     for axis in axes:
         axis.grid(alpha=0.3, which="both")
         for update, _ in phases:
@@ -68,6 +83,21 @@ def draw_curves(
     return save_png(figure, out)
 
 
+def _logged(runs: Mapping[str, TrainingLog], losses: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [loss for loss in losses if any(log.training_series(loss[0])[0] for log in runs.values())]
+
+
+def _measured(runs: Mapping[str, TrainingLog]) -> tuple[str, list[str]]:
+    """What the last panel shows: its title and the validation keys."""
+    keys = list(dict.fromkeys(key for log in runs.values() for key in log.keys("valid")))
+    kinds = {
+        "R@10": [key for key in keys if _is_r10(key)],
+        "accuracy": [key for key in keys if key.startswith("acc_")],
+        "error rate": [key for key in keys if key in ("wer", "uer")],
+    }
+    return next(((title, found) for title, found in kinds.items() if found), ("", []))
+
+
 def _draw_loss(axis: Axes, runs: Mapping[str, TrainingLog], key: str, name: str) -> None:
     from matplotlib import ticker
 
@@ -81,19 +111,19 @@ def _draw_loss(axis: Axes, runs: Mapping[str, TrainingLog], key: str, name: str)
     axis.yaxis.set_major_formatter(ticker.LogFormatter())
     axis.yaxis.set_minor_formatter(ticker.LogFormatter(labelOnlyBase=False))
     axis.tick_params(axis="y", which="minor", labelsize=7)
-    axis.set_ylabel(f"{name} (nats)")
+    axis.set_ylabel(name)
 
 
-def _draw_recall(axis: Axes, runs: Mapping[str, TrainingLog], keys: Sequence[str]) -> None:
+def _draw_measures(axis: Axes, runs: Mapping[str, TrainingLog], title: str, keys: Sequence[str]) -> None:
     for i, log in enumerate(runs.values()):
         for j, key in enumerate(keys):
             updates, values = log.series(key, "valid")
             style = LINE_STYLES[j % len(LINE_STYLES)]
             axis.plot(updates, values, style, color=COLOURS[i % len(COLOURS)], marker="o", markersize=3)
     for j, key in enumerate(keys):  # one grey entry a key: colours already tell the runs apart
-        axis.plot([], [], LINE_STYLES[j % len(LINE_STYLES)], color="0.35", label=_recall_name(key))
+        axis.plot([], [], LINE_STYLES[j % len(LINE_STYLES)], color="0.35", label=MEASURES.get(key, key))
     axis.set_ylim(0, 105)
-    axis.set_ylabel("validation R@10 (%)")
+    axis.set_ylabel(f"validation {title} (%)")
     axis.legend(fontsize=8, loc="best")
 
 
@@ -116,12 +146,6 @@ def _stroke(values: Sequence[float]) -> dict[str, Any]:
     """A line alone for a dense curve; marked points for a sparse one, where a single point would not show."""
     sparse = sum(not math.isnan(value) for value in values) < FEW_POINTS
     return {"linewidth": 1.4, "marker": "o" if sparse else None, "markersize": 3}
-
-
-def _recall_name(key: str) -> str:
-    """A key of ours in words; another's as it is."""
-    direction = key.removesuffix("_r10")
-    return DIRECTIONS.get(direction, key)
 
 
 def _is_r10(key: str) -> bool:

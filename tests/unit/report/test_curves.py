@@ -23,6 +23,10 @@ def inner(updates: int, **values: float) -> Record:
     return Record("train_inner", updates, values)
 
 
+def valid(updates: int, **values: float) -> Record:
+    return Record("valid", updates, values)
+
+
 SEQUENTIAL = log(
     inner(10, loss_ssl=6.0),
     inner(20, loss_ssl=5.0),
@@ -82,8 +86,24 @@ def test_a_loss_no_run_has_gets_no_panel(figures: list[Any], tmp_path: Path) -> 
 
 
 def test_a_log_of_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TrainingLogError, match="neither loss_vgs nor loss_ssl is logged, only loss, ppl"):
-        curves.draw_curves({"lm": log(inner(10, loss=3.0, ppl=8.0))}, tmp_path / "c.png")
+    with pytest.raises(TrainingLogError, match="no loss is logged, only accuracy, ppl"):
+        curves.draw_curves({"lm": log(inner(10, accuracy=3.0, ppl=8.0))}, tmp_path / "c.png")
+
+
+def test_a_run_of_mt4ssl_has_both_losses_and_both_accuracies(figures: list[Any], tmp_path: Path) -> None:
+    run = log(inner(10, loss_off=4.0, loss_on=9.0), valid(10, acc_off=20.0, acc_on=5.0, loss=3.0))
+    curves.draw_curves({"both": run}, tmp_path / "c.png")
+    off, on, accuracy = figures[0].axes
+    assert (off.get_ylabel(), on.get_ylabel()) == ("L_off (nats)", "L_on")
+    assert accuracy.get_ylabel() == "validation accuracy (%)" and len(accuracy.get_legend().texts) == 2
+
+
+def test_a_run_of_fairseqs_own_losses_has_its_loss_and_error_rates(
+    figures: list[Any], tmp_path: Path
+) -> None:
+    curves.draw_curves({"ctc": log(inner(10, loss=9.0), valid(10, wer=50.0, uer=20.0))}, tmp_path / "c.png")
+    loss, rates = figures[0].axes
+    assert (loss.get_ylabel(), rates.get_ylabel()) == ("loss", "validation error rate (%)")
 
 
 @pytest.mark.parametrize(
