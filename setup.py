@@ -15,6 +15,8 @@ if VERSION is None:
 # fairseq 0.12.2 needs omegaconf < 2.1 and mutable dataclass defaults, which neither a current pip nor
 # Python >= 3.11 takes; fairseq-fixed is the same code for current ones. Both install the module `fairseq`.
 CORE = [
+    # fairseq's ctc criterion wants it at its first validation, when the training has long begun
+    "editdistance>=0.8.1",
     "fairseq-fixed>=0.12.3.1,<0.12.4",
     "hydra-core>=1.3,<1.4",
     "numpy>=1.26",
@@ -33,6 +35,10 @@ EXTRAS = {
     "timm": ["timm>=1.0"],
     # MFCCs of make-targets; layers of a model need nothing more
     "targets": ["kaldi-native-fbank>=1.20"],
+    # prepare-text --units sentencepiece; letters need nothing more
+    "text": ["sentencepiece>=0.2"],
+    # transcribe: the beam search, and word errors; recordings alone, decoded greedily, need neither
+    "decode": ["flashlight-text>=0.0.7", "jiwer>=4"],
     # faiss-cpu and faiss-gpu own the same folder: install one of the two, never both
     "faiss": ["faiss-cpu>=1.8"],
     "faiss-gpu": ["faiss-gpu>=1.8"],
@@ -41,6 +47,8 @@ EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["regions"],
     *EXTRAS["targets"],
+    *EXTRAS["text"],
+    *EXTRAS["decode"],
     "hypothesis>=6.100",
     "mypy>=1.11",
     "pytest>=8",

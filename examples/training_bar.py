@@ -87,7 +87,7 @@ class TrainingBar:
                 total=_max_update(self.folder),
                 desc=f"  {self.name}",
                 unit="update",
-                position=self.position,
+                position=self.position if is_terminal else None,
                 mininterval=0.1 if is_terminal else SECONDS_BETWEEN_LINES,
                 dynamic_ncols=is_terminal,
             )

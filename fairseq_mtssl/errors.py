@@ -27,6 +27,7 @@ class ManifestError(MtsslError):
     max_listed = 20
 
     def __init__(self, path: str | Path, faults: Sequence[str]) -> None:
+        self.path = str(path)
         self.faults = list(faults)
         listed = "\n".join(f"  {fault}" for fault in self.faults[: self.max_listed])
         more = len(self.faults) - self.max_listed

@@ -153,7 +153,7 @@ def _encode(
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     rows = []
     with _bar(len(items), what) as bar, torch.inference_mode():
-        for batch, loaded in zip(batches, _loaded_ahead(batches, load), strict=True):
+        for batch, loaded in zip(batches, loaded_ahead(batches, load), strict=True):
             rows.append(_to_cpu(encode(to_device(loaded, device))))
             bar.update(len(batch))
     return torch.cat(rows)
@@ -196,7 +196,7 @@ def _encode_files(
             rows.update(zip((i for i, _ in loaded), embedded, strict=True))
 
     with _bar(len(paths), what) as bar, torch.inference_mode():
-        for batch, loaded in zip(batches, _loaded_ahead(batches, load), strict=True):
+        for batch, loaded in zip(batches, loaded_ahead(batches, load), strict=True):
             if loaded:
                 embed(loaded)
             bar.update(len(batch))
@@ -214,7 +214,7 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch.to(device)
 
 
-def _loaded_ahead(batches: Iterable[T], load: Callable[[T], Any]) -> Iterator[Any]:
+def loaded_ahead(batches: Iterable[T], load: Callable[[T], Any]) -> Iterator[Any]:
     """load(batch) of each, in order, one read on a thread of its own while the one before it is used."""
     with ThreadPoolExecutor(1) as reader:
         ready = None

@@ -25,6 +25,8 @@ COMMANDS = {
     "learn-kmeans": "learn_kmeans",
     "dump-labels": "dump_labels",
     "measure-targets": "measure_targets",
+    "prepare-text": "prepare_text",
+    "transcribe": "transcribe",
     "user-dir": "user_dir",
 }
 USER_ERROR = 2  # what argparse exits with, too

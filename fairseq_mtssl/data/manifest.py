@@ -144,8 +144,13 @@ def read_lines(path: Path) -> list[str]:
 
 def write_text_atomically(path: Path, text: str) -> None:
     """Write UTF-8 text so that the file is either the old one or the whole new one."""
+    write_bytes_atomically(path, text.encode("utf-8"))
+
+
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write a file that is either the old one or the whole new one."""
     partial = path.with_name(f"{path.name}.part{os.getpid()}")
-    partial.write_text(text, encoding="utf-8", newline="\n")
+    partial.write_bytes(content)
     os.replace(partial, path)
 
 

@@ -26,14 +26,15 @@ DOORS: dict[str, set[str]] = {
     "tasks": PURE | {"data", "checkpoints", "evaluation"},
     "checkpoints": BASE,
     "evaluation": BASE | {"frames"},
+    "decoding": BASE | {"data"},
     "report": BASE | {"frames"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
     "config": set(),
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
-KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "evaluation", "report")
-READS_NO_CONFIG = ("errors", "frames", "schedule", "modules", "targets", "data", "evaluation", "report")
+KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "evaluation", "decoding", "report")
+READS_NO_CONFIG = (*KNOWS_NO_FAIRSEQ, "modules", "targets", "data")
 CONFIG_LIBRARIES = ("omegaconf", "hydra", "fairseq.dataclass")
 OUTSIDE = ("manifests", "examples", "tests", "hydra_plugins")  # nobody in the package imports these
 

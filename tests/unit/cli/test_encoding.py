@@ -97,7 +97,7 @@ def test_one_batch_is_read_ahead_and_no_more() -> None:
     def numbers() -> Iterator[int]:
         yield from range(4)
 
-    for batch in encoding._loaded_ahead(numbers(), load):
+    for batch in encoding.loaded_ahead(numbers(), load):
         events.append(f"use {batch}")
     for batch in range(4):
         assert events.index(f"read {batch}") < events.index(f"use {batch}")
@@ -113,6 +113,6 @@ def test_an_error_while_reading_ahead_reaches_the_caller() -> None:
 
     seen = []
     with pytest.raises(AudioError, match="broken"):
-        for batch in encoding._loaded_ahead(range(4), load):
+        for batch in encoding.loaded_ahead(range(4), load):
             seen.append(batch)
     assert seen == [0, 1]

@@ -1,0 +1,243 @@
+"""`mtssl transcribe`: what a fine-tuned model hears, and how much of it is wrong."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairseq_mtssl.cli.options import pick_device, positive_int, prepare_output, write_json
+from fairseq_mtssl.errors import ConfigError, ManifestError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fairseq_mtssl.cli.recognition import Decoder, Recognised
+    from fairseq_mtssl.decoding.symbols import Symbols
+
+HELP = "transcribe a split and measure word errors, or transcribe recordings, with a fine-tuned model"
+SOME_FAILED = 2
+SEARCH = ("beam", "beam_threshold", "lm_weight", "word_score")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    parser.add_argument("audio", nargs="*", metavar="AUDIO", help="recordings, a line of text each")
+    parser.add_argument(
+        "--checkpoint", required=True, metavar="FILE", help="checkpoint that fine-tuning saved"
+    )
+    parser.add_argument(
+        "--data", metavar="DIR", help="folder of {split}.tsv and {split}.wrd, in place of recordings"
+    )
+    parser.add_argument("--split", default="test", help="split to transcribe (test)")
+    parser.add_argument(
+        "--lexicon",
+        metavar="FILE",
+        help="beam search over these words, spelled as in lexicon.ltr.lst; without it, the most probable "
+        "symbol of each frame is taken",
+    )
+    parser.add_argument("--lm", metavar="FILE", help="n-gram model of words, n from 2, ARPA or KenLM binary")
+    parser.add_argument("--beam", type=positive_int, metavar="N", help="hypotheses kept (50)")
+    parser.add_argument(
+        "--beam-threshold", type=float, metavar="X", help="drop those so many nats worse than the best (50)"
+    )
+    parser.add_argument("--lm-weight", type=float, metavar="W", help="weight of the language model (2)")
+    parser.add_argument("--word-score", type=float, metavar="S", help="added for every word (-1)")
+    parser.add_argument(
+        "--batch-seconds",
+        type=float,
+        metavar="S",
+        help="audio put through the model at once, with its padding; 0: one recording at a time (400 with "
+        "CUDA, else 0)",
+    )
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write numbers and texts here")
+    parser.add_argument(
+        "--hypotheses", metavar="FILE", help="also write the texts here: file, text, reference, tab separated"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Transcribe, print, write."""
+    from fairseq_mtssl import checkpoints
+    from fairseq_mtssl.cli.recognition import symbols_of
+
+    if (args.data is None) == (not args.audio):
+        raise ConfigError("--data", ["give either --data DIR with --split S, or recordings"])
+    check_search(args)
+    outputs = [prepare_output(path) for path in (args.json, args.hypotheses) if path]
+    loaded = checkpoints.load_model(args.checkpoint)
+    symbols = symbols_of(loaded.task, args.checkpoint)
+    loaded.model.to(pick_device(args.device))
+    decoder = choose_decoder(args, symbols)
+    if args.data is not None:
+        answer = transcribe_split(args, loaded, symbols, decoder)
+    else:
+        answer = transcribe_files(args, loaded, decoder)
+    if args.json:
+        write_json(args.json, answer)
+    if args.hypotheses:
+        write_hypotheses(args.hypotheses, answer["hypotheses"])
+    for path in outputs:
+        print(f"wrote {path}")
+    return SOME_FAILED if answer.get("skipped") else 0
+
+
+def check_search(args: argparse.Namespace) -> None:
+    """Refuse options of a search that is not asked for. Raises: ConfigError naming all of them."""
+    if args.lexicon is not None:
+        return
+    faults = [
+        f"--{name.replace('_', '-')} is of the beam search; give --lexicon too"
+        for name in SEARCH
+        if getattr(args, name) is not None
+    ]
+    if args.lm is not None:
+        faults.append(
+            "--lm is a model of words; give --lexicon, such as lexicon.ltr.lst, to say how to spell"
+        )
+    if faults:
+        raise ConfigError("--lexicon", ["missing", *faults])
+
+
+def choose_decoder(args: argparse.Namespace, symbols: Symbols) -> Any:
+    """Greedy, or with --lexicon a beam search."""
+    from fairseq_mtssl.decoding.greedy import GreedyDecoder
+    from fairseq_mtssl.decoding.lexicon import read_lexicon
+    from fairseq_mtssl.decoding.lexicon_beam import BeamOptions, LexiconBeamDecoder
+
+    if args.lexicon is None:
+        return GreedyDecoder(symbols)
+    given = {name: getattr(args, name) for name in SEARCH if getattr(args, name) is not None}
+    decoder = LexiconBeamDecoder(symbols, read_lexicon(args.lexicon, symbols), args.lm, BeamOptions(**given))
+    decoder.about["lexicon"] = str(args.lexicon)
+    return decoder
+
+
+def transcribe_split(args: argparse.Namespace, loaded: Any, symbols: Symbols, decoder: Any) -> dict[str, Any]:
+    """Numbers and texts of a split, as --json writes them; prints the numbers.
+
+    Raises: ManifestError if the manifest, the references or any recording cannot be used.
+    """
+    from fairseq_mtssl.data.manifest import read_audio_manifest
+    from fairseq_mtssl.evaluation.transcription import evaluate_transcription, import_jiwer
+
+    import_jiwer()
+    manifest = read_audio_manifest(Path(args.data) / f"{args.split}.tsv")
+    references = read_references(manifest.path, str(loaded.cfg.task.labels), symbols, len(manifest))
+    paths = [manifest.audio_path(row) for row in range(len(manifest))]
+    heard = _recognise(args, loaded, decoder, paths, manifest.sizes.tolist(), resample=False)
+    if heard.faults:
+        faults = [f"line {row + 2}: {fault}" for row, fault in sorted(heard.faults.items())]
+        raise ManifestError(manifest.path, faults)
+    texts = [heard.texts[row] for row in range(len(manifest))]
+    result = evaluate_transcription(references, texts)
+    print(f"split {args.split}, {decoder.about['name'].replace('_', ' ')} decoding")
+    print(result.format_table(), flush=True)
+    rows = zip(manifest.files, texts, references, strict=True)
+    return {
+        "split": args.split,
+        **result.to_json(),
+        "decoder": decoder.about,
+        "hypotheses": [{"file": file, "hypothesis": text, "reference": said} for file, text, said in rows],
+    }
+
+
+def read_references(tsv: Path, labels: str, symbols: Symbols, rows: int) -> list[str]:
+    """The words of a split: those of its .wrd, or those that its labels spell.
+
+    Raises: ManifestError if there is neither, another number of rows than the manifest has, or an empty one.
+    """
+    from fairseq_mtssl.data.manifest import read_lines
+
+    path = tsv.with_suffix(".wrd")
+    spelled = tsv.with_suffix(f".{labels}")
+    if not path.is_file() and not spelled.is_file():
+        cure = "Write it with mtssl prepare-text, or name the recordings instead of --data"
+        raise ManifestError(
+            path, [f"is not there, nor is {spelled.name}: nothing to measure against. {cure}."]
+        )
+    if path.is_file():
+        references = [" ".join(line.split()) for line in read_lines(path)]
+    else:
+        path = spelled
+        references = [symbols.join(line.split()) for line in read_lines(path)]
+    faults = [f"line {row} is empty. Drop the row." for row, said in enumerate(references, 1) if not said]
+    if len(references) != rows:
+        faults.append(f"{len(references)} lines for {rows} utterances of {tsv.name}. Write both again.")
+    if faults:
+        raise ManifestError(path, faults)
+    return references
+
+
+def transcribe_files(args: argparse.Namespace, loaded: Any, decoder: Any) -> dict[str, Any]:
+    """Texts of recordings, as --json writes them; prints a line each. What cannot be used is named."""
+    lengths = [_claimed_samples(path) for path in args.audio]
+    heard = _recognise(args, loaded, decoder, args.audio, lengths, resample=True)
+    for row, path in enumerate(args.audio):
+        print(f"{path}\t{heard.texts[row]}" if row in heard.texts else f"skipped {heard.faults[row]}")
+    return {
+        "decoder": decoder.about,
+        "hypotheses": [
+            {"file": args.audio[row], "hypothesis": text} for row, text in sorted(heard.texts.items())
+        ],
+        "skipped": [
+            {"file": args.audio[row], "reason": fault} for row, fault in sorted(heard.faults.items())
+        ],
+    }
+
+
+def _claimed_samples(path: str) -> int:
+    """Samples at 16 kHz as the header says; 0 of what cannot be read, which reading it will tell."""
+    from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_header
+    from fairseq_mtssl.errors import AudioError
+
+    try:
+        samples, rate_hz = read_header(path)
+    except AudioError:
+        return 0
+    return round(samples * SAMPLE_RATE_HZ / rate_hz)
+
+
+def _recognise(
+    args: argparse.Namespace,
+    loaded: Any,
+    decoder: Decoder,
+    paths: Sequence[str],
+    lengths: Sequence[int],
+    resample: bool,
+) -> Recognised:
+    """Read as the model was trained: normalised unless its task says otherwise."""
+    from fairseq_mtssl.cli.recognition import recognise
+    from fairseq_mtssl.cli.target_sources import batch_samples
+    from fairseq_mtssl.data.audio import normalise, read_audio
+
+    task = loaded.cfg.task
+    resample = resample or bool(getattr(task, "resample", False))
+
+    def read(row: int) -> np.ndarray:
+        wav = read_audio(paths[row], resample=resample)
+        return normalise(wav) if getattr(task, "normalize", True) else wav
+
+    device = pick_device(args.device)
+    samples = batch_samples(args.batch_seconds, device)
+    heard = recognise(loaded.model, decoder, lengths, read, device=device, batch_samples=samples)
+    for row, fault in heard.faults.items():
+        if not fault.startswith(paths[row]):  # the model's: it knows no files
+            heard.faults[row] = f"{paths[row]}: {fault}"
+    return heard
+
+
+def write_hypotheses(path: str | Path, rows: Sequence[dict[str, str]]) -> None:
+    """A table with the columns on its first line. Raises: ConfigError if it cannot be written."""
+    from fairseq_mtssl.data.manifest import write_text_atomically
+
+    names = list(rows[0]) if rows else ["file", "hypothesis"]
+    lines = ["\t".join(names), *("\t".join(row[name] for name in names) for row in rows)]
+    try:
+        write_text_atomically(Path(path), "".join(f"{line}\n" for line in lines))
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another path"]) from error

@@ -1,0 +1,150 @@
+"""Beam search over the words of a lexicon, with an n-gram language model or none, by flashlight-text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fairseq_mtssl.decoding.symbols import BLANK, PAD, Symbols
+from fairseq_mtssl.errors import ConfigError, MissingExtraError
+
+UNKNOWN = "<unk>"
+NEVER = -1e9  # log-probability; finite, since sums of infinities have no order
+
+
+@dataclass(frozen=True)
+class BeamOptions:
+    """Weights as fairseq and the wav2vec 2.0 papers count them.
+
+    beam: hypotheses kept a frame; beam_threshold: drop those so much (in nats) worse than the best;
+    lm_weight: multiplies the language model's log10; word_score: added for every word.
+    """
+
+    beam: int = 50
+    beam_threshold: float = 50.0
+    lm_weight: float = 2.0
+    word_score: float = -1.0
+
+
+class LexiconBeamDecoder:
+    """(T, V) log-probabilities -> the words of the lexicon that score best. about: what it is, for records.
+
+    lexicon: word -> spellings, as `read_lexicon` gives them; lm: an ARPA file or a KenLM binary; None: every
+    word is as likely as any other.
+    Raises: ConfigError for a language model that cannot be read or knows none of the words,
+    MissingExtraError without flashlight-text.
+    """
+
+    def __init__(
+        self,
+        symbols: Symbols,
+        lexicon: Mapping[str, Sequence[Sequence[int]]],
+        lm: str | Path | None = None,
+        options: BeamOptions | None = None,
+    ) -> None:
+        decoder = _flashlight()
+        options = options or BeamOptions()
+        self._symbols = symbols
+        self._words = list(lexicon)
+        self.about: dict[str, Any] = {
+            "name": "lexicon_beam",
+            **asdict(options),
+            "lm": None if lm is None else str(lm),
+            "lexicon_words": len(self._words),
+        }
+        self._lm = decoder.ZeroLM() if lm is None else _open_lm(Path(lm), self._words)
+        self._trie = self._build_trie(decoder, lexicon)
+        self._decoder = decoder.LexiconDecoder(
+            decoder.LexiconDecoderOptions(
+                beam_size=options.beam,
+                beam_size_token=len(symbols),
+                beam_threshold=options.beam_threshold,
+                lm_weight=options.lm_weight,
+                word_score=options.word_score,
+                unk_score=-math.inf,
+                sil_score=0.0,
+                log_add=False,
+                criterion_type=decoder.CriterionType.CTC,
+            ),
+            self._trie,
+            self._lm,
+            symbols.silence,
+            BLANK,
+            len(self._words),
+            [],
+            False,
+        )
+
+    def _build_trie(self, decoder: Any, lexicon: Mapping[str, Sequence[Sequence[int]]]) -> Any:
+        trie = decoder.Trie(len(self._symbols), self._symbols.silence)
+        start = self._lm.start(False)
+        for label, word in enumerate(self._words):
+            _, score = self._lm.score(start, label)
+            for spelling in lexicon[word]:
+                trie.insert(list(spelling), label, score)
+                # flashlight leaves a word at once with its last symbol, so that a piece could not last longer
+                # than a frame there. One piece alone is left so: twice it would be two words as well.
+                if self._symbols.pieces and len(spelling) > 1:
+                    trie.insert([*spelling, spelling[-1]], label, score)
+        trie.smear(decoder.SmearingMode.MAX)
+        return trie
+
+    def __call__(self, log_probs: np.ndarray) -> str:
+        emissions = np.array(log_probs, dtype=np.float32, order="C")
+        if self._symbols.pieces:
+            emissions[:, PAD] = NEVER  # the silence that pieces lack
+        # (T, V): read through the pointer
+        found = self._decoder.decode(emissions.ctypes.data, *emissions.shape)
+        return " ".join(self._words[word] for word in found[0].words if word >= 0) if found else ""
+
+
+def _flashlight() -> Any:
+    try:
+        from flashlight.lib.text import decoder
+    except ImportError as error:
+        raise MissingExtraError("decoding with a lexicon", "flashlight-text", "decode") from error
+    return decoder
+
+
+def _open_lm(path: Path, words: Sequence[str]) -> Any:
+    """A KenLM model that numbers the words as the list does, and after them the unknown word."""
+    from flashlight.lib.text.decoder.kenlm import KenLM
+    from flashlight.lib.text.dictionary import Dictionary
+
+    known = arpa_words(path)
+    if known is not None and known.isdisjoint(words):
+        some = ", ".join(sorted(known - {"<s>", "</s>", UNKNOWN})[:3])
+        got = f"{path} knows none of the lexicon's {len(words)} words; its own are such as {some}"
+        raise ConfigError("--lm", [f"{got}. Do upper and lower case differ?"])
+    try:
+        return KenLM(str(path), Dictionary([*words, UNKNOWN]))
+    except RuntimeError as error:
+        why = str(error).strip().split("\n")[-1]
+        raise ConfigError(
+            "--lm", [f"{path} cannot be read ({why}); give an ARPA file or a KenLM binary"]
+        ) from error
+
+
+def arpa_words(path: Path) -> set[str] | None:
+    """The words of an ARPA file's 1-grams; None if it is no such text, as a KenLM binary."""
+    words: set[str] = set()
+    inside = False
+    try:
+        with open(path, encoding="utf-8") as file:
+            for number, line in enumerate(file):
+                if line.startswith("\\"):
+                    if inside:
+                        return words
+                    inside = line.strip() == "\\1-grams:"
+                elif inside and len(fields := line.split()) > 1:
+                    words.add(fields[1])
+                elif number > 100 and not inside:
+                    return None
+    except (OSError, UnicodeDecodeError):
+        return None
+    return words or None

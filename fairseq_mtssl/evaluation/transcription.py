@@ -1,0 +1,75 @@
+"""Word and character error rates of transcripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fairseq_mtssl.errors import ConfigError, MissingExtraError
+
+
+@dataclass(frozen=True)
+class TranscriptionResult:
+    """wer, cer: percent, of all words and of all characters (spaces between words among them) together.
+
+    words, characters: of the references; the three kinds of errors count words.
+    """
+
+    utterances: int
+    wer: float
+    cer: float
+    words: int
+    characters: int
+    substitutions: int
+    deletions: int
+    insertions: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Percentages to six places."""
+        return asdict(self) | {"wer": round(self.wer, 6), "cer": round(self.cer, 6)}
+
+    def format_table(self) -> str:
+        """Two lines, names over numbers."""
+        names = ("utterances", "words", "WER %", "CER %", "subst.", "del.", "ins.")
+        numbers = (
+            *(f"{self.utterances}", f"{self.words}", f"{self.wer:.2f}", f"{self.cer:.2f}"),
+            *(f"{count}" for count in (self.substitutions, self.deletions, self.insertions)),
+        )
+        return "\n".join(" ".join(f"{cell:>10}" for cell in row) for row in (names, numbers))
+
+
+def evaluate_transcription(references: Sequence[str], hypotheses: Sequence[str]) -> TranscriptionResult:
+    """Errors of hypotheses, row by row against references, by jiwer; words are told apart by spaces.
+
+    Raises: ConfigError if the numbers of rows differ, there is none or a reference is empty,
+    MissingExtraError without jiwer.
+    """
+    if not references or len(references) != len(hypotheses):
+        got = f"{len(hypotheses)} hypotheses for {len(references)} references"
+        raise ConfigError("transcription", [f"{got}; row i of each is one utterance, one at least"])
+    empty = [row for row, reference in enumerate(references, start=1) if not reference.split()]
+    if empty:
+        raise ConfigError("transcription", [f"reference {row} has no word; leave it out" for row in empty])
+    jiwer = import_jiwer()
+    words = jiwer.process_words(list(references), list(hypotheses))
+    characters = jiwer.process_characters(list(references), list(hypotheses))
+    return TranscriptionResult(
+        utterances=len(references),
+        wer=100 * words.wer,
+        cer=100 * characters.cer,
+        words=words.hits + words.substitutions + words.deletions,
+        characters=characters.hits + characters.substitutions + characters.deletions,
+        substitutions=words.substitutions,
+        deletions=words.deletions,
+        insertions=words.insertions,
+    )
+
+
+def import_jiwer() -> Any:
+    """The package, asked for before a long job that needs it. Raises: MissingExtraError without it."""
+    try:
+        import jiwer
+    except ImportError as error:
+        raise MissingExtraError("measuring word errors", "jiwer", "decode") from error
+    return jiwer

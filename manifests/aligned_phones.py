@@ -1,0 +1,259 @@
+"""Phone alignments for speech: manifests by speaker, phones in seconds, a phone for each frame, ABX items.
+
+    python manifests/aligned_phones.py --audio recordings --alignment phones.tsv --out phones
+    python manifests/aligned_phones.py --data data --splits dev_clean --alignment dev-clean --fold stress
+
+--alignment is a file or a folder of one of these kinds:
+
+- TIMIT's `.phn`: start, end (samples) and phone a line; `--fold timit39` makes 39 phones of the 61;
+- Praat's TextGrid, as the Montreal Forced Aligner writes it (--tier phones); `--fold stress`: AH0 to AH;
+- a table: utterance, start s, end s, phone, word;
+- an ABX item file of single phones: file, onset s, offset s, phone, previous, next, speaker.
+
+With --audio, manifests are made of a folder of wav or flac files: no speaker is in two splits. Speakers are
+those of --speakers (a table with columns of the utterance, first, and `speaker`), of the alignment, of a
+table beside it, of LibriSpeech's file names, or the folders that the recordings lie in, whichever is there
+first; it is printed which. With --data, the splits of a data folder are kept as they are. It gets
+
+- `{split}.phones.tsv`: caption_id (the file's name without suffix), start_s, end_s, phone, word;
+- `{split}.phn`: the phone at the middle of every 20 ms frame, an utterance a line, `<pad>` where there is
+  none, an empty line for an utterance that is not aligned;
+- `dict.phn.txt`: the phones, and how many frames have them;
+- `{split}.item` for every split but train: triphones, or single phones with --item-span phone.
+
+All faults are reported together. Recordings without alignment and alignments without recording are left out
+and counted. Where file names repeat, as in TIMIT, recordings are linked as OUT/audio/{folders}_{name}.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from _alignments import FOLDS, Alignments, Phone, read_alignments
+from _corpus_splits import Speech, choose_splits, match, read_data_splits, read_recordings, speakers_of
+from _speech import hours_of, probe_headers, write_audio_manifest
+
+from fairseq_mtssl.data import corpus
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
+from fairseq_mtssl.data.manifest import write_text_atomically
+from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.frames import frame_count
+
+PHONE_COLUMNS = ("caption_id", "start_s", "end_s", "phone", "word")
+ITEM_HEADER = "#file onset offset #phone prev-phone next-phone speaker"
+NO_PHONE = "<pad>"  # which fairseq's dictionaries read as the ignored label
+HOP_SAMPLES, WINDOW_SAMPLES = 320, 400  # of wav2vec 2.0's convolutions
+PAST_THE_END_S = 0.1
+GAP_S = 1e-3  # between phones that still count as neighbours
+RAW = argparse.RawDescriptionHelpFormatter
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One recording with its phones. name: as `{split}.phones.tsv` calls it; speaker: "" if unknown."""
+
+    name: str
+    file: str
+    samples: int
+    speaker: str
+    phones: list[Phone]
+
+    def frame_phones(self) -> list[str]:
+        """The phone at the middle of each frame of wav2vec 2.0's convolutions."""
+        frames = frame_count(self.samples, HOP_SAMPLES, WINDOW_SAMPLES)
+        middles_s = (np.arange(frames) + 0.5) / (SAMPLE_RATE_HZ / HOP_SAMPLES)
+        labels = [NO_PHONE] * frames
+        for phone in self.phones:
+            first, past = np.searchsorted(middles_s, [phone.start_s, phone.end_s])
+            labels[first:past] = [phone.phone] * int(past - first)
+        return labels
+
+    def items(self, span: str) -> list[str]:
+        """Lines of an item file: each phone between two others, none of them a silence.
+
+        span: what onset and offset enclose: "triphone" or "phone".
+        """
+        lines: list[str] = []
+        for before, phone, after in zip(self.phones, self.phones[1:], self.phones[2:]):
+            apart = max(phone.start_s - before.end_s, after.start_s - phone.end_s)
+            if phone.context or apart > GAP_S or any(each.is_silence for each in (before, phone, after)):
+                continue
+            first, last = (before, after) if span == "triphone" else (phone, phone)
+            lines.append(self._item(first.start_s, last.end_s, phone.phone, before.phone, after.phone))
+        given = [phone for phone in self.phones if phone.context]
+        return lines + [
+            self._item(phone.start_s, phone.end_s, phone.phone, *phone.context or ()) for phone in given
+        ]
+
+    def _item(self, onset_s: float, offset_s: float, *phones: str) -> str:
+        return " ".join([self.name, seconds(onset_s), seconds(offset_s), *phones, self.speaker])
+
+
+def seconds(value: float) -> str:
+    """Exact for samples at 16 kHz, without idle zeros: 0.55, 1.0000625, 2.0."""
+    text = f"{value:.7f}".rstrip("0")
+    return text + "0" if text.endswith(".") else text
+
+
+def align(speech: Speech, sizes: list[int | str], alignments: Alignments) -> tuple[list[Aligned], list[str]]:
+    """Recordings with their phones, cut at the end of the audio, and what is wrong with them."""
+    aligned: list[Aligned] = []
+    faults: list[str] = []
+    for row, size in enumerate(sizes):
+        key, name = speech.keys[row], speech.names[row]
+        if isinstance(size, str):
+            faults.append(size)
+            continue
+        end_s, phones = size / SAMPLE_RATE_HZ, alignments.phones[key]
+        if phones and phones[-1].end_s > end_s + PAST_THE_END_S:
+            got = f"{key}: phones until {phones[-1].end_s} s, but {speech.files[row]} ends at {end_s} s"
+            faults.append(f"{got}. Give the alignment of this recording.")
+        cut = [
+            Phone(min(each.start_s, end_s), min(each.end_s, end_s), each.phone, each.word, each.context)
+            for each in phones
+        ]
+        aligned.append(Aligned(name, speech.files[row], size, speech.speakers[row], cut))
+    return aligned, faults
+
+
+def write_split(out: Path, split: str, rows: list[Aligned], order: list[str], span: str) -> Counter[str]:
+    """Write phones, frame phones and items of a split. order: the names of all rows of its manifest.
+
+    Returns: how many frames each phone has.
+    """
+    lines = ["\t".join(PHONE_COLUMNS)]
+    for row in rows:
+        for phone in row.phones:
+            times = f"{seconds(phone.start_s)}\t{seconds(phone.end_s)}"
+            lines.append(f"{row.name}\t{times}\t{phone.phone}\t{phone.word}")
+    write_text_atomically(out / f"{split}.phones.tsv", "\n".join(lines) + "\n")
+    frames = {row.name: row.frame_phones() for row in rows}
+    write_text_atomically(
+        out / f"{split}.phn", "".join(" ".join(frames.get(name, [])) + "\n" for name in order)
+    )
+    counts = Counter(phone for labels in frames.values() for phone in labels)
+    bare = counts.pop(NO_PHONE, 0)
+    told = f"{split}: {len(rows)} utterances with phones, {hours_of([row.samples for row in rows]):.2f} h, "
+    told += f"{len(counts)} phones on {sum(counts.values())} frames, {bare} frames without"
+    if split != "train":
+        told += _write_items(out / f"{split}.item", rows, span)
+    print(told)
+    return counts
+
+
+def _write_items(path: Path, rows: list[Aligned], span: str) -> str:
+    """Write an item file, unless speakers are unknown. Returns: what is said of it."""
+    if not all(row.speaker for row in rows):
+        path.unlink(missing_ok=True)
+        return "; no items, since speakers are not known (--speakers)"
+    spaced = [row.name for row in rows if len(f"{row.name} {row.speaker}".split()) != 2]
+    if spaced:
+        path.unlink(missing_ok=True)
+        return f"; no items, since names hold spaces, as {spaced[0]!r}"
+    items = [item for row in rows for item in row.items(span)]
+    write_text_atomically(path, "\n".join([ITEM_HEADER, *items]) + "\n")
+    return f"; {len(items)} items"
+
+
+def write_dictionary(out: Path, counts: Iterable[Counter[str]]) -> None:
+    """Write `dict.phn.txt`: phones of all splits, the most frequent first."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    ranked = sorted(total.items(), key=lambda entry: (-entry[1], entry[0]))
+    write_text_atomically(out / "dict.phn.txt", "".join(f"{phone} {count}\n" for phone, count in ranked))
+
+
+def from_audio(args: argparse.Namespace, alignments: Alignments) -> None:
+    """Make manifests of a folder of recordings, split by speaker, with their phones."""
+    every = read_recordings(args.audio, args.out, args.suffix)
+    speech, faults = match(every, alignments)
+    aligned, wrong = align(speech, probe_headers([args.audio / file for file in speech.files]), alignments)
+    faults += alignments.faults + wrong
+    unknown = sum(not speaker for speaker in speech.speakers)
+    if unknown:
+        cure = "Name them in a table: --speakers FILE (columns utterance and speaker)"
+        faults.append(f"{unknown} of {len(speech.files)} recordings have no known speaker. {cure}.")
+    if faults:
+        raise ManifestError(args.audio, faults)
+    chosen = choose_splits(
+        sorted({row.speaker for row in aligned}),
+        {"valid": (args.valid_share, args.valid_speakers), "test": (args.test_share, args.test_speakers)},
+        args.seed,
+    )
+    corpus.begin(args.out)
+    links = speech.link(args.audio, args.out)
+    root = args.out.absolute() / "audio" if links else args.audio.absolute()
+    counts: list[Counter[str]] = []
+    files: list[str] = ["dict.phn.txt"]
+    for split, speakers in chosen.items():
+        rows = [row for row in aligned if row.speaker in speakers]
+        names = [links.get(row.file, row.file) for row in rows]
+        write_audio_manifest(args.out / f"{split}.tsv", root, names, [row.samples for row in rows])
+        counts.append(write_split(args.out, split, rows, [row.name for row in rows], args.item_span))
+        files += [f"{split}.{suffix}" for suffix in ("tsv", "phones.tsv", "phn")]
+        files += [f"{split}.item"] if (args.out / f"{split}.item").is_file() else []
+    write_dictionary(args.out, counts)
+    request = {"script": "aligned_phones", "seed": args.seed, "fold": args.fold, "kind": alignments.kind}
+    corpus.finish(args.out, request, files, speakers={name: sorted(some) for name, some in chosen.items()})
+    print(f"made {args.out}")
+
+
+def onto_data(args: argparse.Namespace, alignments: Alignments) -> None:
+    """Write the phones of the splits of a data folder beside their manifests."""
+    splits = read_data_splits(args.data, args.splits)
+    faults = list(alignments.faults)
+    done: list[tuple[str, list[Aligned], list[str]]] = []
+    for split, (every, sizes) in splits.items():
+        speech, wrong = match(every, alignments, quiet=True)
+        known: list[int | str] = [sizes[file] for file in speech.files]
+        aligned, also = align(speech, known, alignments)
+        faults += [f"{split}: {fault}" for fault in wrong + also]
+        print(f"{split}: {len(aligned)} of {len(every.files)} utterances are aligned", file=sys.stderr)
+        if aligned:
+            done.append((split, aligned, every.names))
+    if not done:
+        faults.append("no utterance of these splits is aligned. Check that names are alike.")
+    if faults:
+        raise ManifestError(args.data, faults)
+    counts = [write_split(args.data, split, rows, order, args.item_span) for split, rows, order in done]
+    write_dictionary(args.data, counts)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Make the folder, or add to it. Raises: ManifestError with every fault, ConfigError."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--audio", type=Path, help="folder of recordings, to make manifests of")
+    where.add_argument("--data", type=Path, help="data folder whose splits get phones")
+    parser.add_argument("--alignment", type=Path, required=True, help="file or folder of phone alignments")
+    parser.add_argument("--out", type=Path, help="data folder to make, with --audio")
+    parser.add_argument("--splits", help="with --data: these splits, as dev_clean,dev_other (all)")
+    parser.add_argument("--tier", default="phones", help="tier of TextGrids (phones)")
+    parser.add_argument("--fold", choices=tuple(FOLDS), default="none", help="phones to tell apart (none)")
+    parser.add_argument("--item-span", choices=("triphone", "phone"), default="triphone", help="(triphone)")
+    parser.add_argument("--speakers", type=Path, help="table: utterance first, a column `speaker`")
+    parser.add_argument("--suffix", default="", help="with --audio: only files that end so, as .flac")
+    parser.add_argument("--valid-share", type=float, default=0.2, help="share of the speakers (0.2)")
+    parser.add_argument("--test-share", type=float, default=0.0, help="share of the speakers (0)")
+    parser.add_argument("--valid-speakers", default="", help="these speakers instead, comma-separated")
+    parser.add_argument("--test-speakers", default="", help="these speakers instead, comma-separated")
+    parser.add_argument("--seed", type=int, default=0, help="of the choice of speakers (0)")
+    args = parser.parse_args(argv)
+    if (args.audio is None) != (args.out is None):
+        raise ConfigError("aligned_phones", ["give --out with --audio, and only then"])
+    if not args.alignment.exists():
+        raise ConfigError("--alignment", [f"{args.alignment} is not there"])
+    alignments = read_alignments(args.alignment, tier=args.tier, fold=args.fold)
+    speakers_of(alignments, args.alignment, args.speakers)
+    (from_audio if args.audio is not None else onto_data)(args, alignments)
+
+
+if __name__ == "__main__":
+    sys.exit(corpus.run_script(main))
