@@ -18,6 +18,7 @@ from fairseq_mtssl.errors import MtsslError
 
 COMMANDS = {
     "evaluate-retrieval": "evaluate_retrieval",
+    "evaluate-abx": "evaluate_abx",
     "retrieve": "retrieve",
     "report": "report",
     "make-targets": "make_targets",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from fairseq_mtssl.errors import AudioError, ConfigError, TargetError
 if TYPE_CHECKING:
     import torch
 
-    from fairseq_mtssl.targets.features import Features
+    from fairseq_mtssl.targets.features import Features, LayerStack
     from fairseq_mtssl.targets.kmeans import Codebook
     from fairseq_mtssl.targets.pipeline import Source, Split
 
@@ -93,12 +94,25 @@ def open_features(text: str, device: torch.device) -> Features:
     path, _, layer = text.rpartition(":")
     if not path or not layer.isdecimal():
         raise ConfigError("--features", [f"got {text!r}, wanted {FEATURES}, such as checkpoint_best.pt:6"])
+    prepare, model, source = _open_upstream(path)
+    return LayerFeatures(model, int(layer), prepare=prepare, source=source, device=device)
+
+
+def open_layers(path: str | Path, layers: Sequence[int] | None, device: torch.device) -> LayerStack:
+    """Layers of a checkpoint out of one pass, None: all. Raises: ConfigError, CheckpointError."""
+    from fairseq_mtssl.targets.features import LayerStack
+
+    prepare, model, source = _open_upstream(path)
+    return LayerStack(model, layers, prepare=prepare, source=source, device=device)
+
+
+def _open_upstream(path: str | Path) -> tuple[Callable[[np.ndarray], np.ndarray], Any, dict[str, Any]]:
+    """What its training did to a waveform, the model, and what it is."""
     from fairseq_mtssl import checkpoints
 
     upstream = checkpoints.load_upstream(path)
     source = {"features": "layer", "model": upstream.name, "checkpoint_sha256": _sha256(Path(path))}
-    prepare = normalise if upstream.normalised else np.asarray
-    return LayerFeatures(upstream.model, int(layer), prepare=prepare, source=source, device=device)
+    return normalise if upstream.normalised else np.asarray, upstream.model, source
 
 
 def _sha256(path: Path) -> str:

@@ -142,14 +142,55 @@ def differences(frames: np.ndarray) -> np.ndarray:
     return (slope / 10).astype(np.float32)
 
 
-class LayerFeatures:
-    """The output of one transformer layer of a trained speech model, at the rate of its convolutions.
+class LayerStack:
+    """Several transformer layers of a trained speech model out of one pass, at the rate of its convolutions.
 
+    As `Features`, but `extract` gives (T, L, D), the layers in the order asked for.
     model: one of ours (anything with a SpeechEncoder as `speech_encoder`), or fairseq's wav2vec2, hubert or
         data2vec_audio; it is put in evaluation mode and never masked.
-    layer: counted from 1. prepare: what training did to a waveform, such as normalising it.
+    layers: counted from 1; None takes all. prepare: what training did to a waveform, such as normalising it.
     Raises: ConfigError for a layer or a model that does not fit.
     """
+
+    def __init__(
+        self,
+        model: Any,
+        layers: Sequence[int] | None,
+        *,
+        prepare: Callable[[np.ndarray], np.ndarray],
+        source: dict[str, Any],
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._parts = _parts_of(model.to(device).float().eval())
+        count = self._parts.num_layers
+        self.layers = list(range(1, count + 1) if layers is None else layers)
+        if not self.layers or not all(1 <= layer <= count for layer in self.layers):
+            got = ", ".join(map(str, self.layers)) or "none"
+            raise ConfigError("layers", [f"layer {got} of a model of {count}; wanted 1 to that"])
+        self.dim: int = self._parts.dim
+        self.hop_samples = hop_samples(self._parts.conv_layers)
+        self.window_samples = min_samples(self._parts.conv_layers)
+        self.source = {**source, "layers": self.layers}
+        self._prepare = prepare
+        self._device = torch.device(device)
+
+    def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See Features. Padding is kept out of everything: a batch gives what each clip gives alone."""
+        frames = [conv_length(len(wav), self._parts.conv_layers) for wav in wavs]
+        kept = [index for index, count in enumerate(frames) if count > 0]
+        found = [np.zeros((0, len(self.layers), self.dim), dtype=np.float32) for _ in wavs]
+        if kept:
+            clips = [torch.from_numpy(np.ascontiguousarray(self._prepare(wavs[index]))) for index in kept]
+            with torch.inference_mode(), _exact_float32(self._device):
+                hidden = self._parts.run([clip.float().to(self._device) for clip in clips], self.layers)
+                stacked = torch.stack(hidden, dim=2).cpu()  # L of (B, T, D) -> (B, T, L, D)
+            for index, states in zip(kept, stacked, strict=True):
+                found[index] = states[: frames[index]].numpy()
+        return found
+
+
+class LayerFeatures(LayerStack):
+    """The output of one transformer layer, as `LayerStack` takes it; `extract` gives (T, D)."""
 
     def __init__(
         self,
@@ -160,31 +201,14 @@ class LayerFeatures:
         source: dict[str, Any],
         device: torch.device | str = "cpu",
     ) -> None:
-        self._parts = _parts_of(model.to(device).float().eval())
-        if not 1 <= layer <= self._parts.num_layers:
-            raise ConfigError(
-                "--features", [f"layer {layer} of a model of {self._parts.num_layers}; wanted 1 to that"]
-            )
+        super().__init__(model, [layer], prepare=prepare, source=source, device=device)
         self.layer = layer
-        self.dim: int = self._parts.dim
-        self.hop_samples = hop_samples(self._parts.conv_layers)
-        self.window_samples = min_samples(self._parts.conv_layers)
         self.source = {**source, "layer": layer}
-        self._prepare = prepare
-        self._device = torch.device(device)
 
     def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Features. Padding is kept out of everything: a batch gives what each clip gives alone."""
-        frames = [conv_length(len(wav), self._parts.conv_layers) for wav in wavs]
-        kept = [index for index, count in enumerate(frames) if count > 0]
-        found = [np.zeros((0, self.dim), dtype=np.float32) for _ in wavs]
-        if kept:
-            clips = [torch.from_numpy(np.ascontiguousarray(self._prepare(wavs[index]))) for index in kept]
-            with torch.inference_mode(), _exact_float32(self._device):
-                hidden = self._parts.run([clip.float().to(self._device) for clip in clips], self.layer).cpu()
-            for index, states in zip(kept, hidden, strict=True):
-                found[index] = states[: frames[index]].numpy()
-        return found
+        """See Features."""
+        # (T, 1, D) -> (T, D)
+        return [frames[:, 0] for frames in super().extract(wavs)]
 
 
 def _exact_float32(device: torch.device) -> Any:
@@ -201,14 +225,17 @@ class _OurParts:
         self.num_layers = encoder.num_layers
         self.conv_layers = encoder.conv_layers
 
-    def run(self, clips: list[Tensor], layer: int) -> Tensor:
+    def run(self, clips: list[Tensor], layers: Sequence[int]) -> list[Tensor]:
+        """(B, T, D) of each layer."""
         encoder = self.encoder
         lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
         features = _apart(clips, encoder.feature_extractor, lambda source: _front(encoder, source))
         front = FrontEnd(features, encoder.frame_lengths(lengths), features.new_zeros(()))
         with _silent_padding(encoder.encoder.pos_conv, front.lengths, int(encoder.cls_token is not None)):
             hidden = encoder.embed(front)
-        return encoder.frames(encoder.run(hidden, 0, layer))
+        outputs: list[Tensor] = []
+        encoder.run(hidden, 0, max(layers), collect=outputs)
+        return [outputs[layer - 1] for layer in layers]
 
 
 def _front(encoder: SpeechEncoder, source: Tensor) -> Tensor:
@@ -225,7 +252,8 @@ class _FairseqParts:
         self.conv_layers: list[ConvLayer] = parse_conv_layers(_conv_text(model))
         self.dim = int(model.encoder.embedding_dim)
 
-    def run(self, clips: list[Tensor], layer: int) -> Tensor:
+    def run(self, clips: list[Tensor], layers: Sequence[int]) -> list[Tensor]:
+        """(B, T, D) of each layer."""
         model = self.model
         lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
         # (B, S) -> (B, C, T) -> (B, T, C)
@@ -236,8 +264,9 @@ class _FairseqParts:
         frames = conv_length(lengths, self.conv_layers)
         padding = padding_mask(frames, x.size(1)) if int(frames.min()) < x.size(1) else None
         with _silent_padding(model.encoder.pos_conv, frames, 0):
-            states, _ = model.encoder.extract_features(x, padding, tgt_layer=layer - 1)
-        return states
+            _, results = model.encoder.extract_features(x, padding, tgt_layer=max(layers) - 1)
+        # (T, B, D) -> (B, T, D)
+        return [results[layer - 1][0].transpose(0, 1) for layer in layers]
 
 
 def _conv_text(model: Any) -> str:

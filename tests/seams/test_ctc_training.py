@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from training import make_corpus, train, train_mt4ssl, weights
 
 from fairseq_mtssl.checkpoints import load_model
+from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
 TINY_CTC = {
@@ -147,3 +149,13 @@ def test_utterances_too_short_to_spell_are_dropped_from_training(
 def test_no_pretrained_model_is_refused(corpus: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model.pretrained"):
         train(corpus, tmp_path, "ctc_small", {**TINY_CTC, "model.pretrained": None})
+
+
+def test_what_was_trained_is_transcribed_with_error_rates(
+    corpus: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["transcribe", "--checkpoint", str(tuned / "checkpoint_best.pt"), "--data", str(corpus)]
+    assert main([*command, "--split", "test", "--json", str(tmp_path / "wer.json")]) == 0
+    found = json.loads((tmp_path / "wer.json").read_text())
+    assert (found["split"], found["utterances"], found["words"]) == ("test", 6, 6)
+    assert found["cer"] >= 0 and f"{found['wer']:.1f}" in capsys.readouterr().out

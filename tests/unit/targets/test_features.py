@@ -16,7 +16,7 @@ from fairseq_mtssl.errors import ConfigError, MissingExtraError
 from fairseq_mtssl.frames import conv_length, frame_count, parse_conv_layers
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.targets import features
-from fairseq_mtssl.targets.features import LayerFeatures, Mfcc
+from fairseq_mtssl.targets.features import LayerFeatures, LayerStack, Mfcc
 
 ORACLES = str(Path(__file__).resolve().parents[2] / "oracles")
 LENGTHS = (6000, 2345, 400, 9001, 4001, 399, 2000)
@@ -165,6 +165,24 @@ def test_our_layers_are_those_the_encoder_collects() -> None:
         front = encoder.front_end(torch.from_numpy(normalise(wav)).unsqueeze(0), torch.tensor([len(wav)]))
         encoder.run(encoder.embed(front), 0, 3, collect=collected)
     np.testing.assert_allclose(found, collected[1][0].numpy(), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "data2vec_audio", "ours with CLS"])
+def test_a_stack_of_layers_is_each_layer_out_of_one_pass(name: str) -> None:
+    model = our_model("layer_norm", True) if name.startswith("ours") else fairseq_model(name, "layer_norm")[0]
+    passes: list[int] = []
+    encoder = getattr(model, "speech_encoder", model)
+    encoder.feature_extractor.register_forward_hook(lambda *_: passes.append(1))
+    for wanted in (None, [3, 1]):
+        stack = LayerStack(model, wanted, prepare=normalise, source={})
+        before = len(passes)
+        found = list(features.stream(stack, waves(), 100_000))
+        assert len(passes) == before + 1
+        assert stack.layers == (wanted or [1, 2, 3])
+        for place, layer in enumerate(stack.layers):
+            alone = features.stream(layers(model, layer), waves(), 100_000)
+            for many, one in zip(found, alone, strict=True):
+                np.testing.assert_array_equal(many[:, place], one)
 
 
 def test_window_and_hop_count_the_frames_of_the_convolutions() -> None:

@@ -1,0 +1,134 @@
+"""`mtssl evaluate-abx`: phone discrimination, within and across speakers, of layers, features or units."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fairseq_mtssl.cli.options import pick_device, prepare_output, write_json
+from fairseq_mtssl.cli.target_options import FEATURES
+from fairseq_mtssl.errors import ConfigError
+
+HELP = "measure ABX phone discrimination: each layer of a checkpoint, features or units"
+DISTANCES = ("angular", "euclidean", "kl")  # of evaluation.frame_distance, which is slow to import
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "--checkpoint", metavar="FILE", help="layers of this model, all from one pass (see --layer)"
+    )
+    what.add_argument("--features", metavar="F", help=f"{FEATURES}; or a folder that dump-features wrote")
+    what.add_argument(
+        "--units", metavar="DIR", help="labels that make-targets wrote; equal ones are at 0, others at 1"
+    )
+    parser.add_argument("--layer", metavar="N,M", help="with --checkpoint: layers from 1, or all (all)")
+    parser.add_argument("--data", required=True, metavar="DIR", help="folder of {split}.tsv manifests")
+    parser.add_argument(
+        "--item",
+        required=True,
+        metavar="FILE",
+        help="ABX items: file, onset, offset, phone, previous, next, speaker a line, below a header",
+    )
+    parser.add_argument("--split", help="split that the items are of (named as the item file)")
+    parser.add_argument(
+        "--slicing",
+        choices=("exact", "librilight"),
+        default="exact",
+        help="frames of an item; librilight ends one frame short, as ZeroSpeech 2021's numbers (exact)",
+    )
+    parser.add_argument("--distance", choices=DISTANCES, help="of two frames (angular)")
+    parser.add_argument(
+        "--context",
+        choices=("within", "any"),
+        default="within",
+        help="compare phones between the same neighbours, or, for items of single phones, any (within)",
+    )
+    parser.add_argument(
+        "--max-tokens-per-group", type=int, default=10, metavar="N", help="drawn at random; 0: all (10)"
+    )
+    parser.add_argument(
+        "--max-x-speakers", type=int, default=5, metavar="N", help="for each A, across; 0: all (5)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of both draws (0)")
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
+    )
+    parser.add_argument(
+        "--batch-seconds",
+        type=float,
+        metavar="S",
+        help="audio put through the model at once; 0: one utterance at a time (400 with CUDA, else 0)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, write."""
+    check(args)
+    if args.json:
+        prepare_output(args.json)
+    table, measured = evaluate(args)
+    if args.json:
+        write_json(args.json, measured)
+    print(table)
+    if args.json:
+        print(f"wrote {args.json}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises: ConfigError with every option that does not go with the others."""
+    faults = []
+    if args.layer is not None and args.checkpoint is None:
+        faults.append("--layer goes with --checkpoint; write --features CHECKPOINT:LAYER for one layer")
+    if args.distance is not None and args.units is not None:
+        faults.append("--units has its own distance, 0 or 1; leave --distance out")
+    for name in ("max_tokens_per_group", "max_x_speakers"):
+        if getattr(args, name) < 0:
+            faults.append(f"--{name.replace('_', '-')}: got {getattr(args, name)}, wanted 0 (all) or more")
+    if faults:
+        raise ConfigError("evaluate-abx", faults)
+
+
+def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
+    """The table and what --json writes. Raises: MtsslError of whatever does not fit."""
+    import torch
+    from tqdm import tqdm
+
+    from fairseq_mtssl.cli import abx_sources
+    from fairseq_mtssl.evaluation import abx
+    from fairseq_mtssl.evaluation.abx_cells import Sampling
+    from fairseq_mtssl.evaluation.abx_items import read_items
+
+    device = pick_device(args.device)
+    items = read_items(args.item)
+    split = args.split or Path(args.item).stem
+    rows = abx_sources.find_rows(items, args.data, split)
+    source = abx_sources.open_frames(args, split, device)
+    sampling = Sampling(args.max_tokens_per_group or None, args.max_x_speakers or None, args.seed)
+    plan = abx.plan_abx(items, source.rate_hz, source.frames[rows], args.slicing, args.context, sampling)
+    store = source.collect(plan, rows[plan.file].tolist())
+    distance = "units" if args.units is not None else args.distance or "angular"
+    bar = tqdm(source.names, desc="ABX", disable=None, delay=1.0, leave=False)
+    scores = {
+        name: abx.score_abx(plan, torch.from_numpy(store[place]), distance, device)
+        for place, name in enumerate(bar)
+    }
+    how = {
+        "item": str(args.item),
+        "split": split,
+        "source": source.about,
+        "rate_hz": source.rate_hz,
+        "context": args.context,
+        "slicing": args.slicing,
+        "distance": distance,
+        "max_tokens_per_group": sampling.max_tokens,
+        "max_x_speakers": sampling.max_x_speakers,
+        "seed": sampling.seed,
+    }
+    heading = f"split {split}: {distance}, {args.slicing}, {args.context} context, {source.rate_hz:g} Hz"
+    table = abx.format_table(scores, plan, source.heading)
+    return f"{heading}\n{table}", {**how, **abx.to_json(scores, plan)}

@@ -1,0 +1,122 @@
+"""ABX items: which stretches of speech are compared, and the frames that they cover.
+
+An item file has a first line that is not read, then `file onset offset phone previous next speaker` a line,
+in seconds, separated by white space.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_mtssl.errors import ManifestError
+
+COLUMNS = "file, onset s, offset s, phone, previous, next, speaker"
+SLICINGS = ("exact", "librilight")
+
+
+@dataclass(frozen=True, eq=False)
+class Items:
+    """The tokens of an item file, one a line.
+
+    files: names, each once; file: (N,) places in it. onset_s, offset_s: (N,) float64.
+    phone, context, speaker: (N,) int64; equal numbers are equal names. A context is the pair of neighbours.
+    """
+
+    path: Path
+    files: list[str]
+    file: np.ndarray
+    onset_s: np.ndarray
+    offset_s: np.ndarray
+    phone: np.ndarray
+    context: np.ndarray
+    speaker: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.file)
+
+
+@dataclass(frozen=True, eq=False)
+class Spans:
+    """Frames of tokens: start and end, exclusive, (N,) int64; those with end ≤ start are dropped."""
+
+    start: np.ndarray
+    end: np.ndarray
+
+    @property
+    def kept(self) -> np.ndarray:
+        """(N,) bool."""
+        return self.end > self.start
+
+
+def read_items(path: str | Path) -> Items:
+    """Read an item file.
+
+    Raises: ManifestError with every fault: absent or empty file, another number of columns, times that are no
+    numbers or end before they start, a first line that is an item and would not be read.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+    except OSError as error:
+        raise ManifestError(path, [f"cannot be read: {error.strerror}. Give an item file."]) from error
+    except UnicodeDecodeError as error:
+        raise ManifestError(path, [f"not UTF-8 at byte {error.start}. Convert the file to UTF-8."]) from error
+    faults: list[str] = []
+    if not _fault(lines[0].split()):
+        faults.append("line 1 is an item, but the first line is not read. Put a header above it.")
+    rows: list[list[str]] = []
+    for number, line in enumerate(lines[1:], start=2):
+        cells = line.split()
+        wrong = _fault(cells)
+        if wrong:
+            faults.append(f"line {number}: got {line!r}, {wrong}.")
+        else:
+            rows.append(cells)
+    if not rows and not faults:
+        faults.append(f"holds no items. Write a header, then {COLUMNS} a line.")
+    if faults:
+        raise ManifestError(path, faults)
+    file, onset, offset, phone, before, after, speaker = zip(*rows)
+    files, places = _numbers(file)
+    return Items(
+        path=path,
+        files=files,
+        file=places,
+        onset_s=np.array(onset, dtype=np.float64),
+        offset_s=np.array(offset, dtype=np.float64),
+        phone=_numbers(phone)[1],
+        context=_numbers(tuple(zip(before, after)))[1],
+        speaker=_numbers(speaker)[1],
+    )
+
+
+def _fault(cells: list[str]) -> str:
+    """What is wrong with a line, "" if nothing is."""
+    if len(cells) != 7:
+        return f"{len(cells)} columns, wanted {COLUMNS}"
+    try:
+        onset, offset = float(cells[1]), float(cells[2])
+    except ValueError:
+        return f"wanted {COLUMNS}"
+    return "" if 0 <= onset <= offset < math.inf else "wanted 0 ≤ onset ≤ offset"
+
+
+def _numbers(names: tuple) -> tuple[list, np.ndarray]:
+    """Distinct names in order of first appearance, and the place of each."""
+    places = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return list(places), np.array([places[name] for name in names], dtype=np.int64)
+
+
+def slice_items(items: Items, rate_hz: float, frames: np.ndarray, slicing: str) -> Spans:
+    """The frames that each token covers.
+
+    frames: (N,) of the whole utterance of each token. slicing: "librilight" ends one frame short, as in the
+    published numbers of ZeroSpeech 2021; "exact" takes every frame whose centre is within the token.
+    """
+    start = np.maximum(0, np.ceil(rate_hz * items.onset_s - 0.5)).astype(np.int64)
+    end = np.floor(rate_hz * items.offset_s - 0.5).astype(np.int64) + (slicing == "exact")
+    return Spans(start, np.minimum(frames, end))

@@ -1,0 +1,107 @@
+"""Distances between frames: angular, euclidean, symmetric KL, and 0/1 between units.
+
+Inner products are summed in float64 and distances rounded to float32: matrix kernels add in an order that
+depends on the place in the matrix, and equal frames must be equally far wherever they stand.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.errors import ConfigError
+
+DISTANCES = ("angular", "euclidean", "kl", "units")
+EPSILON = 1e-6  # added to probabilities before a logarithm
+SAME = 1e-12  # squared distances below this share of the squared lengths are 0: float64 cannot tell them
+SUM_ERROR = 1e-3
+BLOCK_ROWS = 65_536
+
+Finish = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class FrameDistance:
+    """Distances between any two sets of frames of one buffer; made by `frame_distance`.
+
+    frames: (F, D) float32, or (F, 1) int for units; own: (F,) float64, what a frame alone contributes.
+    """
+
+    frames: Tensor
+    own: Tensor
+    kind: str
+
+    def __call__(self, rows: Tensor, columns: Tensor) -> Tensor:
+        """rows: (R,), columns: (C,) int64 places in the buffer -> (R, C) float32."""
+        if self.kind == "units":
+            return (self.frames[rows] != self.frames[columns].T).float()
+        left, right = self.frames[rows].double(), self.frames[columns].double()
+        if self.kind == "kl":
+            # Σ p log q + q log p in one product
+            left, right = torch.cat([left, _log(left)], dim=1), torch.cat([_log(right), right], dim=1)
+        return _FINISH[self.kind](left @ right.T, self.own[rows].unsqueeze(1), self.own[columns].unsqueeze(0))
+
+
+def frame_distance(frames: Tensor, kind: str) -> FrameDistance:
+    """Prepare a buffer of frames for one kind of distance.
+
+    frames: (F, D) float, or (F, 1) int for "units". kind: of DISTANCES.
+    angular: arccos(x·y / |x||y|) / π; a zero frame is at 1 from any other and at 0 from another zero frame.
+    euclidean: |x − y|. kl: ½ Σ p log((p+ε)/(q+ε)) + ½ Σ q log((q+ε)/(p+ε)), ε = 1e-6. units: 0 or 1.
+    Raises: ConfigError for another kind, NaN or infinity, or for kl frames that are no distributions.
+    """
+    if kind not in DISTANCES:
+        raise ConfigError("distance", [f"got {kind!r}, wanted one of {', '.join(DISTANCES)}"])
+    if kind == "units":
+        return FrameDistance(frames, frames.new_zeros(len(frames), dtype=torch.float64), kind)
+    own = [_own(block.double(), kind) for block in frames.split(BLOCK_ROWS)]
+    return FrameDistance(frames, torch.cat(own), kind)
+
+
+def _own(block: Tensor, kind: str) -> Tensor:
+    bad = torch.where(~torch.isfinite(block).all(dim=1))[0]
+    if len(bad):
+        cure = "The training has diverged, or this input is broken"
+        raise ConfigError("features", [f"{len(bad)} frames hold NaN or infinity. {cure}"])
+    if kind == "kl":
+        if bool((block < 0).any()) or bool(((block.sum(1) - 1).abs() > SUM_ERROR).any()):
+            got = "frames that are negative or do not sum to 1"
+            raise ConfigError("kl", [f"{got}; wanted probabilities. Take the angular distance"])
+        return (block * _log(block)).sum(1)
+    squares = block.pow(2).sum(1)
+    return squares if kind == "euclidean" else torch.where(squares > 0, squares.rsqrt(), 0.0)
+
+
+def _log(frames: Tensor) -> Tensor:
+    return (frames + EPSILON).log()
+
+
+def _angular(product: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """row, column: 1 / length, 0 for a zero frame."""
+    cosine = product.mul_(row).mul_(column).float()
+    found = cosine.clamp_(-1.0, 1.0).acos_().div_(math.pi)
+    zero_row, zero_column = row == 0, column == 0
+    if bool(zero_row.any()) or bool(zero_column.any()):
+        found = torch.where(zero_row | zero_column, 1.0, found)
+        found = torch.where(zero_row & zero_column, 0.0, found)
+    return found
+
+
+def _euclidean(product: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """row, column: squared lengths."""
+    scale = row + column
+    squared = torch.add(scale, product, alpha=-2)
+    return torch.where(squared > SAME * scale, squared, 0.0).sqrt().float()
+
+
+def _kl(product: Tensor, row: Tensor, column: Tensor) -> Tensor:
+    """row, column: Σ p log p; product: Σ p log q + q log p."""
+    doubled = row + column - product
+    return torch.where(doubled > SAME * product.abs(), doubled / 2, 0.0).float()
+
+
+_FINISH: dict[str, Finish] = {"angular": _angular, "euclidean": _euclidean, "kl": _kl}
