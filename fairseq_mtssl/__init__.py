@@ -20,14 +20,17 @@ _logging.disable(_disabled)
 
 from fairseq_mtssl.criterions import joint_ssl_vgs as _criterion_joint_ssl_vgs  # noqa: E402, F401
 from fairseq_mtssl.criterions import mt4ssl as _criterion_mt4ssl  # noqa: E402, F401
+from fairseq_mtssl.criterions import phoneme_probe as _criterion_phoneme_probe  # noqa: E402, F401
 from fairseq_mtssl.criterions import vgs_retrieval as _criterion_vgs_retrieval  # noqa: E402, F401
 from fairseq_mtssl.models import joint_ssl_vgs as _model_joint_ssl_vgs  # noqa: E402, F401
 from fairseq_mtssl.models import mt4ssl as _model_mt4ssl  # noqa: E402, F401
+from fairseq_mtssl.models import phoneme_probe as _model_phoneme_probe  # noqa: E402, F401
 from fairseq_mtssl.models import speech_ctc as _model_speech_ctc  # noqa: E402, F401
 from fairseq_mtssl.models import vgs_retrieval as _model_vgs_retrieval  # noqa: E402, F401
 from fairseq_mtssl.optim import adamw as _optimizer_adamw  # noqa: E402, F401
 from fairseq_mtssl.optim import phased_lr as _scheduler_phased  # noqa: E402, F401
 from fairseq_mtssl.tasks import joint_ssl_vgs as _task_joint_ssl_vgs  # noqa: E402, F401
 from fairseq_mtssl.tasks import mt4ssl as _task_mt4ssl  # noqa: E402, F401
+from fairseq_mtssl.tasks import phoneme_probe as _task_phoneme_probe  # noqa: E402, F401
 from fairseq_mtssl.tasks import speech_ctc as _task_speech_ctc  # noqa: E402, F401
 from fairseq_mtssl.tasks import vgs_retrieval as _task_vgs_retrieval  # noqa: E402, F401

@@ -256,10 +256,12 @@ def load_upstream(path: str | Path) -> Upstream:
 
 @dataclass
 class EncoderSource:
-    """A pre-trained speech encoder. sizes: arguments of modules.SpeechEncoder; weights: by its names."""
+    """A pre-trained speech encoder. sizes: arguments of modules.SpeechEncoder; weights: by its names;
+    normalised: it was trained on normalised waveforms."""
 
     sizes: dict[str, Any]
     weights: dict[str, torch.Tensor]
+    normalised: bool
 
 
 def read_encoder(path: str | Path) -> EncoderSource:
@@ -271,8 +273,9 @@ def read_encoder(path: str | Path) -> EncoderSource:
     state = read_state(path)
     cfg = state["cfg"]
     if str(getattr(getattr(cfg, "model", None), "_name", None)) not in UPSTREAMS:
-        encoder: Any = load_upstream(path).model.speech_encoder
-        return EncoderSource(encoder.sizes, encoder.state_dict())
+        upstream = load_upstream(path)
+        encoder: Any = upstream.model.speech_encoder
+        return EncoderSource(encoder.sizes, encoder.state_dict(), upstream.normalised)
     model = cfg.model
     if model.get("layer_norm_first", False) or model.get("layer_type", "transformer") != "transformer":
         got = f"layer_norm_first={model.get('layer_norm_first')}, layer_type={model.get('layer_type')}"
@@ -293,9 +296,8 @@ def read_encoder(path: str | Path) -> EncoderSource:
         "padding_exact": mode == "layer_norm",
     }
     weights = rename_fairseq(state["model"]).items()
-    return EncoderSource(
-        sizes, {name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)}
-    )
+    own = {name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)}
+    return EncoderSource(sizes, own, bool(cfg.task.get("normalize", False)))
 
 
 def _build_upstream(name: str, cfg: Any) -> nn.Module:

@@ -49,7 +49,7 @@ class FrameSource:
 
         Raises: TargetError if an utterance has other frames than it should.
         """
-        store = _allocate((len(self.names), plan.frames, self.dim), self.dtype)
+        store = allocate((len(self.names), plan.frames, self.dim), self.dtype)
         done = 0
         read = tqdm(self.read(rows), "frames", len(rows), unit="utt", disable=None, delay=1.0, leave=False)
         for row, kept, found in zip(rows, plan.kept, read, strict=True):
@@ -61,7 +61,8 @@ class FrameSource:
         return store
 
 
-def _allocate(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def allocate(shape: tuple[int, ...], dtype: type) -> np.ndarray:
+    """An empty array, in a temporary file where it would take more than MEMORY_BYTES."""
     if np.dtype(dtype).itemsize * int(np.prod(shape)) <= MEMORY_BYTES:
         return np.empty(shape, dtype=dtype)
     return np.memmap(tempfile.TemporaryFile(), dtype=dtype, mode="w+", shape=shape)  # gone when it is closed

@@ -19,6 +19,7 @@ from fairseq_mtssl.errors import MtsslError
 COMMANDS = {
     "evaluate-retrieval": "evaluate_retrieval",
     "evaluate-abx": "evaluate_abx",
+    "probe-layers": "probe_layers",
     "retrieve": "retrieve",
     "report": "report",
     "make-targets": "make_targets",

@@ -13,7 +13,8 @@ import numpy as np
 
 from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
-from fairseq_mtssl.data.manifest import AudioManifest, pairs_path, read_audio_manifest, read_pair_manifest
+from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
+from fairseq_mtssl.data.manifest import utterance_ids as utterance_ids
 from fairseq_mtssl.errors import AudioError, ConfigError, TargetError
 
 if TYPE_CHECKING:
@@ -75,14 +76,6 @@ def read_row(manifest: AudioManifest, row: int) -> np.ndarray:
         got = f"{len(wav)} samples, but {manifest.sizes[row]} on line {row + 2} of {manifest.path}"
         raise AudioError(path, got, "Make the manifest again.")
     return wav
-
-
-def utterance_ids(data: str | Path, name: str) -> list[str]:
-    """What phones.tsv calls the rows of a split: caption ids, or without .pairs the stems of its files."""
-    tsv = Path(data) / f"{name}.tsv"
-    if pairs_path(tsv).is_file():
-        return read_pair_manifest(data, name).caption_ids
-    return [Path(file).stem for file in read_audio_manifest(tsv).files]
 
 
 def open_features(text: str, device: torch.device) -> Features:

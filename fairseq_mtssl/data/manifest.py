@@ -226,6 +226,14 @@ def read_pair_manifest(data_dir: str | Path, split: str) -> PairManifest:
     return PairManifest(audio, image_root, images, image_ids, caption_ids, labels, speakers, texts)
 
 
+def utterance_ids(data_dir: str | Path, split: str) -> list[str]:
+    """What phones.tsv calls the rows of a split: caption ids, or without .pairs the stems of its files."""
+    tsv = Path(data_dir) / f"{split}.tsv"
+    if pairs_path(tsv).is_file():
+        return read_pair_manifest(data_dir, split).caption_ids
+    return [Path(file).stem for file in read_audio_manifest(tsv).files]
+
+
 def _parse_pairs(lines: list[str]) -> tuple[list[list[str]], list[str]]:
     """The six columns of a .pairs file and its faults."""
     faults: list[str] = []

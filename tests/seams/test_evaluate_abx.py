@@ -107,7 +107,7 @@ def test_frames_beyond_the_memory_lie_in_a_file(
 ) -> None:
     wanted = evaluate(data, tmp_path / "a.json", "--checkpoint", checkpoint)
     monkeypatch.setattr(abx_sources, "MEMORY_BYTES", 1000)
-    assert isinstance(abx_sources._allocate((3, 100, 4), np.float32), np.memmap)
+    assert isinstance(abx_sources.allocate((3, 100, 4), np.float32), np.memmap)
     assert evaluate(data, tmp_path / "b.json", "--checkpoint", checkpoint) == wanted
 
 

@@ -22,7 +22,7 @@ DOORS: dict[str, set[str]] = {
     "targets": PURE | {"modules"},
     "models": PURE | {"modules", "targets"},
     "data": BASE | {"frames"},
-    "criterions": BASE | {"schedule"},
+    "criterions": BASE | {"schedule", "evaluation"},
     "tasks": PURE | {"data", "checkpoints", "evaluation"},
     "checkpoints": BASE,
     "evaluation": BASE | {"frames"},
