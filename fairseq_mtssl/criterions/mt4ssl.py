@@ -30,6 +30,13 @@ class Mt4sslCriterionConfig(FairseqDataclass):
         default=1.0,
         metadata={"help": "weight of each label set's cross-entropy, above 0; task.labels=[] turns it off"},
     )
+    unmasked_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of each label set's mean cross-entropy at the frames that are not masked, "
+            "beside that at the masked ones (HuBERT's pred_nomask_weight)"
+        },
+    )
     collapse_check_updates: int = field(
         default=500, metadata={"help": "look at the variances every so many updates; 0: never"}
     )
@@ -53,6 +60,7 @@ class Mt4sslCriterion(FairseqCriterion):
         task: FairseqTask,
         online_weight: float = 1.0,
         offline_weight: float = 1.0,
+        unmasked_weight: float = 0.0,
         collapse_check_updates: int = 500,
         min_target_var: float = 0.01,
         min_prediction_var: float = 1e-4,
@@ -67,17 +75,21 @@ class Mt4sslCriterion(FairseqCriterion):
             )
             if not weight > 0
         ]
+        if unmasked_weight < 0:
+            faults.append(f"unmasked_weight {unmasked_weight}: wanted 0 or more")
         if faults:
             raise ConfigError("criterion", faults)
         self.online_weight = online_weight
         self.offline_weight = offline_weight
+        self.unmasked_weight = unmasked_weight
         self.collapse_check_updates = collapse_check_updates
         self.floors = dict(zip(VARIANCES, (min_target_var, min_prediction_var, min_feature_var), strict=True))
         self._checked = 0
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a sum over masked frames), masked frames, what to log (sums, on the device)."""
-        out = model(**sample["net_input"], ids=sample["id"], labels=sample.get("labels"))
+        unmasked = self.unmasked_weight > 0
+        out = model(**sample["net_input"], ids=sample["id"], labels=sample.get("labels"), unmasked=unmasked)
         frames = out["frames"]
         terms = []
         log: dict[str, Any] = {
@@ -96,6 +108,8 @@ class Mt4sslCriterion(FairseqCriterion):
                 log[f"loss_off_{index}"] = loss.detach()
                 log[f"correct_{index}"] = out["correct"][index]
                 log[f"labelled_{index}"] = out["labelled"][index]
+        if "classification_unmasked" in out:
+            terms.append(self.unmasked_weight * frames * sum(out["classification_unmasked"]))
         if not terms:
             raise ConfigError("task.labels", ["the batch has no labels and the model no online targets"])
         loss = sum(terms[1:], terms[0])

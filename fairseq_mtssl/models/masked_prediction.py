@@ -89,14 +89,17 @@ class MaskedPrediction(nn.Module):
         mask: Tensor,
         labels: Optional[List[Tensor]] = None,
         keep: Optional[int] = None,
+        unmasked: bool = False,
     ) -> tuple[dict[str, Any], Hidden]:
         """Run the encoder on the masked input and compute the losses, each a sum over masked frames.
 
         mask: (B, T) bool; labels: (B, T' ≤ T) dictionary indices, one tensor a label set, padded with 1;
-        T' is below T where the batch is padded further than its longest clip.
+        T' is below T where the batch is padded further than its longest clip. unmasked: classify the other
+        frames, too.
         Returns: frames (masked frames, int); feature_var; with online targets regression, target_var,
         prediction_var and, in evaluation, identified (frames whose own target is the nearest of their
-        clip's); with labels one entry a set of classification, correct, labelled (frames with a label).
+        clip's); with labels one entry a set of classification, correct, labelled (frames with a label), and
+        with unmasked also of classification_unmasked, a mean over the other frames.
         Beside it the state after layer `keep`, by default the last.
         """
         top = encoder.num_layers
@@ -122,7 +125,20 @@ class MaskedPrediction(nn.Module):
             ]
             for index, name in enumerate(("classification", "correct", "labelled")):
                 out[name] = [score[index] for score in scores]
+            if unmasked:
+                out["classification_unmasked"] = self._classify_others(encoder, after, labels, mask)
         return out, after[keep or top]
+
+    def _classify_others(
+        self, encoder: SpeechEncoder, after: dict[int, Hidden], labels: List[Tensor], mask: Tensor
+    ) -> List[Tensor]:
+        """Mean cross-entropy of each label set at frames that are not masked; 0 where none has a label."""
+        losses = []
+        for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True):
+            truth = to_width(label, mask.size(1))[~mask]
+            loss, _, labelled = classify(head(encoder.frames(after[layer])[~mask]), truth)
+            losses.append(loss / labelled.clamp(min=1))
+        return losses
 
     def _regress(self, out: dict[str, Any], states: Tensor, targets: Tensor, mask: Tensor) -> None:
         predictions = self.regression(states).float()  # type: ignore[misc]

@@ -147,12 +147,13 @@ class Mt4sslModel(BaseFairseqModel):
         ids: Optional[Tensor] = None,
         labels: Optional[List[Tensor]] = None,
         mask: Optional[Tensor] = None,
+        unmasked: bool = False,
     ) -> dict[str, Any]:
         """The losses of a batch, each a sum over masked frames.
 
         source: (B, S) waveforms, zero past their end; lengths: (B,) samples; ids: (B,) ints from which
         the masks are drawn; labels: (B, T) dictionary indices, one tensor a label set, padded with 1;
-        mask: (B, T) bool instead of a drawn one.
+        mask: (B, T) bool instead of a drawn one; unmasked: classify the other frames, too.
         Returns: what MaskedPrediction.forward does. Raises: ConfigError after remove_pretraining_modules.
         """
         if self.ssl_head is None:
@@ -160,7 +161,7 @@ class Mt4sslModel(BaseFairseqModel):
         front = self.speech_encoder.front_end(source, lengths)
         if mask is None:
             mask = self.draw_mask(front, ids)
-        return self.ssl_head(self.speech_encoder, front, mask, labels)[0]
+        return self.ssl_head(self.speech_encoder, front, mask, labels, unmasked=unmasked)[0]
 
     def draw_mask(self, front: FrontEnd, ids: Any) -> Tensor:
         """(B, T) bool: the frames to be predicted; in evaluation the same ones every time."""

@@ -98,6 +98,26 @@ def test_the_classification_loss_is_the_cross_entropy_of_labelled_masked_frames(
     assert int(out["labelled"][0]) == out["frames"] - 1 == int(mask.sum()) - 1
 
 
+def test_frames_that_are_not_masked_are_classified_where_that_is_asked_for() -> None:
+    model = build(online=False).eval()
+    inputs = batch(9_000, 7_000)
+    labels = labels_of(model, inputs)
+    front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
+    mask = model.draw_mask(front, inputs["ids"])
+    top = model.speech_encoder.run(model.speech_encoder.embed(front, mask), 0, 4)
+    logits = model.ssl_head.label_heads[0](model.speech_encoder.frames(top))
+    chosen = ~mask & (labels != 1)
+    wanted = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen])
+    assert "classification_unmasked" not in model(**inputs, labels=[labels])
+    [found] = model(**inputs, labels=[labels], unmasked=True)["classification_unmasked"]
+    torch.testing.assert_close(found, wanted)
+    sample = sample_of(model, 9_000, 7_000)
+    plain, frames, _ = Mt4sslCriterion(None)(model, sample)
+    out = model(**sample["net_input"], ids=sample["id"], labels=sample["labels"], unmasked=True)
+    loss, _, _ = Mt4sslCriterion(None, unmasked_weight=0.5)(model, sample)
+    torch.testing.assert_close(loss - plain, 0.5 * frames * out["classification_unmasked"][0])
+
+
 def test_the_regression_loss_is_the_squared_distance_over_the_root_of_the_width() -> None:
     model = build([]).eval()
     inputs = batch(9_000, 9_000)
@@ -296,9 +316,11 @@ def test_means_and_accuracies_are_logged_over_masked_frames() -> None:
     assert {"loss_on", "loss_off", "target_var", "prediction_var", "feature_var"} <= set(values)
 
 
-@pytest.mark.parametrize("weights", [{"online_weight": 0.0}, {"offline_weight": -1.0}])
-def test_a_weight_of_zero_is_refused_with_the_way_to_turn_a_target_off(weights: dict[str, float]) -> None:
-    with pytest.raises(ConfigError, match="model.online=false|task.labels="):
+@pytest.mark.parametrize(
+    "weights", [{"online_weight": 0.0}, {"offline_weight": -1.0}, {"unmasked_weight": -0.1}]
+)
+def test_a_weight_that_makes_no_sense_is_refused(weights: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match="model.online=false|task.labels=|unmasked_weight -0.1"):
         Mt4sslCriterion(None, **weights)
 
 
