@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from fairseq_mtssl.checkpoints import load_upstream, read_encoder
 from fairseq_mtssl.errors import CheckpointError
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
-from fairseq_mtssl.targets.features import LayerFeatures
+from fairseq_mtssl.targets.features import LayerFeatures, LayerStack
+from fairseq_mtssl.targets.frozen import FrozenFeatures
 
 SIZES: dict[str, Any] = {
     "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
@@ -101,6 +102,23 @@ def test_our_encoder_with_the_weights_of_fairseqs_gives_its_frames(
         found = ours.frames(ours.run(ours.embed(front), 0, 3))
         model.eval()
         torch.testing.assert_close(found, theirs(wav, 3), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mode", ["default", "layer_norm"])
+@pytest.mark.parametrize("name", ["wav2vec2", "hubert", "data2vec_audio"])
+def test_a_probe_freezes_the_layers_of_fairseqs_as_they_are(name: str, mode: str, tmp_path: Path) -> None:
+    model, cfg, _ = build(name, extractor_mode=mode)
+    path = save(tmp_path / "c.pt", name, model, cfg, normalize=False)
+    source = read_encoder(path)
+    frozen = FrozenFeatures(source.sizes, "weighted")
+    assert frozen.speech_encoder is not None and not source.normalised
+    frozen.speech_encoder.load_state_dict(source.weights)
+    upstream = LayerStack(load_upstream(path).model, None, prepare=np.asarray, source={})
+    rng = np.random.default_rng(0)
+    wavs = [rng.standard_normal(size).astype(np.float32) for size in (6000, 4321)]
+    for found, wanted in zip(frozen.extract(wavs), upstream.extract(wavs), strict=True):
+        assert found.shape == wanted.shape == (len(wanted), 3, 24)
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_a_configuration_pickled_as_an_object_is_read(tmp_path: Path) -> None:

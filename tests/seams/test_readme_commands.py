@@ -125,7 +125,7 @@ def check_validate(words: list[str]) -> None:
     user_dir = str(Path(fairseq_mtssl.__file__).parent)
     arguments = [user_dir if word == "SUBSTITUTED" else word for word in words[1:]]
     args = options.parse_args_and_arch(options.get_validation_parser(), arguments)
-    assert isinstance(args, argparse.Namespace) and args.task == "joint_ssl_vgs"
+    assert isinstance(args, argparse.Namespace) and args.task in ("joint_ssl_vgs", "phoneme_probe")
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)

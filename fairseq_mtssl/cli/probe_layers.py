@@ -1,0 +1,145 @@
+"""`mtssl probe-layers`: a linear phone probe on every layer, out of one pass of the encoder."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from fairseq_mtssl.cli.options import pick_device, positive_int, prepare_output, write_json
+from fairseq_mtssl.errors import ConfigError
+
+HELP = "train a linear phone probe on every layer of a checkpoint and show where phones are told best"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options of the subcommand."""
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--checkpoint", metavar="FILE", help="layers of this model, all from one pass")
+    what.add_argument("--features", choices=("mfcc",), help="MFCCs with differences instead")
+    parser.add_argument(
+        "--random-weights", action="store_true", help="a network of the checkpoint's sizes, untrained"
+    )
+    parser.add_argument("--layers", metavar="N,M", help="layers from 1, or all (all)")
+    parser.add_argument(
+        "--data", required=True, metavar="DIR", help="folder that manifests/aligned_phones.py wrote"
+    )
+    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
+    parser.add_argument("--plot", metavar="PNG", help="also draw accuracy and macro-F1 by layer")
+    parser.add_argument(
+        "--max-frames",
+        type=positive_int,
+        default=100_000,
+        metavar="N",
+        help="frames trained on, drawn at random where there are more (100000)",
+    )
+    parser.add_argument("--updates", type=positive_int, default=1000, metavar="N", help="of Adam (1000)")
+    parser.add_argument(
+        "--batch-frames", type=positive_int, default=1000, metavar="N", help="of an update (1000)"
+    )
+    parser.add_argument(
+        "--lr", type=float, default=0.005, help="of the first update, falling linearly to 0 (0.005)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the frames and their order (0)")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
+    )
+    parser.add_argument(
+        "--batch-seconds",
+        type=float,
+        metavar="S",
+        help="audio put through the model at once; 0: one utterance at a time (400 with CUDA, else 0)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, measure, print, write."""
+    check(args)
+    for path in (args.json, args.plot):
+        if path:
+            prepare_output(path)
+    if args.plot:
+        from fairseq_mtssl.report.canvas import new_figure
+
+        new_figure(1.0, 1.0)  # told now, rather than after the training, if matplotlib is absent
+    measured = probe_layers(args)
+    print(format_table(measured))
+    if args.json:
+        write_json(args.json, measured)
+        print(f"wrote {args.json}")
+    if args.plot:
+        from fairseq_mtssl.report.layer_plot import draw_layers
+
+        print(f"wrote {draw_layers(measured, args.plot)}")
+    return 0
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raises: ConfigError with every option that does not go with the others."""
+    faults = []
+    if args.features and args.layers is not None:
+        faults.append("--layers goes with --checkpoint; MFCCs have none")
+    if args.features and args.random_weights:
+        faults.append("--random-weights goes with --checkpoint; MFCCs have none")
+    if not args.lr > 0:
+        faults.append(f"--lr: got {args.lr}, wanted more than 0")
+    if args.seed < 0:
+        faults.append(f"--seed: got {args.seed}, wanted 0 or more")
+    if faults:
+        raise ConfigError("probe-layers", faults)
+
+
+def probe_layers(args: argparse.Namespace) -> dict[str, Any]:
+    """What --json writes: scores of each layer and split, and the layer that is best on valid.
+
+    Raises: ManifestError for phones that do not fit, ConfigError, CheckpointError.
+    """
+    from fairseq_mtssl.cli import probe_sources
+    from fairseq_mtssl.data.phones import read_phone_names
+    from fairseq_mtssl.evaluation.probing import ProbeRecipe, train_probes
+
+    device = pick_device(args.device)
+    names = read_phone_names(probe_sources.dictionary_path(args.data))
+    splits = probe_sources.open_splits(args.data, names)
+    source = probe_sources.open_source(args, device)
+    recipe = ProbeRecipe(args.updates, args.batch_frames, args.lr, args.seed)
+    train = splits.pop("train")
+    frames, labels = source.sample(train, args.max_frames, args.seed)
+    probes = train_probes(frames, labels, len(names), recipe, device)
+    del frames
+    scores: dict[str, dict[str, Any]] = {layer: {} for layer in source.names}
+    for name, split in splits.items():
+        counts = probes.score(source.utterances(split))
+        for layer, each in zip(source.names, counts, strict=True):
+            scores[layer][name] = {"accuracy": each.accuracy(), "macro_f1": each.macro_f1()}
+    best = max(source.names, key=lambda layer: scores[layer]["valid"]["accuracy"])
+    return {
+        "source": source.about,
+        "phones": len(names),
+        "train_frames": len(labels),
+        "frames": {name: split.labelled_frames(source.hop, source.window) for name, split in splits.items()},
+        "updates": recipe.updates,
+        "batch_frames": recipe.batch_frames,
+        "lr": recipe.lr,
+        "seed": recipe.seed,
+        "chance": probe_sources.chance(labels, splits, source),
+        "scores": scores,
+        "best": {"layer": best, **scores[best]},
+    }
+
+
+def format_table(measured: dict[str, Any]) -> str:
+    """A row a layer: accuracy and macro-F1 of each split, the layer that is best on valid starred."""
+    splits = list(measured["frames"])
+    counted = ", ".join(f"{count} of {name}" for name, count in measured["frames"].items())
+    lines = [
+        f"{measured['phones']} phones, {measured['train_frames']} frames of train, {counted}",
+        f"{'layer':<8}" + "".join(f"{name + ' acc %':>14}{'macro-F1 %':>12}" for name in splits),
+    ]
+    best = measured["best"]["layer"]
+    for layer, row in measured["scores"].items():
+        cells = "".join(f"{row[name]['accuracy']:>14.2f}{row[name]['macro_f1']:>12.2f}" for name in splits)
+        lines.append(f"{layer:<8}{cells}{' *' if layer == best else ''}")
+    cells = "".join(f"{measured['chance'][name]:>14.2f}{'':>12}" for name in splits)
+    lines.append(f"{'chance':<8}{cells}".rstrip())
+    lines.append("* best on valid; chance: always the phone most frequent in train")
+    return "\n".join(lines)

@@ -1,0 +1,130 @@
+"""Phones of utterances, for probes: one for each frame, or in the order they are said.
+
+A data folder holds `dict.phn.txt` (`<phone> <count>` a line), `{split}.phn` (the phone at the middle of every
+20 ms, an utterance a line, `<pad>` where there is none, an empty line for an utterance without alignment) and
+`{split}.phones.tsv` (utterance, start s, end s, phone, word). `manifests/aligned_phones.py` writes them.
+A phone is known by its number in the dictionary, from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from fairseq_mtssl.data.manifest import AudioManifest, read_lines
+from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
+
+NO_PHONE = "<pad>"
+UNLABELLED = -100
+"""The label of a frame in no phone, which torch's cross-entropy leaves out."""
+
+LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES = 320, 400
+_AGAIN = "Make it again: manifests/aligned_phones.py."
+
+
+def read_phone_names(path: str | Path) -> list[str]:
+    """The phones of `dict.phn.txt`. Raises: ManifestError if it is absent, empty, malformed or repetitive."""
+    found: dict[str, int] = {}
+    faults = []
+    for number, line in enumerate(read_lines(Path(path)), start=1):
+        phone, _, count = line.partition(" ")
+        if not phone or not count.strip().isdecimal():
+            faults.append(f"line {number}: got {line!r}, wanted <phone> <count>.")
+        elif phone in found:
+            faults.append(f"line {number}: phone {phone!r} is on line {found[phone]} already.")
+        else:
+            found[phone] = number
+    if not found and not faults:
+        faults.append(f"holds no phone. {_AGAIN}")
+    if faults:
+        raise ManifestError(path, faults)
+    return list(found)
+
+
+def read_phone_frames(path: str | Path, manifest: AudioManifest, names: Sequence[str]) -> list[np.ndarray]:
+    """`{split}.phn`: (T,) int64 of each utterance, UNLABELLED where there is no phone, (0,) if not aligned.
+
+    Raises: ManifestError with every fault: another number of lines than of utterances, of labels than the
+    audio has frames (one more or less is let pass), a phone that the dictionary lacks.
+    """
+    lines = read_lines(Path(path))
+    faults = []
+    if len(lines) != len(manifest):
+        got = f"{len(lines)} lines for the {len(manifest)} utterances of {manifest.path}"
+        faults.append(f"{got}; line i of each is one utterance. {_AGAIN}")
+    numbers = {**{name: place for place, name in enumerate(names)}, NO_PHONE: UNLABELLED}
+    found: list[np.ndarray] = []
+    for number, (line, samples) in enumerate(zip(lines, manifest.sizes.tolist(), strict=False), start=1):
+        words = line.split()
+        wanted = frame_count(samples, LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES)
+        if words and abs(len(words) - wanted) > 1:
+            rate = SAMPLE_RATE_HZ // LABEL_HOP_SAMPLES
+            got = f"{len(words)} phones for {wanted} frames ({samples} samples at {rate} Hz)"
+            faults.append(f"line {number}: {got}; they may differ by 1. {_AGAIN}")
+        unknown = sorted(set(words) - set(numbers))
+        if unknown:
+            faults.append(f"line {number}: {_unknown(unknown)}")
+        found.append(np.array([numbers.get(word, UNLABELLED) for word in words], dtype=np.int64))
+    if faults:
+        raise ManifestError(path, faults)
+    return found
+
+
+def read_phone_sequences(
+    path: str | Path, utterances: Sequence[str], names: Sequence[str], left_out: Collection[str] = ()
+) -> list[np.ndarray]:
+    """`{split}.phones.tsv`: (L,) int64 of each utterance, in the order of time; (0,) where nothing is said.
+
+    utterances: the names of the rows of the manifest. left_out: phones that are not taken, such as silences,
+    in lower case, which stands for upper case too.
+    Raises: ManifestError with every fault: a line that is not a phone, a phone that the dictionary lacks, an
+    utterance that the manifest has twice, or none of it.
+    """
+    places = {name: place for place, name in enumerate(names)}
+    said: dict[str, list[tuple[float, int]]] = {name: [] for name in utterances}
+    faults, rows = [], 0
+    for number, line in enumerate(read_lines(Path(path))[1:], start=2):
+        cells = line.split("\t")
+        try:
+            utterance, start_s, phone = cells[0], float(cells[1]), cells[3]
+        except (ValueError, IndexError):
+            faults.append(f"line {number}: got {line!r}, wanted utterance, start s, end s, phone, word.")
+            continue
+        if utterance not in said:
+            continue
+        rows += 1
+        if phone.lower() in left_out:
+            continue
+        if phone not in places:
+            faults.append(f"line {number}: {_unknown([phone])}")
+        else:
+            said[utterance].append((start_s, places[phone]))
+    if len(said) < len(utterances):
+        twice = sorted({name for name in utterances if utterances.count(name) > 1})[:5]
+        faults.append(f"utterances of the manifest share a name: {', '.join(twice)}. {_AGAIN}")
+    if not rows and not faults:
+        faults.append(f"has no phone of the utterances of the manifest, such as {utterances[0]!r}. {_AGAIN}")
+    if faults:
+        raise ManifestError(path, faults)
+    return [np.array([place for _, place in sorted(said[name])], dtype=np.int64) for name in utterances]
+
+
+def _unknown(phones: Sequence[str]) -> str:
+    listed = ", ".join(map(repr, phones))
+    return f"{listed} not in the phone dictionary. Make all splits together."
+
+
+def phones_of_frames(phones: np.ndarray, frames: int, hop_samples: int) -> np.ndarray:
+    """The phone at the centre of each of so many frames, one every hop_samples: (frames,) int64.
+
+    phones: (T,) one every 20 ms; a frame past the last of them is UNLABELLED.
+    """
+    # the centre of frame i is at (i + 0.5) · hop samples
+    places = (2 * np.arange(frames) + 1) * hop_samples // (2 * LABEL_HOP_SAMPLES)
+    found = np.full(frames, UNLABELLED, dtype=np.int64)
+    inside = places < len(phones)
+    found[inside] = phones[places[inside]]
+    return found

@@ -1,0 +1,122 @@
+"""A linear layer on the frozen features of a speech encoder, which tells phones.
+
+head=frame: the phone of each frame. head=ctc: the phones said, Linear → 256 → phones, as SUPERB's PR.
+Source: Yang et al. 2021, arXiv 2105.01051, section 3.1; Pasad et al. 2021, arXiv 2107.04734.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, List, Optional
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.models import BaseFairseqModel, register_model
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.targets.frozen import FrozenFeatures
+
+HEADS = ("frame", "ctc")
+MFCC = "mfcc"
+BLANK = 0
+"""Index of the CTC blank; phone p has the index p + 1."""
+
+
+@dataclass
+class PhonemeProbeConfig(FairseqDataclass):
+    checkpoint: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint whose layers are probed: one of ours, or fairseq's wav2vec2, hubert or "
+            "data2vec_audio; or mfcc; not needed again to evaluate"
+        },
+    )
+    random_weights: bool = field(
+        default=False,
+        metadata={"help": "take the sizes of `checkpoint` alone, untrained"},
+    )
+    layer: str = field(
+        default="weighted", metadata={"help": "layer from 1, or weighted: a learned softmax over all layers"}
+    )
+    head: str = field(
+        default="frame",
+        metadata={"help": "frame: the phone of each frame; ctc: the phones said, Linear → Linear and CTC"},
+    )
+    projection_dim: int = field(default=256, metadata={"help": "width between the two linear layers of ctc"})
+    encoder: Any = field(
+        default=None, metadata={"help": "sizes of the encoder; filled in from `checkpoint` and saved"}
+    )
+    normalised: bool = field(
+        default=True,
+        metadata={"help": "whether the encoder takes normalised waveforms; filled in as `encoder` is"},
+    )
+
+
+@register_model("phoneme_probe", dataclass=PhonemeProbeConfig)
+class PhonemeProbeModel(BaseFairseqModel):
+    """frozen: the features; layer_logits: (L,) with layer=weighted, else None; head: linear."""
+
+    def __init__(self, cfg: PhonemeProbeConfig, phones: int) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.frozen = FrozenFeatures(None if cfg.checkpoint == MFCC else dict(cfg.encoder), str(cfg.layer))
+        layers, dim = len(self.frozen.layers), self.frozen.dim
+        self.layer_logits = nn.Parameter(torch.zeros(layers)) if cfg.layer == "weighted" else None
+        self.head: nn.Module = nn.Linear(dim, phones)
+        if self.is_ctc:
+            self.head = nn.Sequential(
+                nn.Linear(dim, cfg.projection_dim), nn.Linear(cfg.projection_dim, 1 + phones)
+            )
+
+    @classmethod
+    def build_model(cls, cfg: PhonemeProbeConfig, task: Any = None) -> "PhonemeProbeModel":
+        """Called by fairseq; task.phones gives the phones. Raises: ConfigError naming every fault."""
+        faults: List[str] = []
+        if cfg.checkpoint is None:
+            faults.append("checkpoint is null; give the one to probe, or mfcc")
+        if cfg.head not in HEADS:
+            faults.append(f"head {cfg.head!r}: wanted {' or '.join(HEADS)}")
+        if cfg.projection_dim < 1:
+            faults.append(f"projection_dim {cfg.projection_dim}: wanted 1 or more")
+        if cfg.random_weights and cfg.checkpoint == MFCC:
+            faults.append("random_weights with mfcc, which have none")
+        if faults:
+            raise ConfigError("model", faults)
+        return cls(cfg, len(task.phones))
+
+    @property
+    def is_ctc(self) -> bool:
+        return self.cfg.head == "ctc"
+
+    @property
+    def layer_weights(self) -> List[float]:
+        """What each layer counts for; they sum to 1."""
+        if self.layer_logits is None:
+            return [1.0]
+        return self.layer_logits.detach().float().softmax(0).tolist()
+
+    def forward(
+        self,
+        features: Optional[Tensor] = None,
+        lengths: Optional[Tensor] = None,
+        clips: Optional[List[Tensor]] = None,
+    ) -> dict[str, Tensor]:
+        """features: (B, T, L, D) and lengths: (B,) of their frames; or clips: (S,) waveforms, whose features
+        are computed. Returns: logits (B, T, phones), with ctc (B, T, 1 + phones) the blank first; lengths.
+        """
+        if features is None:
+            found = self.frozen.extract([clip.float().cpu().numpy() for clip in clips or []])
+            device = self.frozen.mean.device
+            lengths = torch.tensor([len(each) for each in found], device=device)
+            frames = [torch.from_numpy(each).to(device) for each in found]
+            features = nn.utils.rnn.pad_sequence(frames, batch_first=True)
+        x = self.frozen.standardise(features)
+        if self.layer_logits is None:
+            x = x[:, :, 0]
+        else:
+            # (B, T, L, D) -> (B, T, D)
+            x = torch.einsum("btld,l->btd", x, self.layer_logits.float().softmax(0))
+        dtype = next(self.head.parameters()).dtype
+        return {"logits": self.head(x.to(dtype)), "lengths": lengths}
+
+    def max_positions(self) -> None:
+        return None

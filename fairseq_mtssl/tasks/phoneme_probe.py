@@ -1,0 +1,204 @@
+"""Phones of frozen features: utterances with their phones, and features that are computed once.
+
+Source: Yang et al. 2021, arXiv 2105.01051; Khorrami et al. 2023, arXiv 2306.02972.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.tasks import FairseqTask, register_task
+from omegaconf import II, MISSING, open_dict
+
+from fairseq_mtssl import checkpoints
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
+from fairseq_mtssl.data.clips import long_enough
+from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest, utterance_ids
+from fairseq_mtssl.data.phone_clips import PhoneDataset
+from fairseq_mtssl.data.phones import read_phone_frames, read_phone_names, read_phone_sequences
+from fairseq_mtssl.data.transcripts import frames_needed
+from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.evaluation.probing import FrameMoments
+
+logger = logging.getLogger(__name__)
+
+MFCC = "mfcc"
+MEASURED_UTTERANCES = 1000  # whose frames give the mean and spread
+
+
+@dataclass
+class PhonemeProbeTaskConfig(FairseqDataclass):
+    data: str = field(
+        default=MISSING,
+        metadata={"help": "folder that manifests/aligned_phones.py wrote: {split}.tsv, .phn, .phones.tsv"},
+    )
+    silences: str = field(
+        default="sil sp spn nsn <sil> <eps> +nsn+ +spn+ h# pau epi noise",
+        metadata={"help": "phones, in any case, that model.head=ctc does not spell, separated by spaces"},
+    )
+    resample: bool = field(
+        default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"}
+    )
+    cache_gb: float = field(
+        default=4.0,
+        metadata={
+            "help": "memory for features, 1e9 bytes; a split that does not fit is computed anew each time"
+        },
+    )
+    length_pool: int = field(
+        default=256, metadata={"help": "sort so many training utterances at a time by length"}
+    )
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+
+
+@register_task("phoneme_probe", dataclass=PhonemeProbeTaskConfig)
+class PhonemeProbeTask(FairseqTask):
+    """The phones, the encoder's sizes and weights go into checkpoints, which load without any other file."""
+
+    def __init__(self, cfg: PhonemeProbeTaskConfig) -> None:
+        super().__init__(cfg)
+        self.model: Any = None
+        self._kept_bytes = 0
+        self._too_large: set[str] = set()
+        self.state.add_factory("phones", self._read_phones)
+
+    @classmethod
+    def setup_task(cls, cfg: PhonemeProbeTaskConfig, **_: Any) -> "PhonemeProbeTask":
+        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
+        return cls(cfg)
+
+    def _read_phones(self) -> List[str]:
+        return read_phone_names(Path(self.cfg.data) / "dict.phn.txt")
+
+    @property
+    def phones(self) -> List[str]:
+        """A checkpoint's, or those of task.data."""
+        return list(self.state.phones)
+
+    # -- model
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """Build the model; a new training takes the encoder of ``model.checkpoint``."""
+        source = None
+        if cfg.encoder is None and cfg.checkpoint not in (None, MFCC):
+            source = checkpoints.read_encoder(cfg.checkpoint)
+            with open_dict(cfg):
+                cfg.encoder, cfg.normalised = source.sizes, source.normalised
+        model = super().build_model(cfg, from_checkpoint)
+        if source is not None and not cfg.random_weights:
+            checkpoints.load_weights(model.frozen.speech_encoder, source.weights, cfg.checkpoint)
+            logger.info("probes layer %s of %s", cfg.layer, cfg.checkpoint)
+        self.model = model
+        return model
+
+    # -- data
+
+    def load_dataset(
+        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
+    ) -> PhoneDataset:
+        """Read a split's manifest and phones. Raises: ManifestError naming every fault of a file."""
+        cfg, model = self.cfg, self.model
+        if model is None:
+            raise ConfigError("task", ["no model has been built; build it before a split is loaded"])
+        manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
+        targets = self._read_targets(split, manifest)
+        training = split == cfg.train_subset
+        rows = self._usable(manifest, targets, training)
+        self.datasets[split] = PhoneDataset(
+            manifest.take(rows),
+            [targets[row] for row in rows],
+            sequences=model.is_ctc,
+            hop_samples=model.frozen.hop_samples,
+            window_samples=model.frozen.window_samples,
+            normalised=model.cfg.normalised,
+            training=training,
+            seed=int(cfg.seed),
+            resample=cfg.resample,
+            length_pool=cfg.length_pool,
+        )
+        hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
+        logger.info("%s: %d utterances, %.2f h, %d phones", split, len(rows), hours, len(self.phones))
+        return self.datasets[split]
+
+    def _read_targets(self, split: str, manifest: AudioManifest) -> List[np.ndarray]:
+        data = Path(self.cfg.data)
+        if not self.model.is_ctc:
+            return read_phone_frames(data / f"{split}.phn", manifest, self.phones)
+        return read_phone_sequences(
+            data / f"{split}.phones.tsv",
+            utterance_ids(data, split),
+            self.phones,
+            left_out=self.cfg.silences.lower().split(),
+        )
+
+    def _usable(self, manifest: AudioManifest, targets: List[np.ndarray], training: bool) -> np.ndarray:
+        """Rows without those that have no phone or no frame, or in training too few frames to spell."""
+        frozen = self.model.frozen
+        rows = long_enough(manifest, frozen.window_samples, str(manifest.path))
+        bare = np.array([len(targets[row]) == 0 for row in rows])
+        short = np.zeros_like(bare)
+        if training and self.model.is_ctc:
+            needed = [frames_needed(torch.from_numpy(targets[row])) for row in rows]
+            room = (manifest.sizes[rows] - frozen.window_samples) // frozen.hop_samples + 1
+            short = room < np.array(needed)
+        dropped = bare | short
+        if dropped.any():
+            logger.warning(
+                "%s: dropped %d utterances without phones and %d with fewer frames than phones, of %d (%s …)",
+                *(manifest.path, int(bare.sum()), int((short & ~bare).sum()), len(rows)),
+                ", ".join(manifest.files[row] for row in rows[dropped][:5]),
+            )
+        if dropped.all():
+            raise ManifestError(manifest.path, ["no utterance has phones. Align this split."])
+        return rows[~dropped]
+
+    def max_positions(self) -> None:
+        return None
+
+    # -- features
+
+    def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        """Before a split is first gone through: its features, and the mean and spread over training.
+
+        Batches of any size: with required_batch_size_multiple above 1, 8 unless fairseq-validate is told
+        otherwise, fairseq drops a last batch that is no multiple of it, and says nothing.
+        """
+        self._keep_features(dataset)
+        if dataset.training and not bool(self.model.frozen.measured):
+            self._measure(dataset)
+        return super().get_batch_iterator(dataset, *args, **{**kwargs, "required_batch_size_multiple": 1})
+
+    def _keep_features(self, dataset: PhoneDataset) -> None:
+        """Compute a split's features once, if they fit in what task.cache_gb leaves."""
+        if dataset.features is not None:
+            return
+        frozen = self.model.frozen
+        size = dataset.total_frames * len(frozen.layers) * frozen.dim * 4
+        told = f"features of {len(dataset)} utterances: {size / 1e9:.2f} GB"
+        if self._kept_bytes + size > self.cfg.cache_gb * 1e9:
+            left = self.cfg.cache_gb - self._kept_bytes / 1e9
+            if told not in self._too_large:
+                logger.warning("%s, %.2f left of task.cache_gb: they are computed anew each time", told, left)
+            self._too_large.add(told)
+            return
+        self._kept_bytes += size
+        logger.info("%s, computed once and kept", told)
+        dataset.keep(frozen.stream(dataset.waveform, range(len(dataset))))
+
+    def _measure(self, dataset: PhoneDataset) -> None:
+        """Have the model give features of training mean 0 and spread 1."""
+        frozen = self.model.frozen
+        moments = FrameMoments(len(frozen.layers), frozen.dim)
+        rows = np.random.default_rng(int(self.cfg.seed)).permutation(len(dataset))[:MEASURED_UTTERANCES]
+        if dataset.features is None:
+            found = frozen.stream(dataset.waveform, rows.tolist())
+        else:
+            found = (dataset.features[row] for row in rows)
+        for frames in found:
+            moments.add(frames)
+        frozen.measure(*moments.finish())
