@@ -74,9 +74,7 @@ class Scene:
         return " ".join([self.things[0].words, self.where, *(thing.words for thing in self.things[1:])])
 
 
-def draw_scene(
-    rng: random.Random, first: list[tuple[str, str]], other: list[tuple[str, str]]
-) -> Scene:
+def draw_scene(rng: random.Random, first: list[tuple[str, str]], other: list[tuple[str, str]]) -> Scene:
     """A random scene. One thing is of the combinations `first`, the other, if any, of `other`."""
     things = [_draw_thing(rng, first)]
     if rng.random() < _SINGLE_SHARE:

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any, List, Optional
 
 from fairseq.data import Dictionary
-from fairseq.tasks import FairseqTask
 
 from fairseq_mtssl.data.labels import (
     FrameLabels,
@@ -16,6 +15,7 @@ from fairseq_mtssl.data.labels import (
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.tasks.every_row import EveryRowTask
 
 WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
@@ -25,7 +25,7 @@ def folders_of(value: Any) -> List[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-class LabelledTask(FairseqTask):
+class LabelledTask(EveryRowTask):
     """A task with the fields labels, label_rate_hz and conv_feature_layers in its configuration.
 
     The symbols of the dictionaries go into checkpoints, so that these load without the folders.

@@ -11,7 +11,7 @@ from typing import Any, List
 import numpy as np
 import torch
 from fairseq.dataclass import FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING, open_dict
 
 from fairseq_mtssl import checkpoints
@@ -23,6 +23,7 @@ from fairseq_mtssl.data.phones import read_phone_frames, read_phone_names, read_
 from fairseq_mtssl.data.transcripts import frames_needed
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.evaluation.probing import FrameMoments
+from fairseq_mtssl.tasks.every_row import EveryRowTask
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class PhonemeProbeTaskConfig(FairseqDataclass):
 
 
 @register_task("phoneme_probe", dataclass=PhonemeProbeTaskConfig)
-class PhonemeProbeTask(FairseqTask):
+class PhonemeProbeTask(EveryRowTask):
     """The phones, the encoder's sizes and weights go into checkpoints, which load without any other file."""
 
     def __init__(self, cfg: PhonemeProbeTaskConfig) -> None:
@@ -163,15 +164,11 @@ class PhonemeProbeTask(FairseqTask):
     # -- features
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """Before a split is first gone through: its features, and the mean and spread over training.
-
-        Batches of any size: with required_batch_size_multiple above 1, 8 unless fairseq-validate is told
-        otherwise, fairseq drops a last batch that is no multiple of it, and says nothing.
-        """
+        """Before a split is first gone through: its features, and the mean and spread over training."""
         self._keep_features(dataset)
         if dataset.training and not bool(self.model.frozen.measured):
             self._measure(dataset)
-        return super().get_batch_iterator(dataset, *args, **{**kwargs, "required_batch_size_multiple": 1})
+        return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def _keep_features(self, dataset: PhoneDataset) -> None:
         """Compute a split's features once, if they fit in what task.cache_gb leaves."""

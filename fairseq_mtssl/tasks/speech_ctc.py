@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from fairseq.data import Dictionary
 from fairseq.dataclass import FairseqDataclass
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING, open_dict
 
 from fairseq_mtssl import checkpoints
@@ -19,6 +19,7 @@ from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.tasks.every_row import EveryRowTask
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class SpeechCtcTaskConfig(FairseqDataclass):
 
 
 @register_task("speech_ctc", dataclass=SpeechCtcTaskConfig)
-class SpeechCtcTask(FairseqTask):
+class SpeechCtcTask(EveryRowTask):
     """The dictionary and the encoder's sizes go into checkpoints, which load without any of these files."""
 
     def __init__(self, cfg: SpeechCtcTaskConfig) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Optional
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.logging import metrics
-from fairseq.tasks import FairseqTask, register_task
+from fairseq.tasks import register_task
 from omegaconf import II, MISSING, OmegaConf
 
 from fairseq_mtssl import checkpoints
@@ -24,6 +24,7 @@ from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
 from fairseq_mtssl.schedule import Moment, Phase, Schedule, parse_phases, parse_schedule, run_length
+from fairseq_mtssl.tasks.every_row import EveryRowTask
 from fairseq_mtssl.tasks.phases import begin_update, forget_gradients
 
 logger = logging.getLogger(__name__)
@@ -108,7 +109,7 @@ class VgsRetrievalTaskConfig(FairseqDataclass):
 
 
 @register_task("vgs_retrieval", dataclass=VgsRetrievalTaskConfig)
-class VgsRetrievalTask(FairseqTask):
+class VgsRetrievalTask(EveryRowTask):
     """Pairs of spoken captions and images; retrieval over the whole validation set as valid metrics."""
 
     def __init__(self, cfg: VgsRetrievalTaskConfig) -> None:

@@ -7,6 +7,8 @@ import re
 import pytest
 import training
 
+from fairseq_mtssl.checkpoints import load_model
+
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
@@ -59,3 +61,14 @@ def test_fairseq_loads_an_mt4ssl_checkpoint_by_itself(mt4ssl) -> None:
     (model,), cfg, task = load_model_ensemble_and_task([str(mt4ssl[1])])
     assert type(model).__name__ == "Mt4sslModel" and type(task).__name__ == "Mt4sslTask"
     assert [len(each) for each in task.dictionaries] == [10]
+
+
+@pytest.mark.parametrize("which", ["trained", "mt4ssl"])
+def test_no_row_is_left_out_whatever_multiple_fairseq_validate_asks_for(which, request) -> None:
+    """fairseq drops a last batch that is no multiple of required_batch_size_multiple, 8 by default."""
+    data, checkpoint = request.getfixturevalue(which)
+    task = load_model(checkpoint, str(data)).task
+    task.load_dataset("valid")
+    batches = task.get_batch_iterator(task.dataset("valid"), max_sentences=4, required_batch_size_multiple=8)
+    found = [index for batch in batches.next_epoch_itr(shuffle=False) for index in batch["id"].tolist()]
+    assert sorted(found) == [0, 1, 2, 3, 4, 5]
