@@ -19,7 +19,8 @@ PHASE = re.compile(
 )
 RESUMED = re.compile(r"Loaded checkpoint .* @ (\d+) updates")
 BEGUN = "begin training epoch"
-SHOWN = {"loss_vgs": "L_AV", "loss_ssl": "L_AUD"}
+SHOWN = {"loss_vgs": "L_AV", "loss_ssl": "L_AUD", "loss_off": "L_off", "loss_on": "L_on"}
+VALIDATED = ("s2i_r1", "s2i_r10", "i2s_r1", "i2s_r10", "acc_off", "acc_on", "wer")
 SECONDS_BETWEEN_LINES = 15.0  # where the output is a file, a bar is a line each time
 
 
@@ -66,7 +67,7 @@ class TrainingBar:
         except json.JSONDecodeError:
             return
         if kind == "valid":
-            found = {key: stats.get(f"valid_{key}") for key in ("s2i_r1", "s2i_r10", "i2s_r1", "i2s_r10")}
+            found = {key: stats.get(f"valid_{key}") for key in VALIDATED}
             words = [f"{key} {value}" for key, value in found.items() if value is not None]
             if words:
                 self._say(f"update {stats.get('valid_num_updates')}, validation: {', '.join(words)}")

@@ -48,7 +48,8 @@ def main(argv: list[str] | None = None) -> None:
     ]
     measured = {}
     for stage in (first, *layers):
-        pipeline.run(stage)
+        if stage is not first:
+            pipeline.run(stage)
         measure = measurement_stage(stage, data, out)
         pipeline.run(measure)
         measured[stage.folder.name] = results.read_json(measure.products[0])["splits"][MEASURED]
