@@ -21,7 +21,7 @@ from fairseq_mtssl.report.page import Table
 
 PRETRAINING, FINETUNING = "mt4ssl_small", "ctc_small"
 LAYERS = (1, 2, 3, 4)
-MEASURED = "valid"  # labels are measured where neither the codebook nor the model was trained
+MEASURED = "valid"  # codebooks are compared on a split that the model was not trained on
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -40,19 +40,16 @@ def main(argv: list[str] | None = None) -> None:
     )
     pipeline.run(pretrained)
     checkpoint = pretrained.products[0]
-    layers = [
-        targets_stage(
-            f"layer{layer}", f"{checkpoint}:{layer}", data, out, args.clusters, needs=("data", "mt4ssl")
-        )
-        for layer in LAYERS
-    ]
+    sources = {"mfcc": "mfcc", **{f"layer{layer}": f"{checkpoint}:{layer}" for layer in LAYERS}}
     measured = {}
-    for stage in (first, *layers):
-        if stage is not first:
-            pipeline.run(stage)
+    for name, features in sources.items():
+        stage = targets_stage(
+            f"{MEASURED}_{name}", features, data, out, args.clusters, ("data", "mt4ssl"), MEASURED
+        )
+        pipeline.run(stage)
         measure = measurement_stage(stage, data, out)
         pipeline.run(measure)
-        measured[stage.folder.name] = results.read_json(measure.products[0])["splits"][MEASURED]
+        measured[name] = results.read_json(measure.products[0])["splits"][MEASURED]
 
     pipeline.run(text_stage(data, out))
     updates = f"optimization.max_update={args.ctc_updates}"
@@ -93,12 +90,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def targets_stage(
-    name: str, features: str, data: Path, out: Path, clusters: int, needs: tuple[str, ...]
+    name: str,
+    features: str,
+    data: Path,
+    out: Path,
+    clusters: int,
+    needs: tuple[str, ...],
+    split: str | None = None,
 ) -> Stage:
-    """`mtssl make-targets` into out/labels/name."""
+    """`mtssl make-targets` into out/labels/name; split: the only one, codebook included."""
     folder = out / "labels" / name
     command = ["mtssl", "make-targets", "--data", str(data), "--features", features]
     command += ["--clusters", str(clusters), "--out", str(folder)]
+    command += ["--splits", split, "--fit-split", split] if split else []
     return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=needs)
 
 
@@ -160,8 +164,8 @@ def report(
     }
     results.write_json(out / "results.json", content)
     texts = {
-        "Labels against phones": f"{args.clusters} clusters of MFCCs and of each layer of the model, on the "
-        f"split {MEASURED}; PNMI is the share of the phones' entropy that the labels tell.",
+        "Labels against phones": f"{args.clusters} clusters of MFCCs and of each layer of the model, learned "
+        f"and measured on the split {MEASURED}; PNMI is the share of the phones' entropy that they tell.",
         "Spelling": f"Split test, greedy decoding, percent; both networks were fine-tuned with CTC for "
         f"{args.ctc_updates} updates, one of them from {args.updates} updates of MT4SSL.",
     }
