@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.cli.options import pick_device, prepare_output, write_json
+from fairseq_mtssl.cli.options import add_compute_arguments, pick_device, prepare_output, write_json
 from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.errors import ConfigError
 
@@ -54,15 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of both draws (0)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
-    )
-    parser.add_argument(
-        "--batch-seconds",
-        type=float,
-        metavar="S",
-        help="audio put through the model at once; 0: one utterance at a time (400 with CUDA, else 0)",
-    )
+    add_compute_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -19,8 +19,25 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--batch-size", type=positive_int, default=32, metavar="N", help="clips or images at once (32)"
     )
+    add_device_argument(parser)
+
+
+def add_device_argument(parser: argparse.ArgumentParser) -> None:
+    """--device."""
     parser.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
+    )
+
+
+def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
+    """--device and --batch-seconds."""
+    add_device_argument(parser)
+    parser.add_argument(
+        "--batch-seconds",
+        type=float,
+        metavar="S",
+        help="audio put through the model at once, with its padding; 0: one utterance at a time, which is "
+        "fastest on a CPU (400 with CUDA, else 0)",
     )
 
 

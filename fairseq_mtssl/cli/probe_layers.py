@@ -5,7 +5,13 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fairseq_mtssl.cli.options import pick_device, positive_int, prepare_output, write_json
+from fairseq_mtssl.cli.options import (
+    add_compute_arguments,
+    pick_device,
+    positive_int,
+    prepare_output,
+    write_json,
+)
 from fairseq_mtssl.errors import ConfigError
 
 HELP = "train a linear phone probe on every layer of a checkpoint and show where phones are told best"
@@ -40,15 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--lr", type=float, default=0.005, help="of the first update, falling linearly to 0 (0.005)"
     )
     parser.add_argument("--seed", type=int, default=0, help="of the frames and their order (0)")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
-    )
-    parser.add_argument(
-        "--batch-seconds",
-        type=float,
-        metavar="S",
-        help="audio put through the model at once; 0: one utterance at a time (400 with CUDA, else 0)",
-    )
+    add_compute_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

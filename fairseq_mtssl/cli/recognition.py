@@ -15,6 +15,7 @@ from tqdm import tqdm
 from fairseq_mtssl.cli.encoding import QUIET_S, loaded_ahead
 from fairseq_mtssl.decoding.symbols import Symbols
 from fairseq_mtssl.errors import CheckpointError, ConfigError, MtsslError
+from fairseq_mtssl.targets.features import bucket
 
 Decoder = Callable[[np.ndarray], str]
 
@@ -37,18 +38,6 @@ def symbols_of(task: Any, checkpoint: str | Path) -> Symbols:
         raise CheckpointError(checkpoint, f"spells no words{why}", cure) from error
 
 
-def batches_by_length(lengths: Sequence[int], batch_samples: int | None) -> list[list[int]]:
-    """Rows longest first, in batches of at most so many samples with their padding; None: one by one."""
-    batches: list[list[int]] = []
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        longest = lengths[batches[-1][0]] if batches else 0
-        if batch_samples is not None and batches and longest * (len(batches[-1]) + 1) <= batch_samples:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches
-
-
 def recognise(
     model: Any,
     decoder: Decoder,
@@ -64,7 +53,7 @@ def recognise(
     A recording that cannot be read, or that the model refuses, is a fault of its row.
     """
     found = Recognised()
-    batches = batches_by_length(lengths, batch_samples)
+    batches = bucket(lengths, batch_samples or 0)
 
     def load(rows: Sequence[int]) -> list[tuple[int, np.ndarray]]:
         loaded = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fairseq_mtssl.cli.options import positive_int
+from fairseq_mtssl.cli.options import add_compute_arguments, positive_int
 
 FEATURES = "mfcc, or CHECKPOINT:LAYER, layers counted from 1"
 BACKENDS = ("auto", "faiss", "torch", "sklearn")  # of targets.kmeans, which is slow to import
@@ -18,16 +18,7 @@ def add_data_argument(parser: argparse.ArgumentParser, required: bool = True) ->
 def add_feature_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
     """--features, --device and --batch-seconds."""
     parser.add_argument("--features", required=required, metavar="F", help=FEATURES)
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
-    )
-    parser.add_argument(
-        "--batch-seconds",
-        type=float,
-        metavar="S",
-        help="audio put through the model at once, with its padding; 0: one utterance at a time, which is "
-        "fastest on a CPU (400 with CUDA, else 0)",
-    )
+    add_compute_arguments(parser)
 
 
 def add_kmeans_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_mtssl.cli.options import pick_device, positive_int, prepare_output, write_json
+from fairseq_mtssl.cli.options import (
+    add_compute_arguments,
+    pick_device,
+    positive_int,
+    prepare_output,
+    write_json,
+)
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
 if TYPE_CHECKING:
@@ -44,16 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--lm-weight", type=float, metavar="W", help="weight of the language model (2)")
     parser.add_argument("--word-score", type=float, metavar="S", help="added for every word (-1)")
-    parser.add_argument(
-        "--batch-seconds",
-        type=float,
-        metavar="S",
-        help="audio put through the model at once, with its padding; 0: one recording at a time (400 with "
-        "CUDA, else 0)",
-    )
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA if there is any"
-    )
+    add_compute_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="also write numbers and texts here")
     parser.add_argument(
         "--hypotheses", metavar="FILE", help="also write the texts here: file, text, reference, tab separated"

@@ -68,8 +68,8 @@ def spellable(
     sizes: np.ndarray, transcripts: Sequence[Tensor], conv_layers: Sequence[ConvLayer]
 ) -> np.ndarray:
     """(N,) bool: the utterances, of so many samples, that are long enough for what is said in them."""
-    frames = np.array([conv_length(int(size), conv_layers) for size in sizes])
-    return frames >= np.array([frames_needed(symbols) for symbols in transcripts])
+    frames = conv_length(torch.from_numpy(sizes), conv_layers)
+    return frames.numpy() >= np.array([frames_needed(symbols) for symbols in transcripts])
 
 
 class TranscribedDataset(ClipDataset):

@@ -81,7 +81,10 @@ def _by_length(features: Features, wavs: list[np.ndarray], batch_samples: int) -
 
 
 def bucket(lengths: Sequence[int], batch_samples: int) -> list[list[int]]:
-    """Indices in batches of neighbours in length; clips × the longest ≤ batch_samples, or one clip alone."""
+    """Indices in batches of neighbours in length; clips × the longest ≤ batch_samples, or one clip alone.
+
+    batch_samples: 0 leaves every clip alone.
+    """
     batches: list[list[int]] = []
     # longest first: a batch that does not fit in memory shows at once
     for index in sorted(range(len(lengths)), key=lambda each: -lengths[each]):

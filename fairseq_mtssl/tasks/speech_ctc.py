@@ -3,7 +3,7 @@
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from fairseq.data import Dictionary
@@ -56,6 +56,7 @@ class SpeechCtcTask(EveryRowTask):
     def __init__(self, cfg: SpeechCtcTaskConfig) -> None:
         super().__init__(cfg)
         self.conv_layers: Any = None
+        self._dictionary: Optional[Dictionary] = None
         self.state.add_factory("symbols", self._read_symbols)
 
     @classmethod
@@ -69,7 +70,14 @@ class SpeechCtcTask(EveryRowTask):
     @property
     def target_dictionary(self) -> Dictionary:
         """A checkpoint's, or that of task.data; the blank is its first symbol."""
-        return dictionary_of(self.state.symbols)
+        if self._dictionary is None:  # kept: the criterion asks for it several times an utterance
+            self._dictionary = dictionary_of(self.state.symbols)
+        return self._dictionary
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes a checkpoint's dictionary."""
+        super().load_state_dict(state_dict)
+        self._dictionary = None
 
     @property
     def source_dictionary(self) -> None:
