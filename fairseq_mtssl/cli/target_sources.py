@@ -82,8 +82,8 @@ def open_features(text: str, device: torch.device) -> Features:
     """What --features names. Raises: ConfigError, CheckpointError, MissingExtraError."""
     from fairseq_mtssl.targets.features import LayerFeatures, Mfcc
 
-    if text == "mfcc":
-        return Mfcc()
+    if text in ("mfcc", "mfcc-cmn"):
+        return Mfcc(centred=text == "mfcc-cmn")
     path, _, layer = text.rpartition(":")
     if not path or not layer.isdecimal():
         raise ConfigError("--features", [f"got {text!r}, wanted {FEATURES}, such as checkpoint_best.pt:6"])

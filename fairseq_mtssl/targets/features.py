@@ -100,6 +100,8 @@ class Mfcc:
     """13 MFCCs with first and second differences: 39 dimensions at 100 Hz, as HuBERT's first iteration.
 
     Kaldi's defaults without dither and energy, computed by kaldi-native-fbank.
+    centred: from each coefficient its mean over the utterance is taken away, and with it much of what the
+    microphone and the voice add to all frames alike.
     Raises: MissingExtraError without that library.
     Source: Hsu et al. 2021, arXiv 2106.07447; the options of fairseq's dump_mfcc_feature.py.
     """
@@ -108,12 +110,13 @@ class Mfcc:
     hop_samples = SAMPLE_RATE_HZ // 100
     window_samples = SAMPLE_RATE_HZ // 40
 
-    def __init__(self) -> None:
+    def __init__(self, centred: bool = False) -> None:
         try:
             import kaldi_native_fbank
         except ImportError as error:
             raise MissingExtraError("MFCC features", "kaldi-native-fbank", "targets") from error
-        self.source: dict[str, Any] = {"features": "mfcc"}
+        self.centred = centred
+        self.source: dict[str, Any] = {"features": "mfcc-cmn" if centred else "mfcc"}
         self._library = kaldi_native_fbank
         self._options = kaldi_native_fbank.MfccOptions()
         self._options.frame_opts.samp_freq = SAMPLE_RATE_HZ
@@ -134,6 +137,8 @@ class Mfcc:
         computer.accept_waveform(SAMPLE_RATE_HZ, np.asarray(wav, dtype=np.float32))
         computer.input_finished()
         static = np.stack([computer.get_frame(frame) for frame in range(frames)])
+        if self.centred:
+            static -= static.mean(0)
         first = differences(static)
         return np.concatenate([static, first, differences(first)], axis=1)
 

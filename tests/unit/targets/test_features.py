@@ -57,6 +57,17 @@ def test_mfccs_equal_a_slow_version() -> None:
         np.testing.assert_allclose(found, wanted, atol=2e-3)
 
 
+def test_centred_mfccs_do_not_hear_the_gain() -> None:
+    """Gain adds a constant to the log spectrum, and to nothing but the mean of its cepstra."""
+    pytest.importorskip("kaldi_native_fbank")
+    wav = next(wav for wav in waves() if len(wav) > 4000)
+    plain, louder = Mfcc(centred=True).extract([wav, 4 * wav])
+    np.testing.assert_allclose(plain[:, :13].mean(0), 0, atol=1e-3)
+    np.testing.assert_allclose(plain, louder, atol=2e-3)
+    raw = Mfcc().extract([wav])[0]
+    np.testing.assert_allclose(plain[:, 13:], raw[:, 13:], atol=1e-5)
+
+
 def test_silence_gives_finite_mfccs_without_dither() -> None:
     pytest.importorskip("kaldi_native_fbank")
     first, second = Mfcc().extract([np.zeros(1000, dtype=np.float32)] * 2)
