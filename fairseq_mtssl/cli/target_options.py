@@ -6,7 +6,7 @@ import argparse
 
 from fairseq_mtssl.cli.options import add_compute_arguments, positive_int
 
-FEATURES = "mfcc, mfcc-cmn (their mean over each utterance taken away), or CHECKPOINT:LAYER, layers counted from 1"
+FEATURES = "mfcc, mfcc-cmn (less the mean of each utterance), or CHECKPOINT:LAYER, layers counted from 1"
 BACKENDS = ("auto", "faiss", "torch", "sklearn")  # of targets.kmeans, which is slow to import
 
 
