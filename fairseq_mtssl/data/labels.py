@@ -1,14 +1,15 @@
 """Cluster labels made beforehand: read, checked against the audio, laid on the encoder's frames.
 
 A label folder holds `{split}.km` (one utterance a line, space-separated labels, in the order of
-`{split}.tsv`), `dict.km.txt` (`<label> 1` a line) and `targets.json` with their rate.
+`{split}.tsv`), its binary twin `{split}.km.bin`, which is mapped into memory and made where it is absent,
+`dict.km.txt` (`<label> 1` a line) and `targets.json` with their rate.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,7 @@ from fairseq_mtssl.frames import (
     frame_rate_hz,
     min_samples,
 )
+from fairseq_mtssl.label_files import open_labels
 
 _AGAIN = "Make the labels again from this manifest (mtssl make-targets)."
 
@@ -91,21 +93,23 @@ def _targets(folder: str | Path) -> dict[str, object]:
 
 @dataclass(frozen=True, eq=False)
 class FrameLabels:
-    """Labels of one split as dictionary indices.
+    """Labels of one split.
 
-    values: labels of all utterances end to end; ends: (N + 1,) where each begins and ends;
-    per_frame: labels a frame of the encoder (2.0 for labels at 100 Hz and frames at 50 Hz).
+    values: labels of all utterances end to end, as places in indices; ends: (N + 1,) where each begins and
+    ends; indices: (S,) int64 of the dictionary; per_frame: labels a frame of the encoder (2.0 for labels at
+    100 Hz and frames at 50 Hz).
     """
 
     values: np.ndarray
     ends: np.ndarray
+    indices: np.ndarray
     per_frame: float
 
     def __len__(self) -> int:
         return len(self.ends) - 1
 
     def frames(self, row: int, first: int, count: int) -> np.ndarray:
-        """(count,) int64: the labels of frames first … first + count − 1 of an utterance.
+        """(count,) int64: the dictionary indices of frames first … first + count − 1 of an utterance.
 
         A frame past the last label has none (1). Of several labels a frame the first is taken, as fairseq's
         hubert does.
@@ -115,7 +119,7 @@ class FrameLabels:
         places = np.floor(np.arange(first, first + count) * self.per_frame + 1e-6).astype(np.int64)
         found = np.full(count, IGNORED_LABEL, dtype=np.int64)
         inside = places < len(labels)
-        found[inside] = labels[places[inside]]
+        found[inside] = self.indices[labels[places[inside]]]
         return found
 
 
@@ -150,7 +154,7 @@ def read_frame_labels(
     rate_hz: float,
     conv_layers: Sequence[ConvLayer],
 ) -> FrameLabels:
-    """Read a `.km` file and check it against the manifest it belongs to.
+    """The labels of a `.km` file, checked against the manifest it belongs to.
 
     rate_hz: labels a second. conv_layers: of the encoder. An utterance may have one frame's worth of
     labels more or fewer than its samples give.
@@ -158,62 +162,38 @@ def read_frame_labels(
     number of labels than the audio gives, a label that the dictionary lacks; all with line numbers.
     """
     path = Path(path)
-    per_frame = rate_hz / frame_rate_hz(conv_layers)
-    slack = max(1, math.ceil(per_frame - 1e-6))
-    window, hop = min_samples(conv_layers), SAMPLE_RATE_HZ / rate_hz
-    known = {label: place for label, place in dictionary.indices.items() if place >= dictionary.nspecial}
-    small = np.uint16 if len(dictionary) <= np.iinfo(np.uint16).max else np.int32
-    rows: list[np.ndarray] = []
-    faults: list[str] = []
-    lines = 0
-    for lines, line in enumerate(_lines_of(path, faults), start=1):
-        if lines > len(manifest):
-            continue
-        words, samples = line.split(), int(manifest.sizes[lines - 1])
-        wanted = max(0, math.floor((samples - window) / hop) + 1)
-        if abs(len(words) - wanted) > slack:
-            faults.append(_wrong_count(lines, len(words), wanted, samples, rate_hz, slack))
-        try:
-            rows.append(np.fromiter(map(known.__getitem__, words), dtype=small, count=len(words)))
-        except KeyError as error:
-            faults.append(
-                f"line {lines}: label {error} is not in dict.km.txt. Give the dictionary made with it."
-            )
-    if lines != len(manifest):
-        faults.append(
-            f"{lines} lines for the {len(manifest)} utterances of {manifest.path}; line i of each is one "
-            f"utterance. Merge all shards in order, or m{_AGAIN[1:]}"
-        )
-    if faults:
-        raise ManifestError(path, faults)
-    ends = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
-    return FrameLabels(np.concatenate(rows), ends, per_frame)
-
-
-def _lines_of(path: Path, faults: list[str]) -> Iterator[str]:
-    """The lines of a text file, one by one; adds to faults if it is cut short.
-
-    Raises: ManifestError if it is absent or no text.
-    """
-    line = "\n"
     try:
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                yield line
+        labels = open_labels(path)
     except OSError as error:
         raise ManifestError(
             path, [f"cannot be read: {error.strerror}. Give task.labels a folder of labels for this split."]
         ) from error
-    except UnicodeDecodeError as error:
-        raise ManifestError(path, [f"not UTF-8 at byte {error.start}. {_AGAIN}"]) from error
-    if not line.endswith("\n"):
-        faults.append(f"the last line has no end: the file was cut short. {_AGAIN}")
+    per_frame = rate_hz / frame_rate_hz(conv_layers)
+    slack = max(1, math.ceil(per_frame - 1e-6))
+    faults: dict[int, list[str]] = {}  # of each line
+    lengths = labels.wrong_lengths(manifest.sizes, rate_hz, min_samples(conv_layers), slack)
+    for line, got, wrong in lengths:
+        hint = _other_rate(got, int(manifest.sizes[line - 1]))
+        faults[line] = [f"line {line}: {wrong}{hint} {_AGAIN}"]
+    found = [dictionary.indices.get(symbol, -1) for symbol in labels.symbols]
+    indices = np.array(found, dtype=np.int64)
+    for line, (label, *_) in labels.lines_with(indices < dictionary.nspecial):
+        fault = f"line {line}: label {label!r} is not in dict.km.txt. Give the dictionary made with it."
+        faults.setdefault(line, []).append(fault)
+    told = [fault for line in sorted(faults) for fault in faults[line]]
+    if not labels.whole:
+        told.append(f"the last line has no end: the file was cut short. {_AGAIN}")
+    if len(labels) != len(manifest):
+        told.append(
+            f"{len(labels)} lines for the {len(manifest)} utterances of {manifest.path}; line i of each is "
+            f"one utterance. Merge all shards in order, or m{_AGAIN[1:]}"
+        )
+    if told:
+        raise ManifestError(path, told)
+    return FrameLabels(labels.values, labels.ends, indices, per_frame)
 
 
-def _wrong_count(line: int, got: int, wanted: int, samples: int, rate_hz: float, slack: int) -> str:
-    others = [rate for rate in (25.0, 50.0, 100.0) if abs(got - samples * rate / SAMPLE_RATE_HZ) <= 4]
-    hint = f" They would fit {others[0]:g} Hz: is rate_hz in targets.json right?" if others else ""
-    return (
-        f"line {line}: {got} labels for {wanted} frames ({samples} samples at {rate_hz:g} Hz); they may "
-        f"differ by {slack}.{hint} {_AGAIN}"
-    )
+def _other_rate(labels: int, samples: int) -> str:
+    """The rate that so many labels would fit, if any does."""
+    fit = [rate for rate in (25.0, 50.0, 100.0) if abs(labels - samples * rate / SAMPLE_RATE_HZ) <= 4]
+    return f" They would fit {fit[0]:g} Hz: is rate_hz in targets.json right?" if fit else ""

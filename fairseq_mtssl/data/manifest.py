@@ -244,17 +244,16 @@ def _parse_pairs(lines: list[str]) -> tuple[list[list[str]], list[str]]:
         faults.append(f"line 2: got columns {list(header)}, wanted {list(PAIR_COLUMNS)}, tab separated.")
     if len(lines) < 3:
         faults.append("no rows: the manifest is empty. Make it again from pairs of speech and images.")
-    rows: list[list[str]] = []
+    width = len(PAIR_COLUMNS)
     for number, line in enumerate(lines[2:], start=3):
-        row = line.split("\t")
-        if len(row) == len(PAIR_COLUMNS):
-            rows.append(row)
-        else:
-            faults.append(f"line {number}: got {len(row)} columns, wanted {len(PAIR_COLUMNS)}: {line!r}.")
-    columns = [list(column) for column in zip(*rows, strict=True)] or [[] for _ in PAIR_COLUMNS]
-    if not faults:  # line numbers below count on complete rows
-        faults += identity_faults(columns[0], columns[1], columns[2], columns[3], first_line=3)
-    return columns, faults
+        tabs = line.count("\t")
+        if tabs != width - 1:
+            faults.append(f"line {number}: got {tabs + 1} columns, wanted {width}: {line!r}.")
+    if faults:  # what follows counts on complete rows
+        return [[] for _ in PAIR_COLUMNS], faults
+    cells = "\t".join(lines[2:]).split("\t")  # at once: a list a row is six times slower
+    columns = [cells[place::width] for place in range(width)]
+    return columns, identity_faults(columns[0], columns[1], columns[2], columns[3], first_line=3)
 
 
 def identity_faults(
@@ -269,6 +268,9 @@ def identity_faults(
 
     first_line: the line number of row 0, for the messages.
     """
+    named = all(caption_ids) and all(image_ids) and len(set(caption_ids)) == len(caption_ids)
+    if named and len(set(zip(image_ids, images, labels, strict=True))) == len(set(image_ids)):
+        return []  # nothing is wrong, which a look at the whole tells sooner than one at each row
     faults: list[str] = []
     caption_line: dict[str, int] = {}
     image_line: dict[str, int] = {}

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.errors import TargetError
-from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ
+from fairseq_mtssl.label_files import LabelFile, open_labels
 from fairseq_mtssl.targets.shards import DICTIONARY, read_dictionary
 
 TARGETS = "targets.json"
@@ -76,24 +77,32 @@ class Assigner:
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels of a split. Indexing gives (T,) of an utterance.
+    """The labels of a split. Indexing gives (T,) int32 of an utterance.
 
-    flat: all labels, one utterance after the other; offsets: (N + 1,) where each begins; rate_hz: theirs.
+    file: the lines; numbers: (S,) int32, the cluster that each of its symbols names; step: one label in how
+    many is taken; rate_hz: of those taken.
     """
 
-    flat: np.ndarray
-    offsets: np.ndarray
+    file: LabelFile
+    numbers: np.ndarray
+    step: int
     rate_hz: float
     clusters: int
 
     def __len__(self) -> int:
-        return len(self.offsets) - 1
+        return len(self.file)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return self.flat[self.offsets[index] : self.offsets[index + 1]]
+        first, end = self.file.ends[index : index + 2]
+        return self.numbers[self.file.values[first : end : self.step]]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        """(N + 1,) int64: where each utterance would begin if all were laid end to end."""
+        return np.concatenate([[0], np.cumsum(-(-np.diff(self.file.ends) // self.step))])
 
 
 def hop_of(rate_hz: float, place: str | Path) -> int:
@@ -125,51 +134,35 @@ def read_labels(
     """
     path = Path(path)
     step = label_step(path, rate_hz, wanted_rate_hz, subsample)
-    frames = frame_count(torch.as_tensor(np.asarray(sizes)), hop_of(rate_hz, path), window_samples).numpy()
-    if not path.is_file():
-        raise TargetError(path, ["no such file. Make the targets of this split, or name another."])
-    flat = np.empty(int((-(-frames // step) + 1).sum()), dtype=np.int16 if clusters <= 32_768 else np.int32)
-    offsets = np.zeros(len(frames) + 1, dtype=np.int64)
-    faults: list[str] = []
-    number = 0
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            if number > len(frames):
-                continue
-            place = f"{path.name} line {number}"
-            labels, wrong = parse_line(line, clusters, place)
-            if abs(len(labels) - frames[number - 1]) > 1 and not wrong:
-                length = f"{int(sizes[number - 1])} samples at {rate_hz:g} Hz"
-                wrong = f"{place}: {len(labels)} labels for {frames[number - 1]} frames ({length}); "
-                wrong += f"they may differ by 1. {AGAIN}"
-            faults += [wrong] if wrong else []
-            taken = labels[::step] if not faults else labels[:0]
-            offsets[number] = offsets[number - 1] + len(taken)
-            flat[offsets[number - 1] : offsets[number]] = taken
-    if number != len(frames):
-        faults.insert(0, f"{path.name}: {number} lines for {len(frames)} rows of the manifest. {AGAIN}")
+    hop_of(rate_hz, path)
+    try:
+        file = open_labels(path)
+    except OSError as error:
+        cure = "Make the targets of this split, or name another."
+        raise TargetError(path, [f"no such file, or unreadable: {error.strerror}. {cure}"]) from error
+    faults = []
+    if len(file) != len(sizes):
+        faults.append(f"{path.name}: {len(file)} lines for {len(sizes)} rows of the manifest. {AGAIN}")
+    lengths = file.wrong_lengths(np.asarray(sizes), rate_hz, window_samples, slack=1)
+    faults += [f"{path.name} line {line}: {wrong} {AGAIN}" for line, _, wrong in lengths]
+    numbers = np.array([_number(symbol, clusters) for symbol in file.symbols], dtype=np.int32)
+    for line, unknown in file.lines_with(numbers < 0):
+        listed = ", ".join(sorted(unknown, key=lambda word: (len(word), word))[:5])
+        listed += ", …" if len(unknown) > 5 else ""
+        got = f"unknown labels {listed}; the dictionary has 0 to {clusters - 1}"
+        cure = f"Take the {DICTIONARY} that was written with these labels, or label again."
+        faults.append(f"{path.name} line {line}: {got}. {cure}")
+    if not file.whole:
+        faults.append(f"{path.name} line {len(file)}: cut off, with no line end. {AGAIN}")
     if faults:
         raise TargetError(path, faults)
-    return Labels(flat[: offsets[-1]], offsets, rate_hz / step, clusters)
+    return Labels(file, numbers, step, rate_hz / step, clusters)
 
 
-def parse_line(line: bytes, clusters: int, place: str) -> tuple[np.ndarray, str]:
-    """The labels of one line of a .km, and what is wrong with it, "" if nothing is."""
-    if not line.endswith(b"\n"):
-        return np.zeros(0, dtype=np.int64), f"{place}: cut off, with no line end. {AGAIN}"
-    words = line.split()
-    labels = np.zeros(0, dtype=np.int64)
-    try:
-        labels = np.array(words, dtype=np.int64) if words else labels
-        unknown = [str(label) for label in np.unique(labels[(labels < 0) | (labels >= clusters)])]
-    except (ValueError, OverflowError):
-        odd = {word.decode(errors="replace") for word in words if not word.isdigit() or len(word) > 9}
-        unknown = sorted(odd)
-    if not unknown:
-        return labels, ""
-    listed = ", ".join(unknown[:5]) + (", …" if len(unknown) > 5 else "")
-    cure = f"Take the {DICTIONARY} that was written with these labels, or label again."
-    return labels, f"{place}: unknown labels {listed}; the dictionary has 0 to {clusters - 1}. {cure}"
+def _number(symbol: str, clusters: int) -> int:
+    """The cluster that a symbol names, -1 if none."""
+    known = symbol.isascii() and symbol.isdigit() and len(symbol) < 10 and int(symbol) < clusters
+    return int(symbol) if known else -1
 
 
 def label_step(path: Path, rate_hz: float, wanted_rate_hz: float | None, subsample: bool) -> int:

@@ -3,6 +3,7 @@
 - `{split}_{rank}_{nshard}.npy`: (rows, D) features of a shard's utterances, one after the other;
 - `{split}_{rank}_{nshard}.len`: the frames of each utterance, one a line;
 - `{split}_{rank}_{nshard}.km` and, merged, `{split}.km`: one utterance a line, labels separated by spaces;
+- `{split}.km.bin`: the merged ones again, for mapping into memory (see label_files);
 - `dict.km.txt`: `<label> 1` a line, which is what fairseq's `Dictionary` reads.
 
 Rows are in the order of `{split}.tsv`. Source: fairseq's examples/hubert/simple_kmeans.
@@ -20,6 +21,7 @@ from typing import IO, Any
 import numpy as np
 
 from fairseq_mtssl.errors import ConfigError, TargetError
+from fairseq_mtssl.label_files import binary_path, write_binary
 
 DICTIONARY = "dict.km.txt"
 _HEADER_BYTES = 128
@@ -234,7 +236,7 @@ def label_line_faults(path: Path, line: bytes, number: int, frames: int, cluster
 def merge_labels(
     parts: Path, out: Path, split: str, nshard: int, frames: Sequence[int] | np.ndarray, clusters: int
 ) -> np.ndarray:
-    """Join the shards of a split's labels into `{out}/{split}.km`, every line verified on the way.
+    """Join the shards of a split's labels into `{out}/{split}.km`, every line verified, and `.km.bin`.
 
     frames: (N,) labels that each line must hold. Returns: (clusters,) int64, how often each label occurs.
     Raises: TargetError naming each missing shard, wrong line count, wrong label count and unknown label; then
@@ -256,6 +258,9 @@ def merge_labels(
                 raise TargetError(parts, faults)
     if faults:
         raise TargetError(parts, faults)
+    km = out / f"{split}.km"
+    with replacing(binary_path(km)) as file:
+        write_binary(km, file)
     return counts
 
 

@@ -1,15 +1,51 @@
-"""What all tasks here have in common: no row of a split is left out."""
+"""What all tasks here have in common: no row of a split is left out, and the wait for data is logged."""
 
-from typing import Any
+import time
+from typing import Any, Optional
 
+from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 
 
 class EveryRowTask(FairseqTask):
     """With required_batch_size_multiple above 1 (8, unless fairseq-validate is told otherwise) fairseq drops
     a last batch that is no multiple of it, and says nothing. Here batches have any size.
+
+    Logs data_wait: the share of the training time, 0 to 1, in which this process had no batch to work on,
+    from the end of an update to the first batch of the next. Validation, and a checkpoint written after it,
+    are no part of either. Read off the host's clock; nothing waits for the device.
     """
+
+    _batch_asked: Optional[float] = None  # when the next update's batches were asked for
+    _batch_came: Optional[float] = None  # when the first of them was there
+    _batch_wait_s = 0.0  # between the two
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's, with required_batch_size_multiple=1; its callers give that option by name."""
         return super().get_batch_iterator(dataset, *args, **{**kwargs, "required_batch_size_multiple": 1})
+
+    def begin_epoch(self, epoch: int, model: Any) -> None:
+        super().begin_epoch(epoch, model)
+        self._batch_asked = time.perf_counter()
+
+    def begin_valid_epoch(self, epoch: int, model: Any) -> None:
+        super().begin_valid_epoch(epoch, model)
+        self._batch_asked = None
+
+    def train_step(self, *args: Any, **kwargs: Any) -> Any:
+        """As fairseq's: forward and backward of one of an update's batches."""
+        if self._batch_asked is not None:
+            self._batch_came = time.perf_counter()
+            self._batch_wait_s, self._batch_asked = self._batch_came - self._batch_asked, None
+        return super().train_step(*args, **kwargs)
+
+    def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
+        """The criterion's means, and at the end of an update data_wait."""
+        super().reduce_metrics(logging_outputs, criterion)
+        if not criterion.training:
+            return
+        self._batch_asked = time.perf_counter()
+        if self._batch_came is not None:
+            seconds = self._batch_wait_s + self._batch_asked - self._batch_came
+            metrics.log_scalar("data_wait", self._batch_wait_s / seconds, weight=seconds, round=3)
+            self._batch_came = None

@@ -135,7 +135,7 @@ def test_batches_and_sampling_are_chosen(data: Path, checkpoint: Path, tmp_path:
         (("--features", "mfcc", "--max-x-speakers", "-1"), "--max-x-speakers: got -1"),
         (("--checkpoint", "x", "--layer", "0"), "wanted all, or numbers from 1"),
         (("--checkpoint", "x", "--layer", "2,2"), "each once"),
-        (("--features", "nothing"), "wanted mfcc, or CHECKPOINT:LAYER"),
+        (("--features", "nothing"), "wanted mfcc, mfcc-cmn"),
         (("--checkpoint", "nothing"), "no such file"),
         (("--features", "mfcc", "--split", "train"), "valid_7: 4 items, but"),
     ],

@@ -28,6 +28,8 @@ POINTS = [
     "after:train_2_3.km",
     "before:train.km",
     "after:train.km",
+    "before:train.km.bin",
+    "after:train.km.bin",
     "after:valid_0_2.km",
     "after:valid.km",
     "after:dict.km.txt",
@@ -75,7 +77,8 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_everything_that_training_needs_is_there_and_fits(data: Path, tmp_path: Path, capsys) -> None:
     assert make(data, tmp_path / "t") == 0
-    names = ["codebook.json", "codebook.npy", "dict.km.txt", "targets.json", "train.km", "valid.km"]
+    labels = ["train.km", "train.km.bin", "valid.km", "valid.km.bin"]
+    names = ["codebook.json", "codebook.npy", "dict.km.txt", "targets.json", *labels]
     assert sorted(contents(tmp_path / "t")) == names
     printed = capsys.readouterr().out
     assert "train: 10 utterances" in printed and "valid: 6 utterances" in printed
@@ -147,7 +150,7 @@ def test_a_missing_shard_is_refused_with_its_command(data: Path, made: Path, tmp
         (("--fit-split", "dev"), "'dev' is not among the splits (train, valid)"),
         (("--splits", "train,dev"), "dev.tsv"),
         (("--features", "none.pt:3"), "none.pt: no such file"),
-        (("--features", "none.pt"), "wanted mfcc, or CHECKPOINT:LAYER"),
+        (("--features", "none.pt"), "wanted mfcc, mfcc-cmn"),
         (("--shard-minutes", "0"), "wanted more than 0"),
     ],
 )

@@ -239,7 +239,7 @@ def test_two_label_sets_at_two_rates_and_layers_train_together(
     state = weights(out / "checkpoint_last.pt")
     assert state["ssl_head.label_heads.0.label_embs_concat"].shape[0] == 10
     assert state["ssl_head.label_heads.1.label_embs_concat"].shape[0] == 13
-    assert {"acc_off_0", "acc_off_1"} <= meters(out, "train")
+    assert {"acc_off_0", "acc_off_1", "data_wait"} <= meters(out, "train")
 
 
 def test_labels_of_another_rate_are_refused_before_training(

@@ -18,10 +18,11 @@ DOORS: dict[str, set[str]] = {
     "errors": set(),
     "frames": BASE,
     "schedule": BASE,
+    "label_files": BASE | {"frames"},
     "modules": PURE,
-    "targets": PURE | {"modules"},
+    "targets": PURE | {"modules", "label_files"},
     "models": PURE | {"modules", "targets"},
-    "data": BASE | {"frames"},
+    "data": BASE | {"frames", "label_files"},
     "criterions": BASE | {"schedule", "evaluation"},
     "tasks": PURE | {"data", "checkpoints", "evaluation"},
     "checkpoints": BASE,
@@ -33,7 +34,7 @@ DOORS: dict[str, set[str]] = {
     "config": set(),
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
-KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "evaluation", "decoding", "report")
+KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "label_files", "evaluation", "decoding", "report")
 READS_NO_CONFIG = (*KNOWS_NO_FAIRSEQ, "modules", "targets", "data")
 CONFIG_LIBRARIES = ("omegaconf", "hydra", "fairseq.dataclass")
 OUTSIDE = ("manifests", "examples", "tests", "hydra_plugins")  # nobody in the package imports these

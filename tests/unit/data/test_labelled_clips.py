@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.labels import FrameLabels
@@ -33,7 +34,8 @@ def numbered(manifest: AudioManifest, per_frame: int = 1) -> FrameLabels:
     """The label of an utterance's n-th place is n + 10."""
     counts = [per_frame * ((size - WINDOW) // HOP + 1) for size in manifest.sizes]
     ends = np.concatenate([[0], np.cumsum(counts)])
-    return FrameLabels(np.concatenate([np.arange(count) + 10 for count in counts]), ends, float(per_frame))
+    values = np.concatenate([np.arange(count) for count in counts])
+    return FrameLabels(values, ends, np.arange(max(counts)) + 10, float(per_frame))
 
 
 def dataset(manifest: AudioManifest, training: bool = True, **changes: object) -> LabelledClipDataset:
@@ -114,6 +116,19 @@ def test_the_file_that_ends_before_its_crop_is_skipped_and_named(
     assert clips[1]["clip"] is None
     assert "1.wav: gives 0 samples from sample" in caplog.text
     assert clips.collater([clips[1]]) == {}
+
+
+def test_a_data_worker_computes_in_one_thread_whatever_its_parent_has(manifest: AudioManifest) -> None:
+    def threads(_: object) -> int:
+        return torch.get_num_threads()
+
+    parent = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        loader = torch.utils.data.DataLoader(dataset(manifest), num_workers=1, collate_fn=threads)
+        assert set(loader) == {1} and threads(None) == 3
+    finally:
+        torch.set_num_threads(parent)
 
 
 def test_training_keeps_like_lengths_together_in_another_order_each_epoch() -> None:

@@ -86,11 +86,30 @@ def test_every_fault_is_told_with_line_numbers_counts_and_cure(tmp_path: Path) -
     with pytest.raises(ManifestError) as error:
         read(folder, manifest_of(16_000, 238_720, 16_000, 1_040))
     text = str(error.value)
+    assert (folder / "train.km.bin").exists()
+    with pytest.raises(ManifestError) as mapped:
+        read(folder, manifest_of(16_000, 238_720, 16_000, 1_040))
+    assert str(mapped.value) == text
     assert "train.km: 3 faults" in text
     assert "line 2: 738 labels for 745 frames (238720 samples at 50 Hz); they may differ by 1." in text
     assert "line 3: 98 labels for 49 frames" in text and "They would fit 100 Hz: is rate_hz" in text
     assert "line 4: label '9' is not in dict.km.txt" in text
     assert "Make the labels again" in text
+
+
+def test_a_dictionary_in_another_order_gives_its_own_indices_from_the_same_files(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, line(49))
+    assert read(folder, manifest_of(16_000)).frames(0, 0, 4).tolist() == [4, 5, 6, 7]
+    (folder / "dict.km.txt").write_text("3 1\n2 1\n1 1\n0 1\n")
+    assert read(folder, manifest_of(16_000)).frames(0, 0, 4).tolist() == [7, 6, 5, 4]
+
+
+def test_labels_are_mapped_not_held(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, line(49))
+    values = read(folder, manifest_of(16_000)).values
+    while isinstance(values.base, np.ndarray):
+        values = values.base
+    assert isinstance(values, np.memmap)
 
 
 def test_a_special_symbol_is_no_label(tmp_path: Path) -> None:
