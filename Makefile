@@ -3,7 +3,7 @@
 # make help    all targets and their settings
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-mt4ssl spoken-digits test lint clean distclean
+.PHONY: help setup demo demo-mt4ssl spoken-digits schedules test lint clean distclean
 SHELL := /bin/bash
 
 VENV ?= .venv
@@ -15,6 +15,9 @@ OUT ?=
 FRESH ?=
 RECORDINGS ?=
 TEST_SPEAKERS ?=
+DATA ?=
+UPDATES ?=
+SEEDS ?=
 
 # OpenMP threads that wait by spinning slow each other down many times over as soon as a core is shared.
 export GOMP_SPINCOUNT ?= 100
@@ -23,6 +26,8 @@ help:
 	@echo 'make demo           [OUT=runs/demo] [FRESH=1]   train, evaluate and picture (W2V2, VGS) and VGS; no download'
 	@echo 'make demo-mt4ssl    [OUT=runs/mt4ssl] [FRESH=1] labels, MT4SSL, CTC fine-tuning, decoding; no download'
 	@echo 'make spoken-digits  RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits] [FRESH=1]   the same on real speech'
+	@echo 'make schedules      [SEEDS=1,2,3] [UPDATES=N] [DATA=DIR] [OUT=runs/schedules] [FRESH=1] [ARGS=…]'
+	@echo '                    the nine schedules of the paper: Tables I and II, Figures 2 and 3; no download'
 	@echo 'make test           [ARGS="-k retrieval"]       all tests'
 	@echo 'make lint           ruff and mypy'
 	@echo 'make setup          only $(VENV); PYTHON=python3.12 and TORCH=… choose its interpreter and its torch'
@@ -81,6 +86,11 @@ spoken-digits: $(VENV)/.installed
 		'{digit}_{speaker}_{take}.wav files (Free Spoken Digit Dataset, folder recordings/)' >&2; exit 1; }
 	$(BIN)/python examples/spoken_digits/run.py --recordings '$(RECORDINGS)' --out '$(or $(OUT),runs/digits)' \
 		$(if $(TEST_SPEAKERS),--test-speakers '$(TEST_SPEAKERS)') $(if $(FRESH),--fresh)
+
+schedules: $(VENV)/.installed
+	PYTHON='$(BIN)/python' bash examples/schedules/run.sh --out '$(or $(OUT),runs/schedules)' \
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(UPDATES),--updates '$(UPDATES)') \
+		$(if $(DATA),--data '$(DATA)') $(if $(FRESH),--fresh) $(ARGS)
 
 # --- developing --------------------------------------------------------------------------------------------
 

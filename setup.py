@@ -74,7 +74,7 @@ setup(
         # a namespace shared with the plugins of other packages: hydra_plugins has no __init__.py
         *find_namespace_packages(include=["hydra_plugins.*"]),
     ],
-    package_data={"fairseq_mtssl.config": ["*.yaml"]},
+    package_data={"fairseq_mtssl.config": ["*.yaml"], "fairseq_mtssl.report": ["*.css", "*.js"]},
     entry_points={"console_scripts": ["mtssl = fairseq_mtssl.cli.main:main"]},
     zip_safe=False,
 )

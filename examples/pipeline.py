@@ -15,9 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import torch
@@ -105,6 +106,38 @@ class Pipeline:
             run.result()
         self._wall += max(self.seconds[stage.name] for stage in together)
 
+    def run_queue(self, stages: Sequence[Stage], at_once: int) -> None:
+        """Do stages that are not done, so many at the same time, in this order; each has one core.
+
+        Where a GPU is found they are done one after the other with all cores, as with one at once. When one
+        fails or all are interrupted, those under way are run to their ends and no other is begun.
+        Raises: as `run`, for the first in the order that failed.
+        """
+        self.commands += [stage.line for stage in stages]
+        at_once = 1 if torch.cuda.is_available() else max(1, min(at_once, len(stages)))
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"} if at_once > 1 else None
+        free: SimpleQueue[int] = SimpleQueue()
+        for position in range(at_once):
+            free.put(position)
+
+        def work(stage: Stage) -> None:
+            position = free.get()
+            try:
+                self._run(stage, environment, position)
+            finally:
+                free.put(position)
+
+        with ThreadPoolExecutor(at_once) as pool:
+            runs = [pool.submit(work, stage) for stage in stages]
+            try:
+                wait(runs, return_when=FIRST_EXCEPTION)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        for run in runs:
+            if not run.cancelled():
+                run.result()
+        self._wall += clock_seconds([self.seconds[stage.name] for stage in stages], at_once)
+
     def _run(self, stage: Stage, environment: Mapping[str, str] | None = None, position: int = 0) -> None:
         record = self._read(stage)
         fingerprint = stage.fingerprint  # once: a recipe may be edited while it trains
@@ -112,13 +145,13 @@ class Pipeline:
         same = same and not self._redone.intersection(stage.needs)
         if same and record.get("finished") and not _missing(stage):
             self.seconds[stage.name] = record["seconds"]
-            print(f"— {stage.name}: done before ({record['seconds']:.0f} s)\n  {stage.line}", flush=True)
+            _say(f"— {stage.name}: done before ({record['seconds']:.0f} s)\n  {stage.line}")
             return
         self._redone.add(stage.name)
         before = float(record.get("seconds", 0.0)) if same else 0.0
         if not same:
             self._clear(stage, made_here=bool(record))
-        print(f"\n— {stage.name}{', going on' if same else ''}\n$ {stage.line}", flush=True)
+        _say(f"\n— {stage.name}{', going on' if same else ''}\n$ {stage.line}")
         start = time.monotonic()
         try:
             self._write(stage, fingerprint, False, before)
@@ -127,7 +160,7 @@ class Pipeline:
             self.seconds[stage.name] = round(before + time.monotonic() - start, 1)
             self._write(stage, fingerprint, False, self.seconds[stage.name])
         self._write(stage, fingerprint, True, self.seconds[stage.name])
-        print(f"  {stage.name}: {self.seconds[stage.name]:.0f} s", flush=True)
+        _say(f"  {stage.name}: {self.seconds[stage.name]:.0f} s")
 
     def total_seconds(self) -> dict[str, float]:
         """Seconds by stage and, under `total`, by the clock; with what was spent before an interruption."""
@@ -173,6 +206,15 @@ class Pipeline:
         self._path(stage).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
+def clock_seconds(seconds: Sequence[float], at_once: int) -> float:
+    """How long jobs take by the clock, so many at the same time, each begun as soon as one before it ends."""
+    ends = [0.0] * at_once
+    for each in seconds:
+        earliest = ends.index(min(ends))
+        ends[earliest] += each
+    return max(ends)
+
+
 def run_example(main: Callable[[], None]) -> int:
     """Run an example's main; a fault of the user's, or an interruption, ends it without a traceback."""
     try:
@@ -184,6 +226,11 @@ def run_example(main: Callable[[], None]) -> int:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
     return 0
+
+
+def _say(text: str) -> None:
+    """Print in one piece, line end included, so that stages side by side do not write into each other."""
+    print(f"{text}\n", end="", flush=True)
 
 
 def _missing(stage: Stage) -> list[Path]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from examples.stages import title
 from fairseq_mtssl.report.page import Section, Table, write_page
+from fairseq_mtssl.report.versions import versions as versions  # what the examples' results.json has, too
 
-PACKAGES = ("fairseq-mtssl", "fairseq-fixed", "torch", "numpy", "hydra-core", "omegaconf", "espeakng-loader")
 DIRECTIONS = {"speech_to_image": "s→i", "image_to_speech": "i→s"}
 MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "median"}
 
@@ -25,17 +23,6 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Indented JSON."""
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def versions() -> dict[str, str]:
-    """What ran: Python, the machine, and the packages that decide numbers."""
-    found = {"python": platform.python_version(), "machine": platform.platform()}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def retrieval_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:

@@ -42,9 +42,19 @@ def training_stage(
     )
 
 
-def retrieval_stage(run: Stage, data: Path, out: Path, relevance: str, gallery: Path | None = None) -> Stage:
-    """Retrieval of a run's best checkpoint on the test split, as JSON; gallery: a PNG of answers."""
-    folder = out / "evaluation" / run.name
+def retrieval_stage(
+    run: Stage,
+    data: Path,
+    out: Path,
+    relevance: str,
+    gallery: Path | None = None,
+    folder: Path | None = None,
+) -> Stage:
+    """Retrieval of a run's first product, its best checkpoint, on the test split, as JSON.
+
+    gallery: a PNG of answers. folder: of what is written, by default out/evaluation/ and the run's name.
+    """
+    folder = folder or out / "evaluation" / run.name
     command = ["mtssl", "evaluate-retrieval", "--checkpoint", str(run.products[0]), "--data", str(data)]
     command += ["--split", "test", "--relevance", relevance, "--json", str(folder / "retrieval.json")]
     products = [folder / "retrieval.json"]
@@ -52,6 +62,28 @@ def retrieval_stage(run: Stage, data: Path, out: Path, relevance: str, gallery: 
         command += ["--gallery", str(gallery)]
         products.append(gallery)
     return Stage(f"evaluate {run.name}", command, folder, products, needs=("data", run.name))
+
+
+def abx_stage(
+    run: Stage, checkpoint: Path, updates: int, item: Path, data: Path, options: Sequence[str] = ()
+) -> Stage:
+    """ABX of every layer of one of a run's checkpoints, as JSON in the run's folder.
+
+    updates: done when it was saved. options: further ones of `mtssl evaluate-abx`.
+    """
+    folder = run.folder / "evaluation" / f"abx_{updates}"
+    product = folder / f"abx_{updates}.json"
+    command = ["mtssl", "evaluate-abx", "--checkpoint", str(checkpoint), "--data", str(data)]
+    command += ["--item", str(item), *options, "--json", str(product)]
+    return Stage(f"abx {run.name} {updates}", command, folder, [product], needs=("items", run.name))
+
+
+def items_stage(data: Path, split: str, out: Path) -> Stage:
+    """`manifests/aligned_phones.py` writes {split}.item from {split}.phones.tsv, both in the data folder."""
+    command = ["python", _from_here(ROOT / "manifests" / "aligned_phones.py"), "--data", str(data)]
+    command += ["--splits", split, "--alignment", str(data / f"{split}.phones.tsv")]
+    # the folder is empty: what is written lies among the data
+    return Stage("items", command, out / "items", [data / f"{split}.item"], needs=("data",))
 
 
 def curves_stage(

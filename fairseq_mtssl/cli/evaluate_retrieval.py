@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,12 +99,7 @@ def gallery(encoded: EncodedSplit, out: str | Path, relevance: str, rows: int, s
 
     manifest, images = encoded.manifest, encoded.manifest.unique_image_ids
     caption_group, image_group = relevance_groups(manifest.image_ids, manifest.labels, images, relevance)
-    first_captions = list(
-        dict(zip(reversed(manifest.image_ids), reversed(range(len(manifest))), strict=True)).values()
-    )
-    first_captions.sort()
-    count = min(rows, len(first_captions))
-    picked = [first_captions[i * len(first_captions) // count] for i in range(count)]
+    picked = equally_spaced(list(manifest.first_rows.values()), rows)
     best, _ = top_candidates(encoded.speech[torch.tensor(picked)], encoded.image, TOP)
     drawn = [
         GalleryRow(
@@ -115,3 +111,9 @@ def gallery(encoded: EncodedSplit, out: str | Path, relevance: str, rows: int, s
         for caption, ranked in zip(picked, best.tolist(), strict=True)
     ]
     return draw_gallery(drawn, out, title=f"split {split}: the {best.shape[1]} best of {len(images)} images")
+
+
+def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
+    """So many of the rows, or all where there are fewer, at equal distances: chosen whatever they score."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""`mtssl report`: the training curves of one or more runs as a picture."""
+"""`mtssl report`: the training curves of runs as a picture, or all about one run as a page."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fairseq_mtssl.cli import report_page, report_paper
 from fairseq_mtssl.cli.options import prepare_output
 from fairseq_mtssl.errors import ConfigError
 
 if TYPE_CHECKING:
     from fairseq_mtssl.report.training_log import TrainingLog
 
-HELP = "draw the losses of runs by update, with the phases, from their JSON logs"
+HELP = "draw the losses of runs by update, or write all about one run as a page that can be heard and seen"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,23 +30,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="UPDATE:NAME",
         help="mark that a phase starts at an update; repeat. By default read from the log of a single run",
     )
+    parser.add_argument("--paper", metavar="DIR", help=report_paper.HELP)
+    report_page.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Read the logs, draw."""
+    report_page.check(args)
+    if args.paper:
+        return report_paper.run(args)
     from fairseq_mtssl.report.curves import draw_curves
     from fairseq_mtssl.report.training_log import phase_starts
 
     phases = [parse_phase(text) for text in args.phase]
     logs = read_runs(args.runs)
     first = next(iter(logs.values()))
-    out = prepare_output(args.out or first.path.parent / "curves.png")
     if not phases and len(logs) == 1:
         phases = phase_starts(first)
-    draw_curves(logs, out, phases)
     for name, log in logs.items():
         if log.broken:
             print(f"{name}: left out {log.broken} broken lines of {log.path}", file=sys.stderr)
+    if args.html is not None:
+        return report_page.run(args, *name_and_path(args.runs[0]), first, phases)
+    out = prepare_output(args.out or first.path.parent / "curves.png")
+    draw_curves(logs, out, phases)
     print(f"wrote {out}")
     return 0
 
@@ -56,8 +64,7 @@ def read_runs(runs: list[str]) -> dict[str, TrainingLog]:
 
     logs: dict[str, TrainingLog] = {}
     for text in runs:
-        # the first "=": folders of sweeps have one in their names, too
-        name, _, path = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
+        name, path = name_and_path(text)
         log = read_training_log(path)
         name = name or log.path.resolve().parent.name
         if name in logs:
@@ -66,6 +73,13 @@ def read_runs(runs: list[str]) -> dict[str, TrainingLog]:
             raise ConfigError("runs", [f"{text!r} is given twice; give each run once, or as NAME=RUN"])
         logs[name] = log
     return logs
+
+
+def name_and_path(text: str) -> tuple[str, Path]:
+    """`NAME=RUN` -> (NAME, RUN), `RUN` -> ("", RUN)."""
+    # the first "=": folders of sweeps have one in their names, too
+    name, _, path = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
+    return name, Path(path)
 
 
 def parse_phase(text: str) -> tuple[int, str]:

@@ -34,3 +34,11 @@ def save_png(figure: Figure, out: str | Path, dots_per_inch: int = 120) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="png", dpi=dots_per_inch)
     return out
+
+
+def save_svg(figure: Figure, out: str | Path) -> Path:
+    """Write the figure as SVG, without the date it was drawn on, making its folder; returns the path."""
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, format="svg", metadata={"Date": None})
+    return out

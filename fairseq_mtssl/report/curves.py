@@ -16,6 +16,7 @@ from fairseq_mtssl.report.training_log import TrainingLog
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 LOSSES = (
     ("loss_vgs", "L_AV (nats)"),
@@ -42,14 +43,18 @@ def draw_curves(
     out: str | Path,
     phases: Sequence[tuple[int, str]] = (),
 ) -> Path:
-    """Draw the losses of one or more runs into a PNG.
+    """Draw `curves_figure` into a PNG; returns out."""
+    return save_png(curves_figure(runs, phases), out)
+
+
+def curves_figure(runs: Mapping[str, TrainingLog], phases: Sequence[tuple[int, str]] = ()) -> Figure:
+    """The losses of one or more runs.
 
     runs: legend name -> log. The losses are the keys `loss_vgs`, `loss_ssl`, `loss_off` and `loss_on` of the
         training lines (`loss` of runs with none of these), on a log scale; where a branch is off, its line
         breaks. A last panel shows, in percent, the validation keys of recall at 10, or of masked-prediction
         accuracy, or of error rates: the first of these kinds that there is.
     phases: (first update, name) of each phase, in order; a line marks every start after update 0.
-    Returns: out.
     Raises: TrainingLogError when no run logged a loss; MissingExtraError without matplotlib.
     """
     panels = _logged(runs, LOSSES) or _logged(runs, [PLAIN_LOSS])
@@ -80,7 +85,7 @@ def draw_curves(
     handles, names = axes[0].get_legend_handles_labels()
     if len(runs) > 1:
         figure.legend(handles, names, loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
-    return save_png(figure, out)
+    return figure
 
 
 def _logged(runs: Mapping[str, TrainingLog], losses: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -106,10 +111,17 @@ def _draw_loss(axis: Axes, runs: Mapping[str, TrainingLog], key: str, name: str)
         # a log axis has no place for 0, which is what a switched-off branch may log
         shown = [value if value > 0 else math.nan for value in values]
         axis.plot(updates, shown, color=COLOURS[i % len(COLOURS)], label=run, **_stroke(shown))
+
+    class Plain(ticker.LogFormatter):
+        """0.3 where matplotlib would say 3e-01."""
+
+        def __call__(self, x: float, pos: int | None = None) -> str:
+            return f"{x:g}" if super().__call__(x, pos) else ""
+
     axis.set_yscale("log")
     # plain numbers instead of powers of ten; between them only where a decade or less is in view
-    axis.yaxis.set_major_formatter(ticker.LogFormatter())
-    axis.yaxis.set_minor_formatter(ticker.LogFormatter(labelOnlyBase=False))
+    axis.yaxis.set_major_formatter(Plain())
+    axis.yaxis.set_minor_formatter(Plain(labelOnlyBase=False))
     axis.tick_params(axis="y", which="minor", labelsize=7)
     axis.set_ylabel(name)
 

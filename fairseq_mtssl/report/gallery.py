@@ -6,13 +6,14 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fairseq_mtssl.errors import ImageError, RetrievalError
 from fairseq_mtssl.report.canvas import HIT, MISS, new_figure, save_png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from PIL import Image
 
 THUMBNAIL_PX = 160
 CELL_IN = 1.15
@@ -71,7 +72,7 @@ def _show(axis: Axes, path: Path, colour: str, mark: str) -> None:
     axis.set_axis_on()
     axis.set_xticks([])
     axis.set_yticks([])
-    axis.imshow(_thumbnail(path), interpolation="nearest")
+    axis.imshow(thumbnail(path), interpolation="nearest")
     for side in axis.spines.values():
         side.set_color(colour)
         side.set_linewidth(4 if mark else 1)
@@ -89,14 +90,17 @@ def _show(axis: Axes, path: Path, colour: str, mark: str) -> None:
         )
 
 
-def _thumbnail(path: Path) -> Any:
-    """The centred square of the image, as the encoders see it, as RGB; small ones keep their pixels."""
-    from PIL import Image, ImageOps  # comes with matplotlib
+def thumbnail(path: Path, side_px: int = THUMBNAIL_PX) -> Image.Image:
+    """The centred square of the image, as the encoders see it, as RGB; small ones keep their pixels.
+
+    Raises: ImageError.
+    """
+    from PIL import Image, ImageOps
 
     try:
         with Image.open(path) as image:
             picture = ImageOps.exif_transpose(image).convert("RGB")
     except (OSError, ValueError, SyntaxError) as error:
         raise ImageError(path, f"cannot be read for the gallery ({error})", "Check the file.") from error
-    side = min(*picture.size, THUMBNAIL_PX)
+    side = min(*picture.size, side_px)
     return ImageOps.fit(picture, (side, side))

@@ -15,7 +15,8 @@ from fairseq_mtssl.cli import options, user_dir
 from fairseq_mtssl.errors import ConfigError, MtsslError
 
 CLI = Path(cli.__file__).parent
-QUICK = {"fairseq_mtssl.errors", "fairseq_mtssl.cli.options", "fairseq_mtssl.cli.target_options"}
+SHARED = ("options", "target_options", "report_page", "report_paper")  # what subcommands import
+QUICK = {"fairseq_mtssl.errors", *(f"fairseq_mtssl.cli.{stem}" for stem in SHARED)}
 
 
 def test_user_dir_prints_the_package_folder_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -85,7 +86,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["user-dir"])
 
 
-@pytest.mark.parametrize("stem", ["main", "options", "target_options", *cli.COMMANDS.values()])
+@pytest.mark.parametrize("stem", ["main", *SHARED, *cli.COMMANDS.values()])
 def test_subcommands_import_nothing_slow_before_they_run(stem: str) -> None:
     tree = ast.parse((CLI / f"{stem}.py").read_text(encoding="utf-8"))
     modules = set()
@@ -93,7 +94,9 @@ def test_subcommands_import_nothing_slow_before_they_run(stem: str) -> None:
         if isinstance(node, ast.Import):
             modules |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            modules.add(node.module or "")
+            package = node.module or ""
+            siblings = {f"{package}.{alias.name}" for alias in node.names}
+            modules |= siblings if package == "fairseq_mtssl.cli" else {package}
     assert {
         name for name in modules if name.split(".")[0] in ("fairseq_mtssl", "fairseq", "torch", "numpy")
     } <= QUICK

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 import base64
-from html.parser import HTMLParser
+import re
+from pathlib import Path
 
+import pages
 import pytest
 
 from fairseq_mtssl.errors import ImageError
-from fairseq_mtssl.report.page import Section, Table, write_page
-
-VOID = {"meta", "img", "br"}
-
-
-class Balance(HTMLParser):
-    """Notes tags that are not closed in order, and everything that is loaded from elsewhere."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.sources: list[str] = []
-
-    def handle_starttag(self, tag, attrs) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-        self.sources += [value or "" for name, value in attrs if name in ("src", "href")]
-
-    def handle_endtag(self, tag) -> None:
-        assert self.open.pop() == tag
+from fairseq_mtssl.report.page import Section, Table, asset, facts_markup, write_page
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path) -> None:
@@ -40,11 +23,9 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path) -> None:
     ]
     out = write_page("Title", sections, tmp_path / "deep" / "index.html")
     text = out.read_text(encoding="utf-8")
-    page = Balance()
-    page.feed(text)
-    assert page.open == []
+    page = pages.PageParts(text)
     encoded = base64.b64encode(picture.read_bytes()).decode()
-    assert page.sources == [f"data:image/png;base64,{encoded}"]
+    assert not page.faults and page.addresses == [f"data:image/png;base64,{encoded}"]
     assert "<td>12.0</td>" in text and "<details>" in text and "a &amp;&amp; b" in text
 
 
@@ -58,3 +39,33 @@ def test_text_is_escaped_everywhere(tmp_path) -> None:
 def test_a_missing_picture_is_named(tmp_path) -> None:
     with pytest.raises(ImageError, match=r"absent\.png"):
         write_page("t", [Section("p", picture=tmp_path / "absent.png")], tmp_path / "index.html")
+
+
+def test_a_long_page_has_contents_that_lead_to_every_section(tmp_path) -> None:
+    titles = ["Training", "ABX (a.json)", "→", "Training", "<Last>"]
+    text = write_page("t", [Section(title) for title in titles], tmp_path / "p.html").read_text("utf-8")
+    page = pages.PageParts(text)
+    assert not page.faults
+    assert page.addresses == ["#training", "#abx-a-json", "#-2", "#training-3", "#last"]
+    assert [f"#{name}" for name in page.ids] == page.addresses
+
+
+def test_a_script_runs_at_the_end_and_is_announced_at_the_beginning(tmp_path) -> None:
+    out = write_page("t", [Section("s", markup="<p>body</p>")], tmp_path / "p.html", "<p>lead</p>", "go();")
+    text = out.read_text(encoding="utf-8")
+    places = [text.index(part) for part in ('classList.add("js")', "<p>lead", "<p>body", "go();")]
+    assert places == sorted(places) and not pages.PageParts(text).faults
+
+
+def test_facts_with_nothing_to_say_are_left_out() -> None:
+    assert facts_markup([("a", "<1>"), ("b", "")]) == "<dl><dt>a</dt><dd>&lt;1&gt;</dd></dl>"
+
+
+def test_the_style_loads_nothing_and_ends_no_element() -> None:
+    for name in ("page.css", "gallery.js"):
+        assert not re.search(r"</|url\(|@import|https?:|fetch\(|import\(", asset(name))
+
+
+def test_what_the_page_needs_is_installed_with_the_package() -> None:
+    setup = (Path(__file__).parents[3] / "setup.py").read_text(encoding="utf-8")
+    assert '"fairseq_mtssl.report": ["*.css", "*.js"]' in setup

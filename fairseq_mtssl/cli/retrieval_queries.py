@@ -1,0 +1,136 @@
+"""Captions and images of a split with what they retrieve, for the report page's galleries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fairseq_mtssl.cli.evaluate_retrieval import TOP, equally_spaced
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio, to_pcm16
+from fairseq_mtssl.errors import ImageError
+from fairseq_mtssl.report.inline import PICTURE_PX, audio_uri, picture_uri
+from fairseq_mtssl.report.retrieval_gallery import Answer, Clip, Picture, Query
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fairseq_mtssl.cli.encoding import EncodedSplit
+
+MOST_IMAGES = 8  # asked with: each answer is a caption to be heard, which is what makes a page big
+
+
+@dataclass
+class Gallery:
+    """Both directions. absent: image ids on the page without a file that can be shown, and why."""
+
+    captions: list[Query]
+    images: list[Query]
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def build_gallery(
+    encoded: EncodedSplit, relevance: str, count: int, max_samples: int | None = None
+) -> Gallery:
+    """Ask with captions at equal distances through the split, whatever they score, and with their images.
+
+    relevance: image or label, what makes an answer right. count: captions, each of another image; at most
+    MOST_IMAGES of their images are asked with. max_samples: of a clip, what the model has heard of it.
+    Raises: AudioError for a caption that cannot be read.
+    """
+    from fairseq_mtssl.evaluation.relevance import relevance_groups
+
+    manifest, image_ids = encoded.manifest, encoded.manifest.unique_image_ids
+    groups = relevance_groups(manifest.image_ids, manifest.labels, image_ids, relevance)
+    items = _Items(encoded, max_samples)
+    rows = equally_spaced(list(manifest.first_rows.values()), count)
+    place = {image_id: row for row, image_id in enumerate(image_ids)}
+    images = [place[manifest.image_ids[row]] for row in equally_spaced(rows, MOST_IMAGES)]
+    captions = []
+    for row, found in zip(rows, _ask(encoded.speech, encoded.image, *groups, rows), strict=True):
+        answers = [Answer(items.picture(image_ids[i]), score, right) for i, score, right in found.best]
+        own = items.picture(manifest.image_ids[row])
+        captions.append(Query(items.clip(row), answers, found.rank, found.score, len(image_ids), own))
+    asked = []
+    for row, found in zip(images, _ask(encoded.image, encoded.speech, *groups[::-1], images), strict=True):
+        answers = [Answer(items.clip(i), score, right) for i, score, right in found.best]
+        asked.append(Query(items.picture(image_ids[row]), answers, found.rank, found.score, len(manifest)))
+    return Gallery(captions, asked, items.absent)
+
+
+@dataclass(frozen=True)
+class _Found:
+    """best: (candidate, score, right), best first. rank and score: of the best right one."""
+
+    best: list[tuple[int, float, bool]]
+    rank: float | None
+    score: float | None
+
+
+def _ask(
+    queries: Tensor, candidates: Tensor, query_group: np.ndarray, candidate_group: np.ndarray, rows: list[int]
+) -> list[_Found]:
+    """What these rows of the queries find among all candidates."""
+    import torch
+
+    from fairseq_mtssl.evaluation.ranking import exact_scale, expected_rank, tie_counts, top_candidates
+
+    asked, groups = queries[torch.tensor(rows)], torch.from_numpy(query_group[rows])
+    order, scores = top_candidates(asked, candidates, TOP)
+    # (Q, D) and (C, D) -> (4, Q); both scaled by powers of two, which changes no rank
+    counts = tie_counts(
+        exact_scale(asked, "query"),
+        exact_scale(candidates, "candidate"),
+        groups,
+        torch.from_numpy(candidate_group),
+    ).numpy()
+    found = []
+    for query, (best, scored) in enumerate(zip(order.tolist(), scores.tolist(), strict=True)):
+        right = candidate_group == query_group[rows[query]]
+        shown = [(i, score, bool(right[i])) for i, score in zip(best, scored, strict=True)]
+        if not right.any():
+            found.append(_Found(shown, None, None))
+            continue
+        rank = expected_rank(*(counts[:3, query : query + 1]))[0]
+        relevant = candidates[torch.from_numpy(np.flatnonzero(right))].double()
+        found.append(_Found(shown, float(rank), float((relevant @ asked[query].double()).max())))
+    return found
+
+
+class _Items:
+    """Clips and pictures of a split, each read once."""
+
+    def __init__(self, encoded: EncodedSplit, max_samples: int | None) -> None:
+        self.manifest = encoded.manifest
+        self.max_samples = max_samples
+        self.absent: dict[str, str] = {}
+        self._clips: dict[int, Clip] = {}
+        self._pictures: dict[str, Picture] = {}
+
+    def clip(self, row: int) -> Clip:
+        if row not in self._clips:
+            manifest = self.manifest
+            path = manifest.audio.audio_path(row)
+            wav = read_audio(path, max_samples=self.max_samples, resample=True)
+            self._clips[row] = Clip(
+                name=manifest.caption_ids[row],
+                text=manifest.texts[row],
+                uri=audio_uri(to_pcm16(wav), SAMPLE_RATE_HZ),
+                seconds=len(wav) / SAMPLE_RATE_HZ,
+                label=manifest.labels[row],
+                speaker=manifest.speakers[row],
+            )
+        return self._clips[row]
+
+    def picture(self, image_id: str) -> Picture:
+        if image_id not in self._pictures:
+            label = self.manifest.image_label(image_id)
+            try:
+                uri, side = picture_uri(self.manifest.image_path(image_id), PICTURE_PX)
+            except ImageError as error:  # a model of region features needs none of the files
+                self.absent[image_id] = str(error)
+                self._pictures[image_id] = Picture(image_id, None, label=label)
+            else:
+                self._pictures[image_id] = Picture(image_id, uri, side, label)
+        return self._pictures[image_id]

@@ -1,0 +1,147 @@
+"""What was measured on a run, read from its folder: retrieval and ABX, with its training log.
+
+Found in the run's folder or anywhere below it are `retrieval.json` (of `mtssl evaluate-retrieval --json`, of
+the end of the run) and `abx_UPDATES.json` (of `mtssl evaluate-abx --json`, of the checkpoint after so many
+updates; `abx.json` is the end of the run).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.report.training_log import TrainingLog, read_training_log
+
+ABX_NAME = re.compile(r"abx(?:_(\d+))?\.json")
+WAYS = {"s2i": "speech_to_image", "i2s": "image_to_speech"}
+KINDS = ("within", "across")
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """recalls, chance: percent by `s2i_r1`, `s2i_r10`, `i2s_r1`, `i2s_r10`. images, captions: candidates."""
+
+    recalls: Mapping[str, float]
+    chance: Mapping[str, float]
+    images: int
+    captions: int
+
+
+@dataclass(frozen=True)
+class Abx:
+    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, only what has a number.
+
+    updates: done when it was saved. tokens: that were compared.
+    """
+
+    updates: int
+    tokens: int
+    errors: Mapping[str, Mapping[str, float]]
+
+    def best(self, kind: str) -> tuple[str, float] | None:
+        """Layer and error where the error is lowest; the first of equals; None without any."""
+        errors = self.errors[kind]
+        return min(errors.items(), key=lambda entry: entry[1]) if errors else None
+
+
+@dataclass(frozen=True)
+class MeasuredRun:
+    """One training. variant: as the paper names it. abx: in the order of their updates."""
+
+    variant: str
+    seed: str
+    folder: Path
+    log: TrainingLog
+    retrieval: Retrieval | None
+    abx: tuple[Abx, ...]
+
+    @property
+    def final_abx(self) -> Abx | None:
+        """ABX of the last checkpoint that was measured."""
+        return self.abx[-1] if self.abx else None
+
+
+def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
+    """Read a run's folder.
+
+    Raises: ConfigError if it is none, or a file in it is not what it should be; TrainingLogError without log.
+    """
+    if not folder.is_dir():
+        got = "is a file" if folder.exists() else "is not there"
+        raise ConfigError(str(folder), [f"{got}; wanted the folder of a run (its checkpoint.save_dir)"])
+    log = read_training_log(folder)
+    found = sorted(folder.rglob("retrieval.json"))
+    if len(found) > 1:
+        raise ConfigError(
+            str(folder), [f"two retrieval.json, {found[0]} and {found[1]}; keep one, of the end of the run"]
+        )
+    retrieval = _read(found[0], _retrieval, "evaluate-retrieval") if found else None
+    abx: dict[int, tuple[Path, Abx]] = {}
+    for path in sorted(folder.rglob("abx*.json")):
+        name = ABX_NAME.fullmatch(path.name)
+        if name is None:
+            continue
+        updates = int(name[1]) if name[1] else log.last_update
+        if updates in abx:
+            raise ConfigError(
+                str(folder), [f"{abx[updates][0]} and {path} are both of update {updates}; keep one"]
+            )
+        abx[updates] = path, _read(path, partial(_abx, updates), "evaluate-abx")
+    return MeasuredRun(
+        variant, seed, folder, log, retrieval, tuple(abx[updates][1] for updates in sorted(abx))
+    )
+
+
+def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
+    """Runs of each variant, one a seed. Raises: ConfigError if a seed is there twice."""
+    groups: dict[str, list[MeasuredRun]] = {}
+    faults = []
+    for run in runs:
+        same = groups.setdefault(run.variant, [])
+        twin = next((other for other in same if other.seed == run.seed), None)
+        if twin is not None:
+            faults.append(
+                f"{twin.folder} and {run.folder} are both {run.variant} with seed {run.seed}; "
+                "give one of them, or name one as NAME=RUN"
+            )
+        same.append(run)
+    if faults:
+        raise ConfigError("runs", faults)
+    return groups
+
+
+def _read(path: Path, take: Callable[[dict[str, Any]], Any], command: str) -> Any:
+    cure = f"measure it again with: mtssl {command} … --json {path}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(path), [f"cannot be read as JSON ({error}); {cure}"]) from error
+    try:
+        return take(content)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        got = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(str(path), [f"{got}; wanted what mtssl {command} --json writes; {cure}"]) from error
+
+
+def _retrieval(content: dict[str, Any]) -> Retrieval:
+    def recalls(rows: Mapping[str, Any]) -> dict[str, float]:
+        return {f"{way}_{k}": float(rows[name][k]) for way, name in WAYS.items() for k in ("r1", "r10")}
+
+    return Retrieval(
+        recalls(content), recalls(content["chance"]), int(content["images"]), int(content["captions"])
+    )
+
+
+def _abx(updates: int, content: dict[str, Any]) -> Abx:
+    scores = content["scores"]
+    errors = {
+        kind: {str(layer): float(row[kind]) for layer, row in scores.items() if row[kind] is not None}
+        for kind in KINDS
+    }
+    return Abx(updates, int(content["tokens"]), errors)

@@ -1,0 +1,90 @@
+"""Pictures, sound and drawings as text that goes inside a page."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fairseq_mtssl.report.canvas import COLOURS
+from fairseq_mtssl.report.gallery import thumbnail
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+JPEG_QUALITY = 85
+PICTURE_PX = 224  # twice what a picture takes on the page, for screens of twice the density
+TEXT, PAPER, MUTED, LINE = "currentColor", "var(--panel)", "var(--muted)", "var(--line)"
+# What matplotlib writes -> what follows the page into the dark.
+PAGE_COLOURS = {
+    "#000000": TEXT,
+    "#ffffff": PAPER,
+    **dict.fromkeys(("#333333", "#404040", "#595959"), MUTED),  # "0.2", "0.25" and "0.35" of the figures
+    **dict.fromkeys(("#b0b0b0", "#cccccc"), LINE),  # grids and frames of legends
+    **{colour.lower(): f"var(--curve-{i})" for i, colour in enumerate(COLOURS) if colour != "#000000"},
+}
+NOT_DRAWN = re.compile(r"<\?xml.*?\?>|<!DOCTYPE.*?>|<metadata>.*?</metadata>|<style.*?</style>", re.S)
+ELEMENT = re.compile(r"<[^>]*>")
+NAMES = re.compile(r'(\bid="|url\(#|href="#)')
+
+
+def data_uri(data: bytes, mime: str) -> str:
+    """Bytes as the address of what they are."""
+    return f"data:{mime};base64,{base64.b64encode(data).decode()}"
+
+
+def picture_uri(path: str | Path, side_px: int = PICTURE_PX) -> tuple[str, int]:
+    """The centred square of an image at that side, or its own where it is smaller, and its side.
+
+    It is PNG or JPEG, whichever is shorter.
+    Raises: ImageError.
+    """
+    picture = thumbnail(Path(path), side_px)
+    encoded = []
+    for mime, options in (("image/png", {"optimize": True}), ("image/jpeg", {"quality": JPEG_QUALITY})):
+        buffer = io.BytesIO()
+        picture.save(buffer, format=mime.partition("/")[2], **options)
+        encoded.append((buffer.tell(), mime, buffer.getvalue()))
+    _, mime, data = min(encoded)
+    return data_uri(data, mime), picture.width
+
+
+def audio_uri(pcm: np.ndarray, rate_hz: int) -> str:
+    """Sound as FLAC: nothing is lost, and every browser plays it. pcm: (T,) int16, T > 0."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm, rate_hz, format="FLAC", subtype="PCM_16")
+    return data_uri(buffer.getvalue(), "audio/flac")
+
+
+def inline_svg(figure: Figure, name: str, label: str) -> str:
+    """A figure as SVG for a page's body, in the page's colours and letters.
+
+    name: of letters and digits, no other drawing's of the page: ids within it begin with it.
+    label: what is seen, for those who do not see it.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
+        figure.savefig(buffer, format="svg", transparent=True)
+    text = ELEMENT.sub(lambda found: _for_page(found[0], name), NOT_DRAWN.sub("", buffer.getvalue()))
+    opening, _, rest = text.partition("<svg")[2].partition(">")
+    box = re.search(r'viewBox="[^"]*"', opening)
+    if box is None:  # what matplotlib always writes
+        raise ValueError("the drawing has no viewBox")
+    return f'<svg role="img" aria-label="{html.escape(label)}" {box[0]}>{rest.strip()}'
+
+
+def _for_page(element: str, name: str) -> str:
+    """A tag of the drawing with ids of its own and the page's colours."""
+    element = NAMES.sub(rf"\g<1>{name}-", element)
+    for colour, ours in PAGE_COLOURS.items():
+        element = element.replace(colour, ours)
+    return element

@@ -1,0 +1,248 @@
+"""Figures 2 and 3 of Khorrami et al.: ABX error by layer and by update, and both losses by update."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fairseq_mtssl.report.canvas import new_figure, save_png, save_svg
+from fairseq_mtssl.report.curves import LOSSES
+from fairseq_mtssl.report.evaluations import KINDS, MeasuredRun
+from fairseq_mtssl.report.paper_tables import error_by_layer
+from fairseq_mtssl.report.published import in_papers_order, kinds_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# What was trained last gives the colours their family, what was trained first the stroke.
+FAMILIES = {
+    "W2V2": ("#0072B2", "#56B4E9", "#332288"),
+    "VGS": ("#D55E00", "#E69F00", "#882255"),
+    "VGS+": ("#009E73", "#999933", "#004D33"),
+}
+STROKES = {"W2V2": ("--", "s"), "VGS": (":", "^"), "VGS+": ("-.", "D")}
+ALONE = ("-", "o")
+OTHERS = ("#000000", "#777777", "#CC79A7")
+TITLES = {"within": "within speakers", "across": "across speakers"}
+LOSS_KEYS = ("loss_vgs", "loss_ssl")
+FEW_POINTS = 40
+
+Runs = Mapping[str, Sequence[MeasuredRun]]
+"""variant -> its runs, one a seed; curves are means over them"""
+
+
+def strokes(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Colour, line and marker of each variant; no two of the paper's nine have the same."""
+    found: dict[str, dict[str, Any]] = {}
+    for number, variant in enumerate(variants):
+        kinds = kinds_of(variant)
+        family = FAMILIES.get(kinds[-1])
+        if family is None or len(kinds) > 2 or (len(kinds) == 2 and kinds[0] not in STROKES):
+            colour, (line, marker) = OTHERS[number % len(OTHERS)], ALONE
+        elif len(kinds) == 1:
+            colour, (line, marker) = family[0], ALONE
+        else:
+            firsts = [kind for kind in STROKES if kind != kinds[-1]]
+            colour = family[1 + firsts.index(kinds[0])] if kinds[0] in firsts else OTHERS[0]
+            line, marker = STROKES[kinds[0]]
+        found[variant] = {"color": colour, "linestyle": line, "marker": marker, "linewidth": 1.6}
+    return found
+
+
+def draw_abx(runs: Runs, stem: Path) -> list[Path]:
+    """Fig. 2: above, the error by layer at the end of each run; below, the lowest of the layers by update.
+
+    Left within, right across speakers; one curve a variant. stem: path without `.png` and `.svg`.
+    Returns: both files; none if no run has ABX. Raises: MissingExtraError without matplotlib.
+    """
+    measured = {name: list(runs[name]) for name in _measured_order(runs)}
+    if not measured:
+        return []
+    figure = new_figure(10.0, 8.0)
+    axes = figure.subplots(2, 2, sharey="col")
+    style = strokes(list(measured))
+    layers = _layers(run for seeds in measured.values() for run in seeds)
+    for column, kind in enumerate(KINDS):
+        above, below = axes[0][column], axes[1][column]
+        for name, seeds in measured.items():
+            errors = error_by_layer(seeds, kind)
+            places = [layers.index(layer) for layer in errors]
+            means = [statistics.mean(values) for values in errors.values()]
+            above.plot(places, means, label=name, markersize=5, **style[name])
+            updates, lowest = lowest_by_update(seeds, kind)
+            below.plot(updates, lowest, markersize=5, **style[name])
+        above.set_xticks(range(len(layers)), layers)
+        above.set_xlabel("layer")
+        above.set_title(TITLES[kind], fontsize=11)
+        below.set_xlabel("update")
+        above.set_ylabel("ABX error (%), at the end")
+        below.set_ylabel("ABX error (%), lowest of the layers")
+        for axis in (above, below):
+            axis.grid(alpha=0.3)
+    _legend(figure, axes[0][0])
+    return _save(figure, stem)
+
+
+def draw_abx_by_layer_and_update(runs: Runs, stem: Path) -> list[Path]:
+    """Fig. 2 in full: a panel a variant, error by layer, one curve a checkpoint, later ones darker.
+
+    Within speakers drawn through, across dashed. Returns: as draw_abx.
+    """
+    measured = {name: list(runs[name]) for name in _measured_order(runs)}
+    if not measured:
+        return []
+    columns = min(3, len(measured))
+    rows = math.ceil(len(measured) / columns)
+    figure = new_figure(0.6 + 3.1 * columns, 0.9 + 2.5 * rows)
+    axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    layers = _layers(run for seeds in measured.values() for run in seeds)
+    for axis, (name, seeds) in zip(axes.flat, measured.items(), strict=False):
+        points = sorted({abx.updates for run in seeds for abx in run.abx})
+        for place, updates in enumerate(points):
+            for kind, line, marker in (("within", "-", "o"), ("across", "--", "s")):
+                errors = _at_update(seeds, updates, kind)
+                axis.plot(
+                    [layers.index(layer) for layer in errors],
+                    list(errors.values()),
+                    line,
+                    marker=marker,
+                    markersize=3,
+                    linewidth=1.3,
+                    color=_shade(place, len(points)),
+                    label=f"{updates} updates" if kind == "within" else None,
+                )
+        axis.set_title(name, fontsize=10)
+        axis.set_xticks(range(len(layers)), layers)
+        axis.grid(alpha=0.3)
+    for axis in list(axes.flat)[len(measured) :]:
+        axis.set_axis_off()
+    for axis in axes[-1]:
+        axis.set_xlabel("layer")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("ABX error (%)")
+    axes[0][0].plot([], [], "-", color="0.3", marker="o", markersize=3, label="within speakers")
+    axes[0][0].plot([], [], "--", color="0.3", marker="s", markersize=3, label="across speakers")
+    _legend(figure, axes[0][0])
+    return _save(figure, stem)
+
+
+def draw_losses(runs: Runs, stem: Path) -> list[Path]:
+    """Fig. 3: L_AV and L_AUD by update on log scales, one curve a variant; a branch that is off has none.
+
+    Returns: both files; none if no run logged one of the two. Raises: MissingExtraError without matplotlib.
+    """
+    names = in_papers_order(list(runs))
+    series = {key: {name: mean_loss(runs[name], key) for name in names} for key in LOSS_KEYS}
+    shown = [key for key in LOSS_KEYS if any(updates for updates, _ in series[key].values())]
+    if not shown:
+        return []
+    titles = dict(LOSSES)
+    figure = new_figure(5.2 * len(shown), 5.2)
+    axes = figure.subplots(1, len(shown), squeeze=False)[0]
+    style = strokes(names)
+    for axis, key in zip(axes, shown, strict=True):
+        for place, name in enumerate(names):
+            updates, values = series[key][name]
+            look = {**style[name], "markersize": 4 if len(updates) < FEW_POINTS else 0}
+            # equal first phases lie on one another: markers at different places let all of them be seen
+            step = max(1, len(updates) // 8)
+            axis.plot(updates, values, label=name, markevery=(place % step, step), **look)
+        _log_scale(axis)
+        axis.set_xlim(left=0)
+        axis.set_xlabel("update")
+        axis.set_title(titles[key], fontsize=11)
+        axis.grid(alpha=0.3)
+    _legend(figure, axes[0])
+    return _save(figure, stem)
+
+
+def mean_loss(runs: Sequence[MeasuredRun], key: str) -> tuple[list[int], list[float]]:
+    """Updates and the mean over seeds; NaN, a gap, where the branch was off. Empty if it always was."""
+    values: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        for update, value in zip(*run.log.training_series(key), strict=True):
+            values[update].append(value if value > 0 else math.nan)
+    updates = sorted(values)
+    means = []
+    for update in updates:
+        finite = [value for value in values[update] if math.isfinite(value)]
+        means.append(statistics.mean(finite) if finite else math.nan)
+    return (updates, means) if any(map(math.isfinite, means)) else ([], [])
+
+
+def lowest_by_update(runs: Sequence[MeasuredRun], kind: str) -> tuple[list[int], list[float]]:
+    """Updates of the checkpoints that all measured seeds have; the lowest layer's error, mean over seeds."""
+    found: dict[int, list[float]] = defaultdict(list)
+    measured = [run for run in runs if run.abx]
+    for run in measured:
+        for abx in run.abx:
+            best = abx.best(kind)
+            if best is not None:
+                found[abx.updates].append(best[1])
+    updates = sorted(update for update, errors in found.items() if len(errors) == len(measured))
+    return updates, [statistics.mean(found[update]) for update in updates]
+
+
+def _at_update(runs: Sequence[MeasuredRun], updates: int, kind: str) -> dict[str, float]:
+    """layer -> mean error of the seeds that have a checkpoint of this update."""
+    found = [abx.errors[kind] for run in runs for abx in run.abx if abx.updates == updates]
+    return {
+        layer: statistics.mean(one[layer] for one in found)
+        for layer in found[0]
+        if all(layer in one for one in found)
+    }
+
+
+def _measured_order(runs: Runs) -> list[str]:
+    return [name for name in in_papers_order(list(runs)) if any(run.abx for run in runs[name])]
+
+
+def _layers(runs: Iterable[MeasuredRun]) -> list[str]:
+    """Every layer by name, numbers in their order."""
+    names = {layer for run in runs for abx in run.abx for kind in KINDS for layer in abx.errors[kind]}
+    return sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
+
+
+def _shade(place: int, count: int) -> Any:
+    from matplotlib import colormaps
+
+    return colormaps["viridis_r"](0.12 + 0.88 * place / max(count - 1, 1))
+
+
+def _log_scale(axis: Axes) -> None:
+    """Logarithmic, with plain numbers at the ticks, also where less than a decade is in view."""
+    from matplotlib import ticker
+
+    low, high = axis.get_ylim()
+    axis.set_yscale("log")
+    narrow = low > 0 and high / low < 10
+    axis.yaxis.set_major_locator(
+        ticker.MaxNLocator(7, steps=[1, 2, 5, 10]) if narrow else ticker.LogLocator(subs=(1.0, 2.0, 5.0))
+    )
+    axis.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_locator(ticker.NullLocator())
+
+
+def _legend(figure: Figure, axis: Axes) -> None:
+    handles, names = axis.get_legend_handles_labels()
+    figure.legend(
+        handles,
+        names,
+        loc="outside upper center",
+        ncols=min(len(names), 5),
+        frameon=False,
+        fontsize=9,
+        handlelength=3.2,
+    )
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    return [
+        save_png(figure, stem.with_name(f"{stem.name}.png"), dots_per_inch=140),
+        save_svg(figure, stem.with_name(f"{stem.name}.svg")),
+    ]

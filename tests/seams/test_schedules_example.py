@@ -1,0 +1,105 @@
+"""The schedules example from end to end at its smallest: two trainings, measures, tables and figures."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+import threading
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import training
+
+from examples import pipeline, stages
+
+pytest.importorskip("matplotlib")
+
+SETTINGS = {
+    key: value
+    for key, value in training.TINY.items()
+    if key.startswith(("model.", "task.image", "task.max", "task.eval", "dataset."))
+}
+SAVED_AT = (1, 2, 3, 5, 7)
+
+
+@pytest.fixture(scope="module")
+def example(root: Path) -> ModuleType:
+    """examples/schedules/run.py, whose folder is no package."""
+    spec = importlib.util.spec_from_file_location("schedules_run", root / "examples" / "schedules" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Stages that were run: trainings as programs; mtssl in this process, which saves its start."""
+    run, executed, lock = pipeline.Pipeline._execute, [], threading.Lock()
+
+    def execute(self, stage, environment, position) -> None:
+        from fairseq_mtssl.cli.main import main
+
+        with lock:
+            executed.append(stage.name)
+        if stage.command[0] != "mtssl":
+            return run(self, stage, environment, position)
+        with lock:
+            assert main(stage.command[1:]) == 0, stage.line
+        return None
+
+    monkeypatch.setattr(pipeline.Pipeline, "_execute", execute)
+    return executed
+
+
+def make_data(folder: Path) -> Path:
+    """Sixteen tones to train on, six to test, cut into items of two phones and two speakers."""
+    for split, count in (("train", 16), ("valid", 6), ("test", 6)):
+        training.make_pairs(folder, split, count)
+    lines = ["#file onset offset #phone prev-phone next-phone speaker"]
+    for number in range(6):
+        phone, speaker = "low" if number < 3 else "high", f"s{number % 2}"
+        lines += [
+            f"test_{number} {onset} {onset + 0.1:.1f} {phone} q n {speaker}" for onset in (0.0, 0.1, 0.2)
+        ]
+    (folder / "test.item").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def test_two_variants_end_in_tables_figures_and_findings(
+    example: ModuleType, commands: list[str], tmp_path: Path
+) -> None:
+    data, out = make_data(tmp_path / "data"), tmp_path / "out"
+    overrides = [f"{key}={hydra(value)}" for key, value in SETTINGS.items()]
+    words = ["--data", data, "--out", out, "--updates", 7, "--only", "w2v2,vgs_w2v2", "--at-once", 2]
+    example.main([*map(str, words), *overrides])
+
+    runs = {name: out / f"{name}-seed1" for name in ("w2v2", "vgs_w2v2")}
+    for folder in runs.values():
+        kept = sorted(int(path.stem.rpartition("_")[2]) for path in folder.glob("checkpoint_?_?.pt"))
+        # four updates an epoch; fairseq keeps none by update where an epoch ends
+        assert kept == [1, 2, 3, 5, 6, 7]
+        measured = sorted(int(path.stem.rpartition("_")[2]) for path in folder.rglob("abx_*.json"))
+        assert tuple(measured) == SAVED_AT
+    content = json.loads((out / "results.json").read_text())
+    assert [row[:2] for row in content["tables"]["abx"]["rows"]] == [["W2V2", "1"], ["(VGS, W2V2)", "1"]]
+    assert set(content["runs"]["W2V2"]["1"]["abx"][0]["errors"]["within"]) == {"1", "2", "3"}
+    assert len(content["findings"]) == 4 and content["length"] == "7 updates"
+    page = (out / "index.html").read_text()
+    assert page.count("data:image/png") == 3 and "Table II" in page
+    # 2/7 of VGS, then the optimizer anew and 5/7 of W2V2
+    log = (runs["vgs_w2v2"] / "hydra_train.log").read_text()
+    assert "vgs: updates 0 to 2, alpha 1" in log and "w2v2: updates 2 to 7, alpha 0" in log
+
+    once = len(commands)
+    example.main([*map(str, words), *overrides])
+    assert len(commands) == once  # nothing is done twice
+
+
+def hydra(value: object) -> str:
+    if isinstance(value, list):
+        return "[" + ",".join(map(hydra, value)) + "]"
+    return stages.hydra_value(str(value)) if isinstance(value, str) else str(value)

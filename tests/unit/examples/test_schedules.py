@@ -1,0 +1,191 @@
+"""The nine schedules: what is trained, how long, what is kept and measured."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from examples.pipeline import Stage
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.report.published import PUBLISHED, variant_name
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def load() -> ModuleType:
+    """examples/schedules/run.py, whose folder is no package."""
+    spec = importlib.util.spec_from_file_location("schedules_run", ROOT / "examples" / "schedules" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+run = load()
+
+
+def composed(compose, *words: str, variant: str = "w2v2_vgs", seed: int = 3):
+    args = run.parse(list(words))
+    stage = run.training(variant, seed, args, Path("data"), run.length_of(args))
+    recipe = stage.command[stage.command.index("--config-name") + 1]
+    return stage, compose(recipe, [word for word in stage.command if "=" in word])
+
+
+def test_the_variants_are_those_of_the_paper() -> None:
+    assert {variant_name(variant) for variant in run.VARIANTS} == set(PUBLISHED)
+    assert run.variants_of(None) == list(run.VARIANTS)
+    assert run.variants_of("vgs, w2v2_vgs,vgs") == ["vgs", "w2v2_vgs"]
+    with pytest.raises(ConfigError, match="got mt4ssl, wanted some of w2v2, vgs"):
+        run.variants_of("vgs,mt4ssl")
+
+
+def test_a_run_is_one_command_with_the_papers_phases(compose) -> None:
+    stage, cfg = composed(compose, "--updates", "70", "--out", "o", "model.encoder_layers=4")
+    assert stage.line.startswith("fairseq-hydra-train --config-name joint_sequential_small task.data=data ")
+    assert stage.name == "w2v2_vgs-seed3" and stage.products == [Path("o/w2v2_vgs-seed3/checkpoint_last.pt")]
+    assert (cfg.task.schedule, list(cfg.task.lengths)) == ("w2v2_vgs", ["20 updates", "rest"])
+    assert (cfg.optimization.max_update, cfg.optimization.max_epoch, cfg.common.seed) == (70, 0, 3)
+    kept = cfg.checkpoint
+    assert (kept.save_interval_updates, kept.keep_interval_updates, kept.no_epoch_checkpoints) == (
+        10,
+        -1,
+        True,
+    )
+    assert cfg.model.encoder_layers == 4 and cfg.model.vgs_mask_prob == 0
+
+
+def test_base_models_are_one_phase_and_differ_in_nothing_else(compose) -> None:
+    _, alone = composed(compose, "--updates", "70", variant="vgs")
+    _, both = composed(compose, "--updates", "70", variant="vgsplus_vgs")
+    assert list(alone.task.lengths) == ["rest"]
+    for section in ("model", "criterion", "optimizer", "optimization", "dataset", "common"):
+        assert alone[section] == both[section], section
+    differing = {key for key in alone.task if alone.task[key] != both.task[key]}
+    assert differing == {"schedule", "lengths"}
+
+
+@pytest.mark.parametrize("variant", run.VARIANTS)
+def test_every_schedule_fills_its_run(compose, variant) -> None:
+    from fairseq_mtssl.schedule import Schedule, parse_schedule
+
+    _, cfg = composed(compose, variant=variant)
+    laid = Schedule.lay(parse_schedule(variant, list(cfg.task.lengths)), cfg.optimization.max_update, 94)
+    assert laid.starts == ((0, run.UPDATES * 2 // 7) if "_" in variant else (0,))
+
+
+def test_the_full_size_counts_in_epochs(compose) -> None:
+    _, cfg = composed(compose, "--config", "joint_sequential", "task.region_features=f")
+    assert list(cfg.task.lengths) == ["20 epochs", "rest"] and cfg.optimization.max_epoch == 70
+    kept = cfg.checkpoint
+    assert (kept.save_interval, kept.keep_last_epochs, kept.no_epoch_checkpoints) == (10, -1, False)
+    assert cfg.model.vgs_mask_prob == 0
+
+
+def test_labels_are_relevant_in_training_as_in_evaluation(compose) -> None:
+    assert composed(compose, "--relevance", "label")[1].task.relevance == "label"
+
+
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        (["--updates", "100"], "got 100, wanted a multiple of 7 such as 98"),
+        (["--updates", "0"], "such as 7"),
+        (["--epochs", "-7"], "--epochs: got -7"),
+    ],
+)
+def test_lengths_that_cannot_be_cut_in_seven_are_refused(words, word) -> None:
+    with pytest.raises(ConfigError, match=word):
+        run.length_of(run.parse(words))
+
+
+def test_seeds_are_numbers_each_once() -> None:
+    assert run.seeds_of("1, 2,30") == [1, 2, 30]
+    for text in ("", "1,,2", "a", "1,1", "-1"):
+        with pytest.raises(ConfigError, match="wanted whole numbers, each once"):
+            run.seeds_of(text)
+
+
+def test_a_folder_without_items_goes_without_abx(tmp_path, capsys) -> None:
+    args = run.parse(["--data", str(tmp_path)])
+    assert run.find_item(args, tmp_path) is None
+    assert f"manifests/aligned_phones.py --data {tmp_path}" in capsys.readouterr().out
+    (tmp_path / "test.item").touch()
+    assert run.find_item(args, tmp_path) == tmp_path / "test.item"
+    assert run.find_item(run.parse([]), Path("none")) == Path("none/test.item")
+    with pytest.raises(ConfigError, match="is not there"):
+        run.find_item(run.parse(["--item", str(tmp_path / "no")]), tmp_path)
+
+
+def trained(folder: Path, *saved: tuple[str, int], keep: bool = True) -> Stage:
+    folder.mkdir(parents=True)
+    lines = [
+        f"[time][fairseq][INFO] - Saved checkpoint o (1)/{name} (epoch 2 @ {updates} updates, score 1) (…)"
+        for name, updates in saved
+    ]
+    (folder / "hydra_train.log").write_text("\n".join(lines))
+    for name, _ in saved:
+        (folder / name).touch()
+    return Stage("vgs-seed1", [], folder, [folder / "checkpoint_last.pt"])
+
+
+def test_five_of_the_seven_checkpoints_are_measured(tmp_path) -> None:
+    from fairseq_mtssl.cli.main import build_parser
+
+    saved = [(f"checkpoint_1_{n}.pt", n) for n in range(10, 80, 10)]
+    stage = trained(tmp_path / "r", ("checkpoint_best.pt", 5), *saved)
+    found = run.abx_stages(stage, Path("test.item"), Path("data"))
+    assert [each.name for each in found] == [f"abx vgs-seed1 {n}" for n in (10, 20, 30, 50, 70)]
+    args = build_parser().parse_args(found[1].command[1:])
+    assert (args.checkpoint, args.slicing) == (str(tmp_path / "r" / "checkpoint_1_20.pt"), "librilight")
+    assert found[1].products == [Path(args.json)] and Path(args.json).name == "abx_20.json"
+    assert tmp_path / "r" in Path(args.json).parents
+
+
+def test_epoch_checkpoints_are_known_by_their_updates_and_gaps_are_told(tmp_path, capsys) -> None:
+    saved = [(f"checkpoint{n}.pt", 94 * n) for n in (10, 20, 30, 40, 60, 70)]
+    stage = trained(tmp_path / "r", *saved)
+    (tmp_path / "r" / "checkpoint10.pt").unlink()
+    found = run.abx_stages(stage, Path("test.item"), Path("data"))
+    assert [each.name for each in found] == [f"abx vgs-seed1 {94 * n}" for n in (20, 30, 70)]
+    assert "no checkpoint after 940, 4700 updates" in capsys.readouterr().out
+
+
+def test_a_run_that_ends_with_an_epoch_is_measured_at_its_end(tmp_path) -> None:
+    saved = [(f"checkpoint_1_{n}.pt", n) for n in range(10, 70, 10)]
+    stage = trained(tmp_path / "r", *saved, ("checkpoint_last.pt", 70))
+    found = run.abx_stages(stage, Path("test.item"), Path("data"))
+    assert [each.name for each in found] == [f"abx vgs-seed1 {n}" for n in (10, 20, 30, 50, 70)]
+    assert str(tmp_path / "r" / "checkpoint_last.pt") in found[-1].command
+
+
+def test_a_run_that_keeps_nothing_is_an_error(tmp_path) -> None:
+    stage = trained(tmp_path / "r", ("checkpoint_best.pt", 10), ("checkpoint_last.pt", 20))
+    with pytest.raises(ConfigError, match="keeps no checkpoint by update or epoch"):
+        run.abx_stages(stage, Path("i"), Path("d"))
+
+
+def test_long_runs_begin_first() -> None:
+    ordered = sorted(run.VARIANTS, key=lambda name: -run.cost(name))
+    assert ordered[0] == "vgsplus" and run.cost("vgsplus_vgs") < run.cost("vgs_vgsplus")
+
+
+def test_the_shell_script_hands_its_words_on(tmp_path) -> None:
+    fake = tmp_path / "python"
+    fake.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    fake.chmod(0o755)
+    script = ROOT / "examples" / "schedules" / "run.sh"
+    said = subprocess.run(
+        ["bash", str(script), "--only", "a b"],
+        env={"PYTHON": str(fake), "PATH": "/usr/bin:/bin"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout.splitlines() == [str(ROOT / "examples" / "schedules" / "run.py"), "--only", "a b"]
