@@ -3,7 +3,7 @@
 # make help    all targets and their settings
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-mt4ssl spoken-digits schedules test lint clean distclean
+.PHONY: help setup demo demo-mt4ssl spoken-digits schedules bench test lint clean distclean
 SHELL := /bin/bash
 
 VENV ?= .venv
@@ -28,6 +28,7 @@ help:
 	@echo 'make spoken-digits  RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits] [FRESH=1]   the same on real speech'
 	@echo 'make schedules      [SEEDS=1,2,3] [UPDATES=N] [DATA=DIR] [OUT=runs/schedules] [FRESH=1] [ARGS=…]'
 	@echo '                    the nine schedules of the paper: Tables I and II, Figures 2 and 3; no download'
+	@echo 'make bench          [OUT=runs/bench] [ARGS="--only mt4ssl --rounds 1"]   ours against fairseq'"'"'s modules'
 	@echo 'make test           [ARGS="-k retrieval"]       all tests'
 	@echo 'make lint           ruff and mypy'
 	@echo 'make setup          only $(VENV); PYTHON=python3.12 and TORCH=… choose its interpreter and its torch'
@@ -91,6 +92,10 @@ schedules: $(VENV)/.installed
 	PYTHON='$(BIN)/python' bash examples/schedules/run.sh --out '$(or $(OUT),runs/schedules)' \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(UPDATES),--updates '$(UPDATES)') \
 		$(if $(DATA),--data '$(DATA)') $(if $(FRESH),--fresh) $(ARGS)
+
+# About 15 minutes on two quiet cores; whatever else runs there meanwhile shows in the table.
+bench: $(VENV)/.installed
+	$(BIN)/python examples/benchmark/run.py --out '$(or $(OUT),runs/bench)' $(ARGS)
 
 # --- developing --------------------------------------------------------------------------------------------
 

@@ -1,0 +1,105 @@
+"""An update of the joint model by grounding alone, beside the same model built without its SSL layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from examples.benchmark.load import Timing, peak_mb
+from examples.benchmark.precision import computing_in
+from examples.benchmark.sides import SWITCHED_OFF, trained
+from examples.benchmark.sizes import SIZES, Size
+from examples.benchmark.speech import utterances
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion
+from fairseq_mtssl.data.audio import normalise
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalConfig, VgsRetrievalModel
+from fairseq_mtssl.optim.adamw import FusedAdamW, FusedAdamWConfig
+
+REGIONS = 36
+MODELS = ("joint", "vgs")
+SSL_ONLY = ("encoder_layers", "final_dim", "latent_vars", "num_negatives")
+
+
+def measure(size: str, model: str, device: str, updates: int = 1) -> dict[str, Any]:
+    """Time updates of one model in this process.
+
+    Returns besides: the first loss, and how many parameters got a gradient though they serve SSL alone.
+    """
+    sizes, where = SIZES[size], torch.device(device)
+    own, criterion = build(sizes, model, where)
+    sample = pairs(sizes, where)
+    cfg = FusedAdamWConfig(weight_decay=0.01, lr=[1e-4])
+    optimizer = FusedAdamW(cfg, list(trained(own)))
+    samples, losses = [], []
+    for _ in range(sizes.warm_up + updates):
+        with Timing(where) as timing:
+            optimizer.zero_grad()
+            with computing_in("fp32", where):
+                loss, _, _ = criterion(own, sample)
+            loss.backward()
+            optimizer.clip_grad_norm(1.0)
+            optimizer.step()
+        samples.append(timing.sample())
+        losses.append(float(loss.detach()))
+    dead = sum(parameter.grad is not None for parameter in own.inactive_parameters(vgs=True, ssl=False))
+    clips, seconds = sizes.joint_batch
+    return {
+        "samples": samples[sizes.warm_up :],
+        "loss": losses[0],
+        "dead_gradients": dead,
+        "audio_s": clips * seconds,
+        **peak_mb(where),
+    }
+
+
+def build(size: Size, model: str, device: torch.device) -> tuple[Any, Any]:
+    """A model from the same initial weights in both cases but for the SSL layers, and its criterion.
+
+    No dropout: both then give the same loss.
+    """
+    settings: dict[str, Any] = {"seed": 1, "image_size": 224, **SWITCHED_OFF, **size.joint}
+    grounded = {name: value for name, value in settings.items() if name not in SSL_ONLY}
+    torch.manual_seed(0)
+    vgs = VgsRetrievalModel.build_model(_config(VgsRetrievalConfig, grounded))
+    criterion: Any = VgsRetrievalCriterion(None)
+    own: Any = vgs
+    if model == "joint":
+        own = JointSslVgsModel.build_model(_config(JointSslVgsConfig, settings))
+        own.load_state_dict(vgs.state_dict(), strict=False)
+        criterion = JointSslVgsCriterion(None)
+        criterion.vgs_weight, criterion.ssl_weight = 1.0, 0.0
+    return own.to(device).train(), criterion.train()
+
+
+def _config(kind: Any, settings: dict[str, Any]) -> Any:
+    known = kind.__dataclass_fields__
+    return kind(**{name: value for name, value in settings.items() if name in known})
+
+
+def pairs(size: Size, device: torch.device) -> dict[str, Any]:
+    """A batch of captions, each with the regions of an image of its own."""
+    clips, seconds = size.joint_batch
+    wavs = utterances((seconds,) * clips)
+    source = torch.stack([torch.from_numpy(normalise(wav)) for wav in wavs]).to(device)
+    generator = torch.Generator().manual_seed(0)
+    width = size.joint.get("image_feature_dim", 2048)
+    images = {
+        "regions": torch.randn(clips, REGIONS, width, generator=generator).to(device),
+        "boxes": torch.rand(clips, REGIONS, 4, generator=generator).to(device),
+    }
+    rows = torch.arange(clips, device=device)
+    return {
+        "net_input": {
+            "source": source,
+            "lengths": torch.full((clips,), source.size(1), device=device),
+            "images": images,
+            "image_index": rows,
+        },
+        "id": rows.cpu(),
+        "image_group": rows,
+        "ntokens": source.numel(),
+        "nsentences": clips,
+    }

@@ -1,0 +1,111 @@
+"""Running a plan, and what is made of its records."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from examples.benchmark import jobs, pairing
+from examples.benchmark.arithmetic import update_operations
+from examples.benchmark.plan import Options, Part
+
+Run = Callable[[jobs.Job], dict[str, Any]]
+Record = dict[str, Any]
+BESIDES = ("inertia", "error", "loss", "dead_gradients", "grew_mb", "r10")
+"""What else of a variant's result is shown."""
+
+
+def measure(part: Part, rounds: int, run: Run, facts: dict[str, Any]) -> dict[str, Any]:
+    """Do a part's jobs. Every other round goes backwards, so that a drift of the machine cancels.
+
+    facts: of earlier parts, by job; not done twice.
+    Returns: {"facts", "records", "not_measured"}.
+    """
+    found: dict[str, Any] = {"facts": {}, "records": [], "not_measured": {}}
+    for name, job in part.facts.items():
+        key = repr(job) if job.worker == "parity" else f"{part.name} {name}"
+        if key not in facts:
+            tell(f"{part.name}: {name}")
+            facts[key] = run(job)
+        found["facts"][name] = facts[key]
+    for number in range(min(rounds, part.rounds or rounds)):
+        order = list(part.variants.items())
+        for variant, job in order if number % 2 == 0 else reversed(order):
+            if variant in found["not_measured"]:
+                continue
+            result = run(job)
+            if "not_measured" in result:
+                found["not_measured"][variant] = result
+                continue
+            found["records"].append({"variant": variant, "round": number, **result})
+            samples = ", ".join(f"{each['seconds']:.3g} s" for each in result["samples"])
+            tell(f"{part.name}: round {number + 1}, {variant}: {samples}")
+    return found
+
+
+def tell(text: str) -> None:
+    """Say how far it has come."""
+    print(f"{time.strftime('%H:%M:%S')} {text}", file=sys.stderr, flush=True)
+
+
+def digest(part: Part, found: dict[str, Any]) -> dict[str, Any]:
+    """Medians of a part's variants and ratios."""
+    records: Sequence[Record] = found["records"]
+    variants: dict[str, Any] = {}
+    for variant in part.variants:
+        middle = pairing.summary(records, variant)
+        if middle is not None:
+            first = next(record for record in records if record["variant"] == variant)
+            middle["rate"] = first[part.amount] / middle["seconds"]
+            middle |= {name: first[name] for name in BESIDES if name in first}
+            variants[variant] = middle
+    pairs = {name: pairing.pairs(records, *sides) for name, sides in part.ratios.items()}
+    ratios = {name: pairing.speedup(each) for name, each in pairs.items()}
+    memory = {
+        name: variants[ours]["peak_mb"] / variants[peer]["peak_mb"]
+        for name, (peer, ours) in part.ratios.items()
+        if peer in variants and ours in variants
+    }
+    return {
+        "title": part.title,
+        "unit": part.unit,
+        "variants": variants,
+        "speedup": {name: each for name, each in ratios.items() if each is not None},
+        "ratios": part.ratios,
+        "memory": memory,
+        "pairs": pairs,
+        **found,
+    }
+
+
+def limit(options: Options, part: dict[str, Any]) -> dict[str, Any]:
+    """What the machine's matrix products leave possible: the arithmetic of an update over their peak.
+
+    Returns: {"operations", "gemm", "seconds" of an update at the peak, "speedup" over the peer that it would
+    be, "share" of the peak that each variant reaches}.
+    """
+    from examples.benchmark.batches import batch
+    from examples.benchmark.sides import model_config
+
+    sizes = options.sizes
+    clips, seconds = sizes.batch if options.device == "cpu" else sizes.gpu_batch
+    mask = batch((clips, seconds), sizes, 1)["net_input"]["mask"]
+    samples = round(seconds * 16_000)
+    operations = update_operations(model_config(sizes), sizes.classes, clips, samples, int(mask.sum()))
+    gemm = part["facts"]["gemm"]
+    if "not_measured" in gemm:
+        return {"operations": operations}
+    least = {precision: operations / peak for precision, peak in gemm.items()}
+    peer = part["variants"].get("peer fp32")
+    return {
+        "operations": operations,
+        "gemm": gemm,
+        "seconds": least,
+        "speedup": {name: peer["seconds"] / least[name] for name in least} if peer else {},
+        "share": {
+            name: least["bf16" if "bf16" in name else "fp32"] / each["seconds"]
+            for name, each in part["variants"].items()
+        },
+    }

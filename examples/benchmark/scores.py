@@ -1,0 +1,80 @@
+"""Evaluation at paper scale: ABX cells a second, retrieval of 25,000 captions and 5,000 images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from examples.benchmark.load import Timing, peak_mb
+from examples.benchmark.sizes import SIZES
+from fairseq_mtssl.evaluation.abx import Plan, cell_errors, plan_abx
+from fairseq_mtssl.evaluation.abx_cells import Sampling
+from fairseq_mtssl.evaluation.abx_items import Items
+from fairseq_mtssl.evaluation.frame_distance import frame_distance
+from fairseq_mtssl.evaluation.retrieval import evaluate_retrieval
+
+RATE_HZ, DIM = 50.0, 768
+PHONE_S = (0.04, 0.18)
+
+
+def abx(size: str, device: str) -> dict[str, Any]:
+    """Time the cells across speakers, by angular distance. A sample is all of them.
+
+    Speakers say each phone some times, one after the other, in any context.
+    """
+    plan = abx_plan(*SIZES[size].abx)
+    frames = torch.randn(plan.frames, DIM, generator=torch.Generator().manual_seed(0))
+    samples = []
+    with torch.inference_mode():
+        between = frame_distance(frames.to(device), "angular")
+        with Timing(device) as timing:
+            errors = cell_errors(plan.across, plan.start, plan.length, between)
+        samples.append(timing.sample())
+    error = plan.across.average(errors)
+    return {"samples": samples, "cells": len(plan.across), "error": error, **peak_mb(device)}
+
+
+def abx_plan(speakers: int, phones: int, tokens: int) -> Plan:
+    """What is compared: every speaker's tokens of every phone."""
+    rng = np.random.default_rng(3)
+    count = speakers * phones * tokens
+    speaker = np.repeat(np.arange(speakers), phones * tokens)
+    phone = np.tile(np.repeat(np.arange(phones), tokens), speakers)
+    lengths = rng.uniform(*PHONE_S, size=count)
+    ends = np.cumsum(lengths.reshape(speakers, -1), axis=1).reshape(-1)
+    items = Items(
+        path=Path("made up"),
+        files=[f"speaker-{number}" for number in range(speakers)],
+        file=speaker,
+        onset_s=ends - lengths,
+        offset_s=ends,
+        phone=phone,
+        context=np.zeros(count, dtype=np.int64),
+        speaker=speaker,
+    )
+    frames = np.ceil(ends.reshape(speakers, -1)[:, -1] * RATE_HZ).astype(np.int64)
+    return plan_abx(items, RATE_HZ, frames, "exact", "any", Sampling())
+
+
+def retrieval(size: str) -> dict[str, Any]:
+    """Time both directions. A sample is one evaluation."""
+    captions, images, dim = SIZES[size].retrieval
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(images, dim, generator=generator)
+    group = torch.arange(captions) % images
+    speech = image[group] + 3 * torch.randn(captions, dim, generator=generator)
+    before = peak_mb()["peak_mb"]
+    with Timing() as timing:
+        result = evaluate_retrieval(speech, image, group, torch.arange(images))
+    peak = peak_mb()
+    return {
+        "samples": [timing.sample()],
+        "captions": captions,
+        "images": images,
+        "grew_mb": peak["peak_mb"] - before,
+        "r10": result.speech_to_image.recalls[10],
+        **peak,
+    }

@@ -1,0 +1,312 @@
+"""The benchmark: what it pairs and leaves out, that both sides compute the same. Never how fast it is."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from examples.benchmark import (
+    arithmetic,
+    batches,
+    dump,
+    jobs,
+    joint,
+    load,
+    offline,
+    pairing,
+    parity,
+    plan,
+    results,
+    run,
+    scores,
+    sides,
+    updates,
+)
+from examples.benchmark.report import markdown
+from examples.benchmark.sizes import SIZES
+from examples.benchmark.stopwatch import PARTS, Stopwatch
+
+TINY, CPU = SIZES["tiny"], torch.device("cpu")
+
+
+def record(variant: str, number: int, *samples: tuple[float, float | None], peak: float = 100.0) -> Any:
+    timed = [{"seconds": seconds, "others": others} for seconds, others in samples]
+    return {"variant": variant, "round": number, "samples": timed, "peak_mb": peak, "audio_s": 30.0}
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("benchmark") / "weights.pt"
+    sides.save(sides.build("peer", TINY, CPU), path)
+    return path
+
+
+# -- pairs and medians
+
+
+def test_a_speedup_is_the_median_of_ratios_within_a_round() -> None:
+    records = [
+        record("peer", 0, (10.0, 0.0), (12.0, 0.0)),
+        record("ours", 0, (5.0, 0.0), (4.0, 0.0)),
+        record("ours", 1, (20.0, 0.0), (1.0, 0.0)),  # the machine slowed down: both sides
+        record("peer", 1, (42.0, 0.0)),
+    ]
+    found = pairing.pairs(records, "peer", "ours")
+    assert [(pair["round"], pair["ratio"]) for pair in found] == [(0, 2.0), (0, 3.0), (1, 2.1)]
+    assert pairing.speedup(found) == {"median": 2.1, "pairs": 3, "quiet": 3}
+
+
+def test_pairs_in_which_others_were_busy_are_left_out_unless_none_remains() -> None:
+    noisy = load.BUSY_CORES + 0.01
+    records = [
+        record("peer", 0, (10.0, noisy), (9.0, load.BUSY_CORES), (8.0, None)),
+        record("ours", 0, (1.0, 0.0), (3.0, 0.0), (2.0, 0.0)),
+    ]
+    assert pairing.speedup(pairing.pairs(records, "peer", "ours")) == {"median": 3.5, "pairs": 3, "quiet": 2}
+    assert pairing.summary(records, "peer")["seconds"] == 8.5
+    loud = [record("peer", 0, (10.0, noisy)), record("ours", 0, (5.0, 0.0))]
+    assert pairing.speedup(pairing.pairs(loud, "peer", "ours")) == {"median": 2.0, "pairs": 1, "quiet": 0}
+    assert pairing.summary(loud, "peer")["quiet"] == 0
+    assert pairing.speedup([]) is None and pairing.summary(records, "nobody") is None
+
+
+def test_rounds_alternate_and_a_variant_that_cannot_be_measured_is_named_once() -> None:
+    asked = []
+    result = {"samples": [{"seconds": 1.0, "others": None}], "peak_mb": 100.0, "audio_s": 30.0}
+
+    def answer(job: jobs.Job) -> dict[str, Any]:
+        asked.append(job.worker)
+        return {"not_measured": "no library"} if job.worker == "b" else dict(result)
+
+    part = plan.Part("p", "P", {"a": jobs.Job("a"), "b": jobs.Job("b")}, {"r": ("a", "b")})
+    found = results.measure(part, 2, answer, {})
+    assert asked == ["a", "b", "a"] and found["not_measured"] == {"b": {"not_measured": "no library"}}
+    part = plan.Part("p", "P", {"a": jobs.Job("a"), "c": jobs.Job("c")}, {"r": ("a", "c")})
+    asked.clear()
+    found = results.measure(part, 3, answer, {})
+    assert asked == ["a", "c", "c", "a", "a", "c"]
+    digest = results.digest(part, found)
+    assert digest["speedup"]["r"]["median"] == 1.0 and digest["memory"] == {"r": 1.0}
+    assert digest["variants"]["a"]["rate"] == 30.0
+
+
+def test_both_sides_get_the_same_environment_and_no_other_row_gets_it() -> None:
+    options = plan.Options("base", 3, ("fp32", "bf16"), "cpu", Path("f"))
+    first, second = plan.training(options)
+    assert not any(job.environment for job in first.variants.values())
+    assert all(job.environment == plan.SAME_ALLOCATOR for job in second.variants.values())
+    assert {**first.ratios, **second.ratios} == {
+        "mt4ssl_fp32": ("peer fp32", "ours fp32"),
+        "mt4ssl_bf16": ("peer fp32", "ours bf16"),
+        "mt4ssl_fp32_same_allocator": ("peer fp32", "ours fp32"),
+        "mt4ssl_bf16_same_allocator": ("peer fp32", "ours bf16"),
+    }
+
+
+def test_a_gpu_gets_bf16_of_both_sides_compilation_and_batches_from_files() -> None:
+    options = plan.Options(
+        "base", 3, ("fp32", "bf16"), "cuda", Path("f"), peer_bf16=True, compiled=True, workers=4
+    )
+    (part,) = plan.training(options)  # glibc's settings are none of a GPU's
+    assert part.ratios["mt4ssl_bf16_both"] == ("peer bf16", "ours bf16")
+    assert part.variants["ours bf16 compiled"].arguments["compiled"]
+    assert all(job.arguments["workers"] == 4 for job in part.variants.values())
+
+
+# -- the machine
+
+
+def test_what_others_took_is_all_that_was_busy_but_this_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stat = tmp_path / "stat"
+    stat.write_text("cpu  100 20 30 999 50 1 2 7 0 0\ncpu0 1 1 1\n")
+    assert load.busy_seconds(stat) == 1.6  # idle and waiting for disks left out
+    assert load.busy_seconds(tmp_path / "none") is None
+    busy, own, clock = iter([10.0, 14.0]), iter([1.0, 4.0]), iter([0.0, 2.0])
+    monkeypatch.setattr(load, "busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(load, "own_seconds", lambda: next(own))
+    monkeypatch.setattr(load.time, "perf_counter", lambda: next(clock))
+    with load.Timing() as timing:
+        pass
+    assert timing.sample() == {"seconds": 2.0, "others": 0.5}
+
+
+class Counting(TorchDispatchMode):
+    """Adds up what torch itself counts of the products that are run."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.total += flop_registry[func._overloadpacket](*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def test_the_arithmetic_of_an_update_is_what_torch_counts_on_fairseqs_modules() -> None:
+    ungrouped = {"conv_pos_groups": 1}  # torch forgets the groups in a backward pass
+    side = sides.build("peer", TINY, CPU, **ungrouped)
+    sample = batches.batch((2, 1.01), TINY, 1)  # 50 frames: even, so that fairseq adds none
+    # of its attention kernels, torch counts the products of this one alone
+    with sdpa_kernel(SDPBackend.MATH), Counting() as counted:
+        updates.one_update(side, sample, 0, "fp32")
+    source, mask = sample["net_input"]["source"], sample["net_input"]["mask"]
+    expected = arithmetic.update_operations(
+        sides.model_config(TINY, **ungrouped), TINY.classes, 2, source.size(1), int(mask.sum())
+    )
+    assert mask.size(1) == 50 and counted.total == pytest.approx(expected, rel=1e-9)
+
+
+# -- both sides
+
+
+def test_both_sides_compute_the_same_losses_gradients_and_features(tmp_path: Path) -> None:
+    found = parity.check("tiny", "cpu", str(tmp_path / "weights.pt"))
+    assert found["same"], found
+    # float32 sums of another order
+    assert found["differences"]["loss"] < 1e-6 and found["differences"]["gradient"] < 1e-5
+    # three updates: optimizers and teachers have moved alike
+    first, _, third = found["losses"]["ours"]
+    assert first - third > 100 * abs(third - found["losses"]["peer"][2])
+    # 8 bits of mantissa
+    assert 0 < found["differences"]["features_bf16"] < 0.05
+
+
+def test_another_computation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sides.Ours, "finish", lambda self, update: None)  # a teacher that stands still
+    still = parity.check("tiny", "cpu", str(tmp_path / "weights.pt"))
+    monkeypatch.setattr(
+        sides.Ours, "loss", lambda self, sample: (self.model.speech_encoder.mask_emb.sum(), 1)
+    )
+    other = parity.check("tiny", "cpu", str(tmp_path / "weights.pt"))
+    assert still["differences"]["loss"] < 1e-6 and not other["same"]
+
+
+@pytest.mark.parametrize("side", sides.SIDES)
+def test_the_parts_of_an_update_add_up_to_it(
+    side: str, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = sides.build(side, TINY, CPU, weights)
+    clock = Stopwatch(own, CPU)
+    sample = batches.batch(TINY.batch, TINY, 1)
+    ticks = itertools.count()
+    monkeypatch.setattr(Stopwatch, "now", lambda self: float(next(ticks)))  # a second a look at the clock
+    for _ in range(2):
+        first = next(ticks)
+        updates.one_update(own, sample, 0, "fp32", clock)
+        parts = clock.lap()
+        assert tuple(parts) == PARTS and all(seconds >= 1 for seconds in parts.values())
+        assert sum(parts.values()) == next(ticks) - first - 2
+    clock.close()
+    updates.one_update(own, sample, 1, "fp32")
+    assert not any(clock.lap().values())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("side", sides.SIDES)
+def test_an_update_is_measured_in_either_precision(side: str, precision: str, weights: Path) -> None:
+    found = updates.measure("tiny", side, precision, "cpu", 2, str(weights))
+    assert len(found["samples"]) == 2 and found["audio_s"] == 2.0 and found["peak_mb"] > 50
+    assert found["loss"] == pytest.approx(5.3, abs=0.4)
+
+
+def test_batches_come_from_files_with_the_time_that_is_waited_for_them(weights: Path) -> None:
+    found = updates.measure("tiny", "ours", "fp32", "cpu", 1, str(weights), workers=1)
+    (sample,) = found["samples"]
+    assert 0 <= sample["wait_s"] <= sample["seconds"] and sample["others"] is None
+
+
+def test_compiling_is_refused_where_the_model_has_no_such_option(weights: Path) -> None:
+    if "compile" in updates.Mt4sslConfig.__dataclass_fields__:
+        pytest.skip("the model has it")
+    arguments = {
+        "size": "tiny",
+        "side": "ours",
+        "precision": "bf16",
+        "device": "cpu",
+        "updates": 1,
+        "weights": str(weights),
+        "compiled": True,
+    }
+    assert "compile" in jobs.work(jobs.Job("update", arguments))["not_measured"]
+
+
+def test_the_joint_model_without_ssl_computes_what_the_smaller_model_does() -> None:
+    both, vgs = (joint.measure("tiny", model, "cpu") for model in ("joint", "vgs"))
+    assert both["loss"] == pytest.approx(vgs["loss"], rel=1e-6) and both["dead_gradients"] == 0
+
+
+# -- what is not training
+
+
+@pytest.mark.parametrize("side", sides.SIDES)
+def test_features_are_dumped_whole(side: str, weights: Path) -> None:
+    found = dump.measure("tiny", side, "fp32", "cpu", str(weights), repeats=1)
+    assert found["frames"] == sum(batches.frames_of(round(s * 16_000), TINY) for s in TINY.dump_s)
+
+
+def test_torchaudios_mfccs_are_ours() -> None:
+    found = jobs.work(jobs.Job("mfcc_parity"))
+    if "not_measured" in found:
+        pytest.skip(found["not_measured"])
+    assert found["mfcc"] < 1e-4  # float32 against float32 logarithms
+
+
+def test_kmeans_tells_the_inertia_of_all_rows(tmp_path: Path) -> None:
+    path = str(tmp_path / "rows.npy")
+    assert offline.write_rows("tiny", "mfcc", path) == {"frames": 600, "dim": 39}
+    found = offline.kmeans("tiny", "ours", "mfcc", path)
+    assert found["inertia"] > 0 and found["clusters"] == 8
+    rows = torch.tensor([[0.0, 0.0], [2.0, 0.0], [10.0, 0.0]])
+    assert offline.inertia(rows, np.array([[1.0, 0.0], [10.0, 1.0]], dtype=np.float32)) == pytest.approx(1.0)
+
+
+def test_abx_and_retrieval_count_what_they_time() -> None:
+    assert scores.abx("tiny", "cpu")["cells"] == 3 * 4 * 3 * 2  # A by phone and speaker, B, speakers of X
+    found = scores.retrieval("tiny")
+    assert (found["captions"], found["images"]) == (60, 20) and found["r10"] > 50
+
+
+# -- from end to end
+
+
+def test_the_tiny_size_runs_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["--size", "tiny", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    (path,) = tmp_path.glob("*.json")
+    found = json.loads(path.read_text())
+    assert set(found["parts"]) >= {*plan.NAMES, "mt4ssl_same_allocator", "kmeans_layer"}
+    wanted = {f"mt4ssl_{each}{tail}" for each in ("fp32", "bf16") for tail in ("", "_same_allocator")}
+    wanted |= {"feature_dump_fp32", "feature_dump_bf16", "kmeans", "kmeans_layer"}
+    assert wanted <= set(found["speedup"]) <= {*wanted, "mfcc"}
+    assert all(value > 0 for value in found["speedup"].values())
+    assert found["other_ratios"].keys() == {"joint_dead_branch"}
+    assert len(found["parts"]["mt4ssl"]["pairs"]["mt4ssl_fp32"]) == TINY.updates
+    assert found["limit"]["operations"] > 0 and set(found["limit"]["gemm"]) == {"fp32", "bf16"}
+    shares = found["parts"]["mt4ssl"]["variants"]["ours fp32"]["parts"]
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert set(found["machine"]) >= {"cpu", "cores", "flags", "threads", "versions"}
+    table = path.with_suffix(".md").read_text()
+    assert table == markdown(found) and "the same mathematics" in table
+    assert "| ours bf16 |" in table and table in capsys.readouterr().out
+
+
+def test_a_measurement_runs_in_a_process_of_its_own() -> None:
+    job = jobs.Job("gemm", {"side": 16, "device": "cpu"}, {"OMP_NUM_THREADS": "1"})
+    assert set(jobs.run(job)) == {"fp32", "bf16"}
+
+
+def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run.parse(["--only", "mt4ssl,vgs"])
+    assert "got vgs, wanted some of" in capsys.readouterr().err
+    assert run.parse(["--only", "abx, mt4ssl"]).only == ("mt4ssl", "abx")
