@@ -54,7 +54,8 @@ class MaskedPrediction(nn.Module):
         self.label_layers = list(cfg.label_layers) or [top] * len(label_classes)
         self.top_layers = cfg.average_top_k_layers
         self.decay = (cfg.ema_decay, cfg.ema_end_decay, cfg.ema_anneal_updates)
-        self.teacher = EmaLayers(encoder.encoder.layers, encoder.encoder.layer_norm) if online else None
+        layers, norm = encoder.encoder.layers, encoder.encoder.layer_norm
+        self.teacher = EmaLayers(layers, norm, encoder.fast) if online else None
         self.regression = nn.Linear(dim, dim) if online else None
         self.label_heads = nn.ModuleList(
             build_label_head(str(cfg.label_head), dim, classes, cfg.final_dim, cfg.logit_temp)
@@ -78,8 +79,10 @@ class MaskedPrediction(nn.Module):
         if self.teacher is None:
             raise ConfigError("model", ["online targets are off: there is no teacher to take them from"])
         placed = encoder.place(front, dropout=False)
+        with encoder.computing():
+            found = self.teacher(placed, self.top_layers)
         # (T', B, D) -> (B, T, D), CLS left out
-        results = [encoder.frames(Hidden(result, None)) for result in self.teacher(placed, self.top_layers)]
+        results = [encoder.frames(Hidden(result, None)) for result in found]
         return layer_average(results, front.lengths)
 
     def forward(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.models.compute import ComputeConfig
 from fairseq_mtssl.models.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionConfig,
@@ -25,7 +26,7 @@ from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
 
 @dataclass
-class Mt4sslConfig(MaskedPredictionConfig):
+class Mt4sslConfig(MaskedPredictionConfig, ComputeConfig):
     init_from: Optional[str] = field(
         default=None,
         metadata={
@@ -106,6 +107,8 @@ class Mt4sslModel(BaseFairseqModel):
             use_cls=False,
             padding_exact=cfg.padding_exact,
             pos_conv_depth=cfg.pos_conv_depth,
+            fast=cfg.fast,
+            precision=str(cfg.precision),
         )
         self.ssl_head: Optional[MaskedPrediction] = MaskedPrediction(
             cfg, self.speech_encoder, label_classes, online=cfg.online

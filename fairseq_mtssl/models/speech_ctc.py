@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.models.compute import ComputeConfig
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
@@ -22,7 +22,7 @@ BLANK = 0
 
 
 @dataclass
-class SpeechCtcConfig(FairseqDataclass):
+class SpeechCtcConfig(ComputeConfig):
     pretrained: Optional[str] = field(
         default=None,
         metadata={
@@ -75,6 +75,8 @@ class SpeechCtcModel(BaseFairseqModel):
             input_dropout=cfg.dropout_input,
             layerdrop=cfg.layerdrop,
             feature_grad_mult=cfg.feature_grad_mult,
+            fast=cfg.fast,
+            precision=str(cfg.precision),
         )
         self.final_dropout = nn.Dropout(cfg.final_dropout)
         self.proj = nn.Linear(self.speech_encoder.dim, symbols)

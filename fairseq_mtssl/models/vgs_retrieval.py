@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 import torch
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.models.compute import ComputeConfig
 from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, same_image_mask
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
 from fairseq_mtssl.modules.resdavenet import FrameBatchNorm
@@ -49,7 +50,7 @@ MAX_SCALE = 100.0
 
 
 @dataclass
-class VgsRetrievalConfig(FairseqDataclass):
+class VgsRetrievalConfig(ComputeConfig):
     preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
         default="paper",
         metadata={
@@ -157,6 +158,8 @@ def build_speech_encoder(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
         use_cls=True,
         padding_exact=resolve(cfg, "padding_exact"),
         pos_conv_depth=cfg.pos_conv_depth,
+        fast=cfg.fast,
+        precision=str(cfg.precision),
     )
 
 

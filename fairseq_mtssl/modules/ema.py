@@ -31,12 +31,14 @@ class EmaLayers(nn.Module):
     them. Weights stay in 32 bits when the model around them is halved; with half-precision input they
     are cast for the computation alone. Always in evaluation mode.
 
-    layers: fairseq transformer layers; norm: the layer norm between positional convolution and layers.
+    layers: fairseq transformer layers; norm: the layer norm between positional convolution and layers; fast:
+    as for `run_layers`.
     Source: Ma et al. 2023, arXiv 2211.07321; data2vec, arXiv 2202.03555 (`ema_layers_only`).
     """
 
-    def __init__(self, layers: nn.ModuleList, norm: nn.Module) -> None:
+    def __init__(self, layers: nn.ModuleList, norm: nn.Module, fast: bool = True) -> None:
         super().__init__()
+        self.fast = fast
         self.layers = copy.deepcopy(layers).float().requires_grad_(False)
         self.layer_norm = copy.deepcopy(norm).float().requires_grad_(False)
         self.eval()
@@ -67,8 +69,7 @@ class EmaLayers(nn.Module):
         """
         own: list[Tensor] = [*self.layers.parameters(), *self.layer_norm.parameters()]
         new = [p.detach().to(torch.float32) for p in (*layers.parameters(), *norm.parameters())]
-        torch._foreach_mul_(own, decay)
-        torch._foreach_add_(own, new, alpha=1.0 - decay)
+        torch._foreach_lerp_(own, new, 1.0 - decay)
 
     @torch.no_grad()
     def forward(self, placed: Hidden, last: int) -> list[Tensor]:
@@ -81,5 +82,5 @@ class EmaLayers(nn.Module):
         with torch.autocast(device, placed.states.dtype) if half else contextlib.nullcontext():
             results: list[Tensor] = []
             hidden = Hidden(self.layer_norm(placed.states), placed.padding)
-            run_layers(self.layers, hidden, results=results)
+            run_layers(self.layers, hidden, results=results, fast=self.fast)
         return results[-last:]

@@ -8,17 +8,23 @@ the amount of padding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import functools
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
-from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel, TransformerEncoder, Wav2Vec2Config
+from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder, Wav2Vec2Config
 from fairseq.modules import GradMultiply, LayerNorm
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ClipTooShortError
 from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
+from fairseq_mtssl.modules import fast_positions
 from fairseq_mtssl.modules.attention import init_std
+from fairseq_mtssl.modules.conv_features import ConvFeatures
+from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer, stream_type
+from fairseq_mtssl.modules.precision import check_precision, mixed
 
 
 @dataclass
@@ -52,24 +58,49 @@ def run_layers(
     layerdrop: float = 0.0,
     outputs: list[Tensor] | None = None,
     results: list[Tensor] | None = None,
+    fast: bool = True,
 ) -> Hidden:
     """Run transformer layers of fairseq one after the other.
 
     layerdrop: chance to skip a layer. outputs, results: lists that receive of each layer that is run, as
     (T', B, D), its output, and what its feed-forward block gives before the residual is added back (the
-    last element of fairseq's layer results).
+    last element of fairseq's layer results). fast: see `fast_layers`; False: the layers' own forward.
     """
     x = hidden.states
+    layers = list(layers)
+    fast = fast and all(can_run(layer, x) for layer in layers)
+    lengths = None
+    if fast:
+        x = x.to(stream_type(x))
+        # padding comes last
+        lengths = None if hidden.padding is None else (~hidden.padding).sum(1).tolist()
     for layer in layers:
         # A draw on the CPU generator, which the trainer seeds anew at every update on every rank.
         if layerdrop > 0 and torch.rand(()).item() < layerdrop:
             continue
-        x, (_, result) = layer(x, self_attn_padding_mask=hidden.padding, need_weights=False)
+        if fast:
+            x, result = run_layer(layer, x, lengths)
+        else:
+            x, (_, result) = layer(x, self_attn_padding_mask=hidden.padding, need_weights=False)
         if outputs is not None:
             outputs.append(x)
         if results is not None:
             results.append(result)
     return Hidden(x, hidden.padding)
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def in_its_precision(method: Method) -> Method:
+    """A method of the encoder that runs in its precision."""
+
+    @functools.wraps(method)
+    def run(self: SpeechEncoder, *args: Any, **kwargs: Any) -> Any:
+        with self.computing():
+            return method(self, *args, **kwargs)
+
+    return run  # type: ignore[return-value]
 
 
 class SpeechEncoder(nn.Module):
@@ -80,6 +111,8 @@ class SpeechEncoder(nn.Module):
     pos_conv_depth: layers of the positional convolution; with several, each has max(3, conv_pos // depth)
     as its kernel (data2vec). use_cls: prepend a learned CLS token. padding_exact: nothing computed for a
     row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
+    fast: the same numbers within rounding in less time and memory; False: fairseq's own forward functions.
+    precision: of the matrix products in training (see `precision`); what comes out is in the weights' type.
     sizes: the arguments that the shapes and the meaning of its weights depend on.
     Source: Baevski et al. 2020, arXiv 2006.11477; CLS token: Peng & Harwath 2022, arXiv 2109.08186.
     """
@@ -105,6 +138,8 @@ class SpeechEncoder(nn.Module):
         use_cls: bool,
         padding_exact: bool,
         pos_conv_depth: int = 1,
+        fast: bool = True,
+        precision: str = "float32",
     ) -> None:
         super().__init__()
         self.sizes = {
@@ -128,9 +163,11 @@ class SpeechEncoder(nn.Module):
         self.dropout = dropout
         self.dim = dim
         self.pos_conv_depth = pos_conv_depth
+        self.fast = fast
+        self.precision = check_precision(precision)
         self.feature_dim = self.conv_layers[-1][0]
-        self.feature_extractor = ConvFeatureExtractionModel(
-            conv_layers=self.conv_layers, dropout=0.0, mode=extractor_mode, conv_bias=conv_bias
+        self.feature_extractor = ConvFeatures(
+            self.conv_layers, mode=extractor_mode, conv_bias=conv_bias, fast=fast
         )
         self.layer_norm = LayerNorm(self.feature_dim)
         self.post_extract_proj = nn.Linear(self.feature_dim, dim) if self.feature_dim != dim else None
@@ -167,6 +204,13 @@ class SpeechEncoder(nn.Module):
         """(B,) samples -> (B,) frames."""
         return conv_length(lengths, self.conv_layers)
 
+    def computing(self) -> Any:
+        """The context of the encoder's precision: in training, unless the whole model has been halved."""
+        weight = self.mask_emb
+        wanted = self.training and weight.dtype == torch.float32
+        return mixed(self.precision if wanted else "float32", weight.device)
+
+    @in_its_precision
     def front_end(self, source: Tensor, lengths: Tensor) -> FrontEnd:
         """source: (B, S) waveforms, zero past their end; lengths: (B,) samples.
 
@@ -184,13 +228,14 @@ class SpeechEncoder(nn.Module):
                 features = self.feature_extractor(source)
         # (B, C, T) -> (B, T, C)
         features = features.transpose(1, 2)
+        features = features.to(stream_type(features))
         squares = features.float().pow(2)
         if self.padding_exact:
             valid = ~padding_mask(frames, features.size(1))
             penalty = squares.mean(-1)[valid].mean()
         else:
             penalty = squares.mean()
-        return FrontEnd(self.layer_norm(features), frames, penalty)
+        return FrontEnd(self._norm(self.layer_norm, features), frames, penalty)
 
     def embed(
         self, front: FrontEnd, mask: Tensor | None = None, channel_mask: Tensor | None = None
@@ -201,9 +246,13 @@ class SpeechEncoder(nn.Module):
         to 0 in all frames; None masks nothing.
         """
         placed = self.place(front, mask, channel_mask)
-        x = self.encoder.layer_norm(placed.states)
+        x = self._norm(self.encoder.layer_norm, placed.states)
         return Hidden(nn.functional.dropout(x, p=self.dropout, training=self.training), placed.padding)
 
+    def _norm(self, norm: nn.Module, x: Tensor) -> Tensor:
+        return layer_norm(norm, x) if self.fast else norm(x)
+
+    @in_its_precision
     def place(
         self,
         front: FrontEnd,
@@ -216,6 +265,7 @@ class SpeechEncoder(nn.Module):
         mask, channel_mask: as for `embed`. dropout: of the projected features, in training.
         """
         x = front.features if self.post_extract_proj is None else self.post_extract_proj(front.features)
+        x = x.to(stream_type(x))
         if dropout:
             x = self.dropout_input(x)
         if mask is not None:
@@ -234,6 +284,9 @@ class SpeechEncoder(nn.Module):
 
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """The positional convolution of (B, T', D), which is zero at padding."""
+        if self.fast and self.pos_conv_depth > 1 and fast_positions.can_run(self.encoder.pos_conv, x):
+            silent = padding if self.padding_exact else None
+            return fast_positions.stacked_positions(self.encoder.pos_conv, x, silent)
         x = x.transpose(1, 2)
         if self.pos_conv_depth == 1:
             return self.encoder.pos_conv(x).transpose(1, 2)
@@ -243,6 +296,7 @@ class SpeechEncoder(nn.Module):
             x = block(x)
         return x.transpose(1, 2)
 
+    @in_its_precision
     def run(
         self,
         hidden: Hidden,
@@ -264,6 +318,7 @@ class SpeechEncoder(nn.Module):
             layerdrop=self.layerdrop if self.training else 0.0,
             outputs=None if collect is None else outputs,
             results=None if results is None else before,
+            fast=self.fast,
         )
         for given, found in ((collect, outputs), (results, before)):
             if given is not None:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError, MissingExtraError
@@ -22,6 +23,8 @@ from fairseq_mtssl.frames import (
     padding_mask,
     parse_conv_layers,
 )
+from fairseq_mtssl.modules.conv_features import can_run, conv_features
+from fairseq_mtssl.modules.precision import check_precision, mixed
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
 CEPSTRA = 13
@@ -157,6 +160,7 @@ class LayerStack:
     model: one of ours (anything with a SpeechEncoder as `speech_encoder`), or fairseq's wav2vec2, hubert or
         data2vec_audio; it is put in evaluation mode and never masked.
     layers: counted from 1; None takes all. prepare: what training did to a waveform, such as normalising it.
+    precision: of the matrix products (see `modules.precision`); in bfloat16 features are off by a per cent.
     Raises: ConfigError for a layer or a model that does not fit.
     """
 
@@ -168,7 +172,9 @@ class LayerStack:
         prepare: Callable[[np.ndarray], np.ndarray],
         source: dict[str, Any],
         device: torch.device | str = "cpu",
+        precision: str = "float32",
     ) -> None:
+        self._precision = check_precision(precision)
         self._parts = _parts_of(model.to(device).float().eval())
         count = self._parts.num_layers
         self.layers = list(range(1, count + 1) if layers is None else layers)
@@ -189,9 +195,10 @@ class LayerStack:
         found = [np.zeros((0, len(self.layers), self.dim), dtype=np.float32) for _ in wavs]
         if kept:
             clips = [torch.from_numpy(np.ascontiguousarray(self._prepare(wavs[index]))) for index in kept]
-            with torch.inference_mode(), _exact_float32(self._device):
+            mixing = mixed(self._precision, self._device)
+            with torch.inference_mode(), _exact_float32(self._device), mixing:
                 hidden = self._parts.run([clip.float().to(self._device) for clip in clips], self.layers)
-                stacked = torch.stack(hidden, dim=2).cpu()  # L of (B, T, D) -> (B, T, L, D)
+                stacked = torch.stack(hidden, dim=2).float().cpu()  # L of (B, T, D) -> (B, T, L, D)
             for index, states in zip(kept, stacked, strict=True):
                 found[index] = states[: frames[index]].numpy()
         return found
@@ -208,8 +215,9 @@ class LayerFeatures(LayerStack):
         prepare: Callable[[np.ndarray], np.ndarray],
         source: dict[str, Any],
         device: torch.device | str = "cpu",
+        precision: str = "float32",
     ) -> None:
-        super().__init__(model, [layer], prepare=prepare, source=source, device=device)
+        super().__init__(model, [layer], prepare=prepare, source=source, device=device, precision=precision)
         self.layer = layer
         self.source = {**source, "layer": layer}
 
@@ -265,7 +273,7 @@ class _FairseqParts:
         model = self.model
         lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
         # (B, S) -> (B, C, T) -> (B, T, C)
-        x = _apart(clips, model.feature_extractor, lambda wavs: model.feature_extractor(wavs).transpose(1, 2))
+        x = _apart(clips, model.feature_extractor, self._convolved)
         x = model.layer_norm(x)
         if model.post_extract_proj is not None:
             x = model.post_extract_proj(x)
@@ -275,6 +283,13 @@ class _FairseqParts:
             _, results = model.encoder.extract_features(x, padding, tgt_layer=max(layers) - 1)
         # (T, B, D) -> (B, T, D)
         return [results[layer - 1][0].transpose(0, 1) for layer in layers]
+
+    def _convolved(self, source: Tensor) -> Tensor:
+        """(B, S) -> (B, T, C)."""
+        extractor = self.model.feature_extractor
+        plain = type(extractor) is ConvFeatureExtractionModel and not extractor._forward_hooks
+        quick = plain and can_run(extractor, source)
+        return (conv_features(extractor, source) if quick else extractor(source)).transpose(1, 2)
 
 
 def _conv_text(model: Any) -> str:
@@ -318,7 +333,8 @@ def _silent_padding(pos_conv: nn.Module, frames: Tensor, prefix: int) -> Iterato
     data2vec's encoder differ by 12 %.
     """
     blocks = list(pos_conv) if isinstance(pos_conv, nn.Sequential) else []
-    stacked = all(isinstance(block, nn.Sequential) for block in blocks)
+    padded = int(frames.min()) < int(frames.max())
+    stacked = padded and all(isinstance(block, nn.Sequential) for block in blocks)
     valid = frames + prefix
 
     def silence(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:

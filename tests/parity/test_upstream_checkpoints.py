@@ -83,7 +83,7 @@ def test_a_checkpoint_of_fairseqs_gives_its_own_layers(name: str, normalize: boo
     with torch.no_grad():
         model.eval()
         wanted = theirs(torch.from_numpy(wav).unsqueeze(0), 2)[0].numpy()
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)  # convolutions add up in another order
 
 
 @pytest.mark.parametrize("mode", ["default", "layer_norm"])

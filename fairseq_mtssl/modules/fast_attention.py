@@ -1,0 +1,89 @@
+"""Self-attention with dropout on a CPU, a few heads at a time.
+
+With dropout, torch keeps three (T, T) arrays of each head for the backward pass; here a head's array is
+computed, used and forgotten while it is in the cache, and computed again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from fairseq_mtssl.modules.dropout import Draws, new_seed
+
+PIECE = 2**18
+"""Attention weights that are worked on at a time, or one head's."""
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None, rate: float
+    ) -> Tensor:
+        ctx.lengths, ctx.rate, ctx.seed = lengths, rate, new_seed() if rate > 0 else 0
+        ctx.save_for_backward(query, key, value)
+        out = torch.empty_like(query)
+        draws = Draws(rate, ctx.seed, query.dtype)
+        for q, k, v, o in pieces(lengths, query, key, value, out):
+            weights = _weights(q, k)
+            if rate > 0:
+                weights = draws.drop_(weights, draws.next(weights.shape))
+            o.copy_(torch.bmm(weights, v * draws.scale))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        query, key, value = ctx.saved_tensors
+        empty = torch.empty_like if ctx.lengths is None else torch.zeros_like
+        grads = [empty(each) for each in (query, key, value)]
+        draws = Draws(ctx.rate, ctx.seed, query.dtype)
+        scale = query.size(-1) ** -0.5
+        for q, k, v, g, *into in pieces(ctx.lengths, query, key, value, grad, *grads):
+            weights, g = _weights(q, k), g * draws.scale
+            through = torch.bmm(g, v.transpose(1, 2))
+            if ctx.rate > 0:
+                numbers = draws.next(weights.shape)
+                into[2].copy_(torch.bmm(draws.drop(weights, numbers).transpose(1, 2), g))
+                through = draws.drop_(through, numbers)
+            else:
+                into[2].copy_(torch.bmm(weights.transpose(1, 2), g))
+            scores = torch._softmax_backward_data(through, weights, -1, weights.dtype, grad_input=through)
+            into[0].copy_(torch.bmm(scores, k * scale))
+            into[1].copy_(torch.bmm(scores.transpose(1, 2), q * scale))
+        return (*grads, None, None)
+
+
+def _weights(query: Tensor, key: Tensor) -> Tensor:
+    """(n, T, d), (n, S, d) -> (n, T, S): sum to 1 over S."""
+    scores = torch.bmm(query * query.size(-1) ** -0.5, key.transpose(1, 2))
+    return torch.softmax(scores, -1, out=scores)
+
+
+def pieces(lengths: Sequence[int] | None, *tensors: Tensor) -> Iterator[list[Tensor]]:
+    """Some heads of a row at a time, as (n, T, d), of each (T, B, H, d); keys and values without padding."""
+    steps, rows, heads, _ = tensors[0].shape
+    for row in range(rows):
+        valid = steps if lengths is None else lengths[row]
+        count = max(1, PIECE // (steps * valid))
+        for head in range(0, heads, count):
+            # (T, B, H, d) -> (T, n, d) -> (n, T, d)
+            parts = [each[:, row, head : head + count].transpose(0, 1) for each in tensors]
+            # query, key, value, output or its gradient, gradients of query, key, value
+            yield [each[:, :valid] if index in (1, 2, 5, 6) else each for index, each in enumerate(parts)]
+
+
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None, rate: float
+) -> Tensor:
+    """Softmax of query · key / √d, dropped out, times value.
+
+    query, key, value: (T, B, H, d), on a CPU, all of one type; lengths: of each row, the positions that are
+    not padding, which must lie first; None: all; rate: of the dropout, 0 for none.
+    Returns: (T, B, H, d), at padding what attends to the valid positions.
+    """
+    return _Attention.apply(query, key, value, lengths, rate)

@@ -1,0 +1,103 @@
+"""Attention a few heads at a time, against torch's and against an oracle with the same dropout."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.modules import fast_attention
+from fairseq_mtssl.modules.dropout import Draws
+from fairseq_mtssl.modules.fast_attention import attention, pieces
+
+SHAPE = (37, 3, 4, 8)  # (T, B, H, d)
+
+
+def inputs(shape: tuple[int, ...] = SHAPE) -> list[Tensor]:
+    torch.manual_seed(0)
+    return [torch.randn(shape, requires_grad=True) for _ in range(3)]
+
+
+def plain(q: Tensor, k: Tensor, v: Tensor, lengths: list[int] | None, keep: Tensor | float = 1.0) -> Tensor:
+    """keep: (B, H, T, S), what the weights are multiplied with."""
+    scores = torch.einsum("tbhd,sbhd->bhts", q, k) / q.size(-1) ** 0.5
+    if lengths is not None:
+        past = torch.arange(k.size(0)) >= torch.tensor(lengths).view(-1, 1, 1, 1)
+        scores = scores.masked_fill(past, float("-inf"))
+    return torch.einsum("bhts,sbhd->tbhd", scores.softmax(-1) * keep, v)
+
+
+@pytest.mark.parametrize("lengths", [None, [37, 20, 1]])
+@pytest.mark.parametrize("piece", [1, 2**18])
+def test_output_and_gradients_equal_plain_attention(
+    lengths: list[int] | None, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_attention, "PIECE", piece)
+    given = inputs()
+    out, expected = attention(*given, lengths, 0.0), plain(*given, lengths)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    weight = torch.randn(SHAPE)
+    found = torch.autograd.grad(out, given, weight)
+    for gradient, wanted in zip(found, torch.autograd.grad(expected, given, weight), strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("lengths", [None, [37, 20, 5]])
+def test_dropout_is_that_of_the_draws_forward_and_backward(
+    lengths: list[int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fast_attention, "new_seed", lambda: 11)
+    monkeypatch.setattr(fast_attention, "PIECE", 37 * 37 * 2)  # two heads at a time
+    given, rate = inputs(), 0.2
+    steps, rows, heads, _ = SHAPE
+    draws = Draws(rate, 11, torch.float32)
+    keep = torch.zeros(rows, heads, steps, steps)
+    for row, valid in enumerate(lengths or [steps] * rows):
+        count = 2 if lengths is None or valid == steps else max(1, fast_attention.PIECE // (steps * valid))
+        for head in range(0, heads, count):
+            shape = torch.Size((min(count, heads - head), steps, valid))
+            kept = draws.drop(torch.ones(shape), draws.next(shape))
+            keep[row, head : head + count, :, :valid] = kept * draws.scale
+    out, expected = attention(*given, lengths, rate), plain(*given, lengths, keep)
+    torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
+    weight = torch.randn(SHAPE)
+    found = torch.autograd.grad(out, given, weight)
+    for gradient, wanted in zip(found, torch.autograd.grad(expected, given, weight), strict=True):
+        torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_on_average_dropout_changes_nothing() -> None:
+    given = inputs((12, 1, 64, 4))
+    with torch.no_grad():
+        expected = plain(*given, None)
+        mean = sum(attention(*given, None, 0.1) for _ in range(300)) / 300
+    assert float((mean - expected).abs().mean()) < 0.02 * float(expected.abs().mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near(dtype: torch.dtype) -> None:
+    given = inputs()
+    half = [each.detach().to(dtype).requires_grad_() for each in given]
+    out = attention(*half, [37, 20, 9], 0.0)
+    assert out.dtype == dtype
+    expected = plain(*given, [37, 20, 9])
+    # bfloat16 keeps 8 bits
+    torch.testing.assert_close(out.float(), expected.detach(), rtol=0.05, atol=0.05)
+    out.sum().backward()
+    expected.sum().backward()
+    for mine, theirs in zip(half, given, strict=True):
+        torch.testing.assert_close(mine.grad.float(), theirs.grad, rtol=0.1, atol=0.1)
+
+
+def test_padded_keys_get_no_gradient() -> None:
+    given = inputs()
+    attention(*given, [37, 20, 1], 0.1).square().sum().backward()
+    for padded in (given[1], given[2]):
+        assert not padded.grad[20:, 1].any() and not padded.grad[1:, 2].any()
+        assert padded.grad[:20, 1].any()
+
+
+def test_pieces_cover_every_head_once() -> None:
+    query = torch.zeros(5, 2, 3, 4)
+    seen = [tuple(each[0].shape) for each in pieces([5, 2], query, query)]
+    assert seen == [(3, 5, 4), (3, 5, 4)]

@@ -1,0 +1,46 @@
+"""bfloat16 in training: where it is used, where not, and how near it stays."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.modules import precision
+from fairseq_mtssl.modules.precision import check_precision, has_bfloat16, mixed
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "wanted"),
+    [
+        ("float32", True, torch.float32),
+        ("bfloat16", False, torch.bfloat16),
+        ("auto", True, torch.bfloat16),
+        ("auto", False, torch.float32),
+    ],
+)
+def test_products_are_computed_in_the_precision_asked_for(
+    name: str, found: bool, wanted: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: found)
+    layer = nn.Linear(4, 4)
+    with mixed(name, CPU):
+        assert layer(torch.randn(2, 4)).dtype == wanted
+    assert layer.weight.dtype == torch.float32
+
+
+def test_another_name_is_refused() -> None:
+    with pytest.raises(ConfigError, match="half.*float32, bfloat16, auto"):
+        check_precision("half")
+
+
+def test_what_the_processor_has_is_asked_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert not has_bfloat16(CPU)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    assert has_bfloat16(CPU)
+    assert not has_bfloat16(torch.device("meta"))
