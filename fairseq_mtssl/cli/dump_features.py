@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     rank, nshard = shards.parse_shard(args.shard)
     device = pick_device(args.device)
     split = target_sources.open_split(args.data, args.split)
-    features = target_sources.open_features(args.features, device)
+    features = target_sources.open_features(args.features, device, args.precision)
     about = pipeline.describe(features)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         batch_samples=target_sources.batch_samples(args.batch_seconds, device),
         shard_minutes=args.shard_minutes,
     )
-    features = target_sources.open_features(args.features, device)
+    features = target_sources.open_features(args.features, device, args.precision)
     about = make_targets(splits, features, Path(args.out), recipe, device)
     print(format_summary(about))
     print(f"wrote {args.out}")

@@ -7,6 +7,7 @@ import argparse
 from fairseq_mtssl.cli.options import add_compute_arguments, positive_int
 
 FEATURES = "mfcc, mfcc-cmn (less the mean of each utterance), or CHECKPOINT:LAYER, layers counted from 1"
+PRECISIONS = ("float32", "bfloat16", "auto")  # of modules.precision, which is slow to import
 BACKENDS = ("auto", "faiss", "torch", "sklearn")  # of targets.kmeans, which is slow to import
 
 
@@ -16,8 +17,15 @@ def add_data_argument(parser: argparse.ArgumentParser, required: bool = True) ->
 
 
 def add_feature_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:
-    """--features, --device and --batch-seconds."""
+    """--features, --precision, --device and --batch-seconds."""
     parser.add_argument("--features", required=required, metavar="F", help=FEATURES)
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default=PRECISIONS[0],
+        help="what a checkpoint's layers multiply matrices in (float32); bfloat16: about twice as fast, "
+        "features off by a per cent; auto: bfloat16 where the processor or the GPU has instructions for it",
+    )
     add_compute_arguments(parser)
 
 

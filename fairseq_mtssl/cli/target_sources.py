@@ -78,17 +78,21 @@ def read_row(manifest: AudioManifest, row: int) -> np.ndarray:
     return wav
 
 
-def open_features(text: str, device: torch.device) -> Features:
+def open_features(text: str, device: torch.device, precision: str = "float32") -> Features:
     """What --features names. Raises: ConfigError, CheckpointError, MissingExtraError."""
     from fairseq_mtssl.targets.features import LayerFeatures, Mfcc
 
     if text in ("mfcc", "mfcc-cmn"):
+        if precision == "bfloat16":
+            raise ConfigError("--precision", [f"is of a checkpoint's layers; {text} is always in float32"])
         return Mfcc(centred=text == "mfcc-cmn")
     path, _, layer = text.rpartition(":")
     if not path or not layer.isdecimal():
         raise ConfigError("--features", [f"got {text!r}, wanted {FEATURES}, such as checkpoint_best.pt:6"])
     prepare, model, source = _open_upstream(path)
-    return LayerFeatures(model, int(layer), prepare=prepare, source=source, device=device)
+    return LayerFeatures(
+        model, int(layer), prepare=prepare, source=source, device=device, precision=precision
+    )
 
 
 def open_layers(path: str | Path, layers: Sequence[int] | None, device: torch.device) -> LayerStack:
@@ -145,7 +149,7 @@ def open_source(args: argparse.Namespace, device: torch.device) -> tuple[Source,
     if (args.stored is None) == (args.data is None or args.features is None):
         raise ConfigError("--stored", ["give either --stored DIR, or --data DIR with --features F"])
     if args.stored is None:
-        features = open_features(args.features, device)
+        features = open_features(args.features, device, args.precision)
         split = open_split(args.data, args.split)
         return pipeline.Source(split, features, batch_samples(args.batch_seconds, device)), pipeline.describe(
             features

@@ -20,13 +20,20 @@ def check_precision(name: str) -> str:
 
 
 def mixed(name: str, device: torch.device) -> Any:
-    """A context in which matrices are multiplied in this precision and weights stay as they are.
-
-    name: of PRECISIONS; auto is bfloat16 where the device has instructions for it.
-    """
-    if name == "float32" or (name == "auto" and not has_bfloat16(device)):
+    """A context in which matrices are multiplied in this precision and weights stay as they are."""
+    if resolve(name, device) == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def resolve(name: str, device: torch.device) -> str:
+    """One of PRECISIONS as it is; auto: bfloat16 where the device has instructions for it, else float32.
+
+    Raises: ConfigError if it is none of PRECISIONS.
+    """
+    if check_precision(name) != "auto":
+        return name
+    return "bfloat16" if has_bfloat16(device) else "float32"
 
 
 def has_bfloat16(device: torch.device) -> bool:

@@ -24,7 +24,7 @@ from fairseq_mtssl.frames import (
     parse_conv_layers,
 )
 from fairseq_mtssl.modules.conv_features import can_run, conv_features
-from fairseq_mtssl.modules.precision import check_precision, mixed
+from fairseq_mtssl.modules.precision import mixed, resolve
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
 CEPSTRA = 13
@@ -160,7 +160,8 @@ class LayerStack:
     model: one of ours (anything with a SpeechEncoder as `speech_encoder`), or fairseq's wav2vec2, hubert or
         data2vec_audio; it is put in evaluation mode and never masked.
     layers: counted from 1; None takes all. prepare: what training did to a waveform, such as normalising it.
-    precision: of the matrix products (see `modules.precision`); in bfloat16 features are off by a per cent.
+    precision: of the matrix products (see `modules.precision`); in bfloat16 features are off by a per cent,
+        and differ by as much between batches.
     Raises: ConfigError for a layer or a model that does not fit.
     """
 
@@ -174,7 +175,7 @@ class LayerStack:
         device: torch.device | str = "cpu",
         precision: str = "float32",
     ) -> None:
-        self._precision = check_precision(precision)
+        self._precision = resolve(precision, torch.device(device))
         self._parts = _parts_of(model.to(device).float().eval())
         count = self._parts.num_layers
         self.layers = list(range(1, count + 1) if layers is None else layers)
@@ -184,7 +185,8 @@ class LayerStack:
         self.dim: int = self._parts.dim
         self.hop_samples = hop_samples(self._parts.conv_layers)
         self.window_samples = min_samples(self._parts.conv_layers)
-        self.source = {**source, "layers": self.layers}
+        rounded = {} if self._precision == "float32" else {"precision": self._precision}
+        self.source = {**source, **rounded, "layers": self.layers}
         self._prepare = prepare
         self._device = torch.device(device)
 
@@ -219,7 +221,8 @@ class LayerFeatures(LayerStack):
     ) -> None:
         super().__init__(model, [layer], prepare=prepare, source=source, device=device, precision=precision)
         self.layer = layer
-        self.source = {**source, "layer": layer}
+        self.source = {name: value for name, value in self.source.items() if name != "layers"}
+        self.source["layer"] = layer
 
     def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See Features."""

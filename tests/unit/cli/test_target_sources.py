@@ -9,6 +9,7 @@ import torch
 
 from fairseq_mtssl.cli import target_options, target_sources
 from fairseq_mtssl.errors import ConfigError, TargetError
+from fairseq_mtssl.modules import precision
 from fairseq_mtssl.targets import kmeans
 
 
@@ -50,6 +51,14 @@ def test_utterances_are_called_by_caption_id_or_file(tmp_path: Path) -> None:
     rows = "c1\ti.png\ti\t\t\t\nc2\tj.png\tj\t\t\t\n"
     (tmp_path / "train.pairs").write_text(f"images\n{columns}\n{rows}")
     assert target_sources.utterance_ids(tmp_path, "train") == ["c1", "c2"]
+
+
+def test_mfccs_have_no_precision_to_choose() -> None:
+    pytest.importorskip("kaldi_native_fbank")
+    assert target_options.PRECISIONS == precision.PRECISIONS
+    with pytest.raises(ConfigError, match="--precision.*mfcc-cmn is always in float32"):
+        target_sources.open_features("mfcc-cmn", torch.device("cpu"), "bfloat16")
+    assert target_sources.open_features("mfcc", torch.device("cpu"), "auto").source == {"features": "mfcc"}
 
 
 def test_batches_are_for_gpus_unless_asked_for() -> None:

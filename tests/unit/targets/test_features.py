@@ -203,6 +203,7 @@ def test_bfloat16_features_are_float32_and_within_a_few_per_cent(name: str) -> N
         LayerStack(model, None, prepare=normalise, source={}, precision=precision)
         for precision in ("float32", "bfloat16")
     )
+    assert narrow.source["precision"] == "bfloat16" and "precision" not in exact.source
     for wanted, found in zip(exact.extract(waves()), narrow.extract(waves()), strict=True):
         assert found.dtype == np.float32 and found.shape == wanted.shape
         if len(wanted):
