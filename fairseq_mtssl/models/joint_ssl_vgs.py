@@ -21,9 +21,9 @@ from fairseq_mtssl.models.masked_prediction import (
 from fairseq_mtssl.models.vgs_retrieval import (
     VgsRetrievalConfig,
     VgsRetrievalModel,
-    build_speech_encoder,
     check_config,
     resolve,
+    speech_encoder_of,
 )
 from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
 from fairseq_mtssl.modules.masking import span_mask
@@ -127,7 +127,7 @@ class JointSslVgsModel(VgsRetrievalModel):
             faults += target_faults(cfg, cfg.encoder_layers, len(classes), str(cfg.ssl) in ONLINE)
         if faults:
             raise ConfigError("model", faults)
-        return cls(cfg, build_speech_encoder(cfg, cfg.encoder_layers), classes)
+        return cls(cfg, speech_encoder_of(cfg, cfg.encoder_layers), classes)
 
     def update_teacher(self, updates: int) -> None:
         """Move the slow teacher, if there is one, after an update; updates: those made so far."""

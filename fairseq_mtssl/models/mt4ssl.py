@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.models.compute import ComputeConfig
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder
 from fairseq_mtssl.models.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionConfig,
@@ -22,11 +22,11 @@ from fairseq_mtssl.models.masked_prediction import (
     target_faults,
 )
 from fairseq_mtssl.modules.masking import span_mask
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import FrontEnd
 
 
 @dataclass
-class Mt4sslConfig(MaskedPredictionConfig, ComputeConfig):
+class Mt4sslConfig(MaskedPredictionConfig, EncoderConfig):
     init_from: Optional[str] = field(
         default=None,
         metadata={
@@ -44,28 +44,13 @@ class Mt4sslConfig(MaskedPredictionConfig, ComputeConfig):
     extractor_mode: ChoiceEnum(["default", "layer_norm"]) = field(  # type: ignore[valid-type]
         default="layer_norm", metadata={"help": "group norm after the first convolution, or layer norms"}
     )
-    conv_feature_layers: str = field(
-        default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-        metadata={"help": "convolutions of the waveform encoder as (channels, kernel, stride)"},
-    )
-    conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
     encoder_layers: int = field(default=12, metadata={"help": "transformer layers"})
-    encoder_embed_dim: int = field(default=768, metadata={"help": "width of the transformer"})
-    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
-    encoder_attention_heads: int = field(default=12, metadata={"help": "its attention heads"})
     pos_conv_depth: int = field(default=5, metadata={"help": "layers of the positional convolution"})
     conv_pos: int = field(
         default=95, metadata={"help": "kernel of the positional convolution, frames, over all its layers"}
     )
-    conv_pos_groups: int = field(default=16, metadata={"help": "its groups"})
-    dropout: float = field(default=0.1, metadata={"help": "dropout in the transformer, [0, 1)"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights, [0, 1)"})
-    activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the FFN, [0, 1)"})
     dropout_input: float = field(default=0.0, metadata={"help": "dropout of the projected conv features"})
     encoder_layerdrop: float = field(default=0.05, metadata={"help": "chance to skip a layer, [0, 1)"})
-    feature_grad_mult: float = field(
-        default=1.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
-    )
     padding_exact: bool = field(
         default=True,
         metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
@@ -88,27 +73,12 @@ class Mt4sslModel(BaseFairseqModel):
         super().__init__()
         self.cfg = cfg
         self.num_updates = 0
-        self.speech_encoder = SpeechEncoder(
-            conv_layers=cfg.conv_feature_layers,
-            extractor_mode=str(cfg.extractor_mode),
-            conv_bias=cfg.conv_bias,
-            dim=cfg.encoder_embed_dim,
-            ffn_dim=cfg.encoder_ffn_embed_dim,
-            heads=cfg.encoder_attention_heads,
+        self.speech_encoder = build_speech_encoder(
+            cfg,
             layers=cfg.encoder_layers,
-            dropout=cfg.dropout,
-            attention_dropout=cfg.attention_dropout,
-            activation_dropout=cfg.activation_dropout,
-            input_dropout=cfg.dropout_input,
-            layerdrop=cfg.encoder_layerdrop,
-            conv_pos=cfg.conv_pos,
-            conv_pos_groups=cfg.conv_pos_groups,
-            feature_grad_mult=cfg.feature_grad_mult,
             use_cls=False,
+            extractor_mode=str(cfg.extractor_mode),
             padding_exact=cfg.padding_exact,
-            pos_conv_depth=cfg.pos_conv_depth,
-            fast=cfg.fast,
-            precision=str(cfg.precision),
         )
         self.ssl_head: Optional[MaskedPrediction] = MaskedPrediction(
             cfg, self.speech_encoder, label_classes, online=cfg.online

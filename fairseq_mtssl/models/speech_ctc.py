@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.compute import ComputeConfig
+from fairseq_mtssl.models.encoder import ComputeConfig
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 

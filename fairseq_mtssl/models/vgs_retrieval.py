@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.models.compute import ComputeConfig
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder
 from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, same_image_mask
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
 from fairseq_mtssl.modules.resdavenet import FrameBatchNorm
@@ -50,7 +50,7 @@ MAX_SCALE = 100.0
 
 
 @dataclass
-class VgsRetrievalConfig(ComputeConfig):
+class VgsRetrievalConfig(EncoderConfig):
     preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
         default="paper",
         metadata={
@@ -69,30 +69,15 @@ class VgsRetrievalConfig(ComputeConfig):
     extractor_mode: Optional[str] = field(
         default=None, metadata={"help": "default (group norm after the first convolution) or layer_norm"}
     )
-    conv_feature_layers: str = field(
-        default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-        metadata={"help": "convolutions of the waveform encoder as (channels, kernel, stride)"},
-    )
-    conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
-    encoder_embed_dim: int = field(default=768, metadata={"help": "width of the speech transformer"})
-    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
-    encoder_attention_heads: int = field(default=12, metadata={"help": "its attention heads"})
     shared_layers: int = field(
         default=8, metadata={"help": "layers below the VGS branch; the joint model shares them with SSL"}
     )
     conv_pos: int = field(default=128, metadata={"help": "kernel of the positional convolution, frames"})
-    conv_pos_groups: int = field(default=16, metadata={"help": "its groups"})
     pos_conv_depth: int = field(
         default=1, metadata={"help": "layers of the positional convolution; several share conv_pos"}
     )
-    dropout: float = field(default=0.1, metadata={"help": "dropout in every transformer, [0, 1)"})
-    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights, [0, 1)"})
-    activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the FFN, [0, 1)"})
     dropout_input: float = field(default=0.1, metadata={"help": "dropout of the projected conv features"})
     encoder_layerdrop: float = field(default=0.0, metadata={"help": "chance to skip a speech layer, [0, 1)"})
-    feature_grad_mult: float = field(
-        default=1.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
-    )
     padding_exact: Optional[bool] = field(
         default=None,
         metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
@@ -137,29 +122,14 @@ def resolve(cfg: Any, name: str) -> Any:
     return PRESETS[str(cfg.preset)][name] if value is None else value
 
 
-def build_speech_encoder(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
+def speech_encoder_of(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
     """The speech encoder that a model config describes, with so many transformer layers."""
-    return SpeechEncoder(
-        conv_layers=cfg.conv_feature_layers,
-        extractor_mode=resolve(cfg, "extractor_mode"),
-        conv_bias=cfg.conv_bias,
-        dim=cfg.encoder_embed_dim,
-        ffn_dim=cfg.encoder_ffn_embed_dim,
-        heads=cfg.encoder_attention_heads,
+    return build_speech_encoder(
+        cfg,
         layers=layers,
-        dropout=cfg.dropout,
-        attention_dropout=cfg.attention_dropout,
-        activation_dropout=cfg.activation_dropout,
-        input_dropout=cfg.dropout_input,
-        layerdrop=cfg.encoder_layerdrop,
-        conv_pos=cfg.conv_pos,
-        conv_pos_groups=cfg.conv_pos_groups,
-        feature_grad_mult=cfg.feature_grad_mult,
         use_cls=True,
+        extractor_mode=resolve(cfg, "extractor_mode"),
         padding_exact=resolve(cfg, "padding_exact"),
-        pos_conv_depth=cfg.pos_conv_depth,
-        fast=cfg.fast,
-        precision=str(cfg.precision),
     )
 
 
@@ -213,7 +183,7 @@ class VgsRetrievalModel(BaseFairseqModel):
     def build_model(cls, cfg: VgsRetrievalConfig, task: Any = None) -> "VgsRetrievalModel":
         """Called by fairseq. Raises: ConfigError naming every fault."""
         check_config(cfg)
-        return cls(cfg, build_speech_encoder(cfg, cfg.shared_layers))
+        return cls(cfg, speech_encoder_of(cfg, cfg.shared_layers))
 
     @property
     def scale(self) -> Optional[Tensor]:

@@ -1,0 +1,83 @@
+"""The speech encoder in the configurations of models: the fields they share, and what is built of them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+
+from fairseq_mtssl.modules.precision import PRECISIONS
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+
+
+@dataclass
+class ComputeConfig(FairseqDataclass):
+    """How a speech encoder is computed, not what."""
+
+    fast: bool = field(
+        default=True,
+        metadata={
+            "help": "compute the speech encoder in less time and memory (on a CPU), the same numbers within "
+            "rounding; false: fairseq's own forward functions"
+        },
+    )
+    precision: ChoiceEnum(list(PRECISIONS)) = field(  # type: ignore[valid-type]
+        default="float32",
+        metadata={
+            "help": "what the speech encoder multiplies matrices in when it trains: float32; bfloat16 "
+            "(weights, norms, residuals, losses, evaluation and features stay in 32 bits); auto: bfloat16 "
+            "where the processor or the GPU has instructions for it"
+        },
+    )
+
+
+@dataclass
+class EncoderConfig(ComputeConfig):
+    """Of a speech encoder that is trained from the start, what all models have the same defaults of."""
+
+    conv_feature_layers: str = field(
+        default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
+        metadata={"help": "convolutions of the waveform encoder as (channels, kernel, stride)"},
+    )
+    conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
+    encoder_embed_dim: int = field(default=768, metadata={"help": "width of the speech transformer"})
+    encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
+    encoder_attention_heads: int = field(default=12, metadata={"help": "its attention heads"})
+    conv_pos_groups: int = field(default=16, metadata={"help": "groups of the positional convolution"})
+    dropout: float = field(default=0.1, metadata={"help": "dropout in every transformer, [0, 1)"})
+    attention_dropout: float = field(default=0.1, metadata={"help": "dropout of attention weights, [0, 1)"})
+    activation_dropout: float = field(default=0.0, metadata={"help": "dropout inside the FFN, [0, 1)"})
+    feature_grad_mult: float = field(
+        default=1.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
+    )
+
+
+def build_speech_encoder(
+    cfg: Any, *, layers: int, use_cls: bool, extractor_mode: str, padding_exact: bool
+) -> SpeechEncoder:
+    """The speech encoder that a configuration describes.
+
+    cfg: an EncoderConfig with the fields conv_pos, pos_conv_depth, dropout_input and encoder_layerdrop, whose
+    defaults differ; the rest: arguments of SpeechEncoder.
+    """
+    return SpeechEncoder(
+        conv_layers=cfg.conv_feature_layers,
+        extractor_mode=extractor_mode,
+        conv_bias=cfg.conv_bias,
+        dim=cfg.encoder_embed_dim,
+        ffn_dim=cfg.encoder_ffn_embed_dim,
+        heads=cfg.encoder_attention_heads,
+        layers=layers,
+        dropout=cfg.dropout,
+        attention_dropout=cfg.attention_dropout,
+        activation_dropout=cfg.activation_dropout,
+        input_dropout=cfg.dropout_input,
+        layerdrop=cfg.encoder_layerdrop,
+        conv_pos=cfg.conv_pos,
+        conv_pos_groups=cfg.conv_pos_groups,
+        feature_grad_mult=cfg.feature_grad_mult,
+        use_cls=use_cls,
+        padding_exact=padding_exact,
+        pos_conv_depth=cfg.pos_conv_depth,
+        fast=cfg.fast,
+        precision=str(cfg.precision),
+    )
