@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fairseq_mtssl.cli import target_sources
+from fairseq_mtssl.cli.options import random_seed
 from fairseq_mtssl.errors import ConfigError, ManifestError, TargetError
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
 
@@ -96,7 +97,8 @@ def open_frames(args: argparse.Namespace, split: str, device: torch.device) -> F
         return _stored(Path(args.features), args.data, split)
     batch = target_sources.batch_samples(args.batch_seconds, device)
     if args.features is None:
-        stack = target_sources.open_layers(args.checkpoint, parse_layers(args.layer), device)
+        layers = parse_layers(args.layer)
+        stack = target_sources.open_layers(args.checkpoint, layers, device, random_seed(args))
         names = [str(layer) for layer in stack.layers]
         return _computed("layer", names, stack, args.data, split, batch)
     features = target_sources.open_features(args.features, device)

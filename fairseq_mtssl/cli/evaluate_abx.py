@@ -6,7 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.cli.options import add_compute_arguments, pick_device, prepare_output, write_json
+from fairseq_mtssl.cli.options import (
+    add_compute_arguments,
+    add_random_argument,
+    pick_device,
+    prepare_output,
+    write_json,
+)
 from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.errors import ConfigError
 
@@ -25,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--units", metavar="DIR", help="labels that make-targets wrote; equal ones are at 0, others at 1"
     )
     parser.add_argument("--layer", metavar="N,M", help="with --checkpoint: layers from 1, or all (all)")
+    add_random_argument(parser)
     parser.add_argument("--data", required=True, metavar="DIR", help="folder of {split}.tsv manifests")
     parser.add_argument(
         "--item",
@@ -52,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-x-speakers", type=int, default=5, metavar="N", help="for each A, across; 0: all (5)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of both draws (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of both draws and of random weights (0)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     add_compute_arguments(parser)
 
@@ -76,6 +83,8 @@ def check(args: argparse.Namespace) -> None:
     faults = []
     if args.layer is not None and args.checkpoint is None:
         faults.append("--layer goes with --checkpoint; write --features CHECKPOINT:LAYER for one layer")
+    if args.random_weights and args.checkpoint is None:
+        faults.append("--random-weights goes with --checkpoint, whose sizes the network has")
     if args.distance is not None and args.units is not None:
         faults.append("--units has its own distance, 0 or 1; leave --distance out")
     for name in ("max_tokens_per_group", "max_x_speakers"):

@@ -41,6 +41,20 @@ def add_compute_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_random_argument(parser: argparse.ArgumentParser) -> None:
+    """--random-weights."""
+    parser.add_argument(
+        "--random-weights",
+        action="store_true",
+        help="with --checkpoint: a network of its sizes, untrained, of --seed",
+    )
+
+
+def random_seed(args: argparse.Namespace) -> int | None:
+    """The seed of an untrained network, None where the checkpoint's weights are wanted."""
+    return int(args.seed) if args.random_weights else None
+
+
 def positive_int(text: str) -> int:
     """An argparse type: a whole number from 1."""
     try:

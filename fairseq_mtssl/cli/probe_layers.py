@@ -7,6 +7,7 @@ from typing import Any
 
 from fairseq_mtssl.cli.options import (
     add_compute_arguments,
+    add_random_argument,
     pick_device,
     positive_int,
     prepare_output,
@@ -22,9 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--checkpoint", metavar="FILE", help="layers of this model, all from one pass")
     what.add_argument("--features", choices=("mfcc",), help="MFCCs with differences instead")
-    parser.add_argument(
-        "--random-weights", action="store_true", help="a network of the checkpoint's sizes, untrained"
-    )
+    add_random_argument(parser)
     parser.add_argument("--layers", metavar="N,M", help="layers from 1, or all (all)")
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="folder that manifests/aligned_phones.py wrote"
@@ -45,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--lr", type=float, default=0.005, help="of the first update, falling linearly to 0 (0.005)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the frames and their order (0)")
+    parser.add_argument("--seed", type=int, default=0, help="of frames, their order, random weights (0)")
     add_compute_arguments(parser)
 
 

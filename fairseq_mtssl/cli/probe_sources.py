@@ -12,6 +12,7 @@ import numpy as np
 from tqdm import tqdm
 
 from fairseq_mtssl.cli import abx_sources, target_sources
+from fairseq_mtssl.cli.options import random_seed
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.data.phones import UNLABELLED, phones_of_frames, read_phone_frames
 from fairseq_mtssl.errors import ConfigError, ManifestError
@@ -115,7 +116,7 @@ def open_source(args: argparse.Namespace, device: torch.device) -> LayerFrames:
         features, names = Mfcc(), [str(args.features)]
     else:
         layers = None if args.layers is None else parse_layers(args.layers)
-        features = (_random_layers if args.random_weights else _trained_layers)(args, layers, device)
+        features = target_sources.open_layers(args.checkpoint, layers, device, random_seed(args))
         names = [str(layer) for layer in features.layers]
     batch = target_sources.batch_samples(args.batch_seconds, device)
 
@@ -134,29 +135,6 @@ def parse_layers(text: str) -> list[int] | None:
         return abx_sources.parse_layers(text)
     except ConfigError as error:
         raise ConfigError("--layers", error.faults) from error
-
-
-def _trained_layers(args: argparse.Namespace, layers: list[int] | None, device: torch.device) -> Any:
-    return target_sources.open_layers(args.checkpoint, layers, device)
-
-
-def _random_layers(args: argparse.Namespace, layers: list[int] | None, device: torch.device) -> Any:
-    """Layers of an encoder of the checkpoint's sizes as it is before any training."""
-    import torch
-
-    from fairseq_mtssl.checkpoints import read_encoder
-    from fairseq_mtssl.data.audio import normalise
-    from fairseq_mtssl.targets.features import LayerStack
-    from fairseq_mtssl.targets.frozen import plain_encoder
-
-    found = read_encoder(args.checkpoint)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(args.seed)
-        model = torch.nn.Module()
-        model.speech_encoder = plain_encoder(found.sizes)
-    source = {"features": "layer", "model": "random", "seed": args.seed}
-    prepare = normalise if found.normalised else np.asarray
-    return LayerStack(model, layers, prepare=prepare, source=source, device=device)
 
 
 def chance(labels: np.ndarray, splits: dict[str, PhoneSplit], source: LayerFrames) -> dict[str, float]:

@@ -95,11 +95,16 @@ def open_features(text: str, device: torch.device, precision: str = "float32") -
     )
 
 
-def open_layers(path: str | Path, layers: Sequence[int] | None, device: torch.device) -> LayerStack:
-    """Layers of a checkpoint out of one pass, None: all. Raises: ConfigError, CheckpointError."""
+def open_layers(
+    path: str | Path, layers: Sequence[int] | None, device: torch.device, random_seed: int | None = None
+) -> LayerStack:
+    """Layers of a checkpoint out of one pass, None: all; random_seed: of a network of its sizes, untrained.
+
+    Raises: ConfigError, CheckpointError.
+    """
     from fairseq_mtssl.targets.features import LayerStack
 
-    prepare, model, source = _open_upstream(path)
+    prepare, model, source = _open_upstream(path) if random_seed is None else _untrained(path, random_seed)
     return LayerStack(model, layers, prepare=prepare, source=source, device=device)
 
 
@@ -110,6 +115,22 @@ def _open_upstream(path: str | Path) -> tuple[Callable[[np.ndarray], np.ndarray]
     upstream = checkpoints.load_upstream(path)
     source = {"features": "layer", "model": upstream.name, "checkpoint_sha256": _sha256(Path(path))}
     return normalise if upstream.normalised else np.asarray, upstream.model, source
+
+
+def _untrained(path: str | Path, seed: int) -> tuple[Callable[[np.ndarray], np.ndarray], Any, dict[str, Any]]:
+    """As `_open_upstream`, an encoder of the checkpoint's sizes as it is before any training."""
+    import torch
+
+    from fairseq_mtssl.checkpoints import read_encoder
+    from fairseq_mtssl.targets.frozen import plain_encoder
+
+    found = read_encoder(path)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = torch.nn.Module()
+        model.speech_encoder = plain_encoder(found.sizes)
+    source = {"features": "layer", "model": "random", "seed": seed}
+    return normalise if found.normalised else np.asarray, model, source
 
 
 def _sha256(path: Path) -> str:

@@ -65,6 +65,18 @@ def test_every_layer_is_measured_out_of_one_pass_an_utterance(
     assert some["scores"] == {layer: measured["scores"][layer] for layer in ("3", "1")}
 
 
+def test_an_untrained_network_of_the_same_sizes_is_measured(
+    data: Path, checkpoint: Path, tmp_path: Path
+) -> None:
+    trained, random, again, other = (
+        evaluate(data, tmp_path / "a.json", "--checkpoint", checkpoint, "--max-x-speakers", 0, *more)
+        for more in ((), ("--random-weights",), ("--random-weights",), ("--random-weights", "--seed", 1))
+    )
+    assert random["source"] == {**random["source"], "model": "random", "seed": 0}
+    assert list(random["scores"]) == list(trained["scores"])
+    assert random == again and random["scores"] != trained["scores"] != other["scores"] != random["scores"]
+
+
 def test_stored_features_score_as_computed_ones(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     for features in ("mfcc", f"{checkpoint}:2"):
         if features == "mfcc":
@@ -131,6 +143,7 @@ def test_batches_and_sampling_are_chosen(data: Path, checkpoint: Path, tmp_path:
     ("more", "told"),
     [
         (("--features", "mfcc", "--layer", "3"), "--layer goes with --checkpoint"),
+        (("--features", "mfcc", "--random-weights"), "--random-weights goes with --checkpoint"),
         (("--units", "x", "--distance", "kl"), "--units has its own distance"),
         (("--features", "mfcc", "--max-x-speakers", "-1"), "--max-x-speakers: got -1"),
         (("--checkpoint", "x", "--layer", "0"), "wanted all, or numbers from 1"),
