@@ -28,7 +28,7 @@ from fairseq_mtssl.schedule import SCHEDULES
 VARIANTS = tuple("_".join(kinds) for kinds in SCHEDULES)
 PARTS, FIRST_PARTS = 7, 2  # of the paper's 70 epochs: a checkpoint after every 10, phases of 20 and 50
 MEASURED_PARTS = (1, 2, 3, 5, 7)  # whose checkpoints ABX is measured on
-UPDATES, EPOCHS = 630, 70
+UPDATES, EPOCHS = 420, 70
 # so few updates leave nothing to regularise: with masks VGS hardly starts in 400
 SMALL_OVERRIDES = ("model.vgs_mask_prob=0",)
 COSTS = {"w2v2": 1.0, "vgs": 1.0, "vgsplus": 1.6}  # of an update, to begin with the longest runs
