@@ -234,14 +234,14 @@ def _belongs(path: Path, km: Path, about: dict[str, Any]) -> bool:
     settled = ours.st_ctime_ns - text.st_mtime_ns > CLOCK_TICK_NS
     if settled and ours.st_mtime_ns == text.st_mtime_ns:
         return True
-    if _sha256(km) != about["km_sha256"]:
+    if sha256_of(km) != about["km_sha256"]:
         return False
     with suppress(OSError):  # a copy, whose time is its own: next time it need not be hashed
         os.utime(path, ns=(text.st_mtime_ns, text.st_mtime_ns))
     return True
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

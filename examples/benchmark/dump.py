@@ -8,10 +8,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from examples.benchmark.load import Timing, peak_mb
-from examples.benchmark.precision import computing_in
+from examples.benchmark.precision import PRECISIONS, computing_in
 from examples.benchmark.sides import build
 from examples.benchmark.sizes import SIZES, Size
 from examples.benchmark.speech import utterances
@@ -41,16 +40,10 @@ def measure(
 def dump_ours(size: Size, device: torch.device, weights: Path, precision: str) -> Dump:
     """What `mtssl dump-features` runs, without its files."""
     model = build("ours", size, device, weights).model
-    features = LayerFeatures(model, size.dump_layer, prepare=normalise, source={}, device=device)
-    if precision == "bf16":
-        parts: Any = features._parts
-        run = parts.run
-
-        def in_half(clips: list[Tensor], layers: Sequence[int]) -> list[Tensor]:
-            with computing_in(precision, device):
-                return [states.float() for states in run(clips, layers)]
-
-        parts.run = in_half
+    products = PRECISIONS[precision]
+    features = LayerFeatures(
+        model, size.dump_layer, prepare=normalise, source={}, device=device, precision=products
+    )
 
     def dump(wavs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         for wav in wavs:

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from examples.benchmark.load import Timing, peak_mb
-from examples.benchmark.precision import computing_in
 from examples.benchmark.sides import SWITCHED_OFF, trained
 from examples.benchmark.sizes import SIZES, Size
 from examples.benchmark.speech import utterances
@@ -37,8 +36,7 @@ def measure(size: str, model: str, device: str, updates: int = 1) -> dict[str, A
     for _ in range(sizes.warm_up + updates):
         with Timing(where) as timing:
             optimizer.zero_grad()
-            with computing_in("fp32", where):
-                loss, _, _ = criterion(own, sample)
+            loss, _, _ = criterion(own, sample)
             loss.backward()
             optimizer.clip_grad_norm(1.0)
             optimizer.step()

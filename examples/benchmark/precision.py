@@ -1,4 +1,4 @@
-"""How a side computes in a precision: ours trains by `model.precision`, all else by autocast."""
+"""How a side computes in a precision: ours by its own option, fairseq's modules by autocast."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 import torch
 
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
-"""What they are called here -> in model.precision."""
+"""What they are called here -> in ours."""
 
 
 def computing_in(precision: str, device: torch.device | str) -> AbstractContextManager[None]:

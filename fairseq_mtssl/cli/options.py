@@ -55,6 +55,13 @@ def random_seed(args: argparse.Namespace) -> int | None:
     return int(args.seed) if args.random_weights else None
 
 
+def name_and_path(text: str) -> tuple[str, Path]:
+    """`NAME=RUN` -> (NAME, RUN), `RUN` -> ("", RUN)."""
+    # the first "=": folders of sweeps have one in their names, too
+    name, _, path = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
+    return name, Path(path)
+
+
 def positive_int(text: str) -> int:
     """An argparse type: a whole number from 1."""
     try:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fairseq_mtssl.cli import report_page, report_paper
-from fairseq_mtssl.cli.options import prepare_output
+from fairseq_mtssl.cli.options import name_and_path, prepare_output
 from fairseq_mtssl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -73,13 +72,6 @@ def read_runs(runs: list[str]) -> dict[str, TrainingLog]:
             raise ConfigError("runs", [f"{text!r} is given twice; give each run once, or as NAME=RUN"])
         logs[name] = log
     return logs
-
-
-def name_and_path(text: str) -> tuple[str, Path]:
-    """`NAME=RUN` -> (NAME, RUN), `RUN` -> ("", RUN)."""
-    # the first "=": folders of sweeps have one in their names, too
-    name, _, path = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
-    return name, Path(path)
 
 
 def parse_phase(text: str) -> tuple[int, str]:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_mtssl.cli.options import prepare_output, write_json
+from fairseq_mtssl.cli.options import name_and_path, prepare_output, write_json
 from fairseq_mtssl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -68,13 +68,12 @@ def open_run(text: str, place: int) -> MeasuredRun:
     """
     from fairseq_mtssl.report.evaluations import read_run
 
-    # the first "=": folders of sweeps have one in their names, too
-    name, _, path = ("", "", text) if "=" not in text or Path(text).exists() else text.partition("=")
-    schedule, seed = configured(Path(path))
+    name, path = name_and_path(text)
+    schedule, seed = configured(path)
     if not name and schedule is None:
         wanted = f"wanted {CONFIG} in it with one of the paper's schedules; name it: NAME={path}"
         raise ConfigError(str(path), [f"which variant this is cannot be told; {wanted}"])
-    return read_run(Path(path), name or str(schedule), seed or f"run {place}")
+    return read_run(path, name or str(schedule), seed or f"run {place}")
 
 
 def configured(folder: Path) -> tuple[str | None, str | None]:

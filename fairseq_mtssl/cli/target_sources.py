@@ -16,6 +16,7 @@ from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.data.manifest import utterance_ids as utterance_ids
 from fairseq_mtssl.errors import AudioError, ConfigError, TargetError
+from fairseq_mtssl.label_files import sha256_of
 
 if TYPE_CHECKING:
     import torch
@@ -113,7 +114,7 @@ def _open_upstream(path: str | Path) -> tuple[Callable[[np.ndarray], np.ndarray]
     from fairseq_mtssl import checkpoints
 
     upstream = checkpoints.load_upstream(path)
-    source = {"features": "layer", "model": upstream.name, "checkpoint_sha256": _sha256(Path(path))}
+    source = {"features": "layer", "model": upstream.name, "checkpoint_sha256": sha256_of(Path(path))}
     return normalise if upstream.normalised else np.asarray, upstream.model, source
 
 
@@ -131,14 +132,6 @@ def _untrained(path: str | Path, seed: int) -> tuple[Callable[[np.ndarray], np.n
         model.speech_encoder = plain_encoder(found.sizes)
     source = {"features": "layer", "model": "random", "seed": seed}
     return normalise if found.normalised else np.asarray, model, source
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def note_features(folder: Path, about: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.targets.frozen import FrozenFeatures
+from fairseq_mtssl.targets.frozen import WEIGHTED, FrozenFeatures
 
 HEADS = ("frame", "ctc")
 MFCC = "mfcc"
@@ -35,7 +35,7 @@ class PhonemeProbeConfig(FairseqDataclass):
         metadata={"help": "take the sizes of `checkpoint` alone, untrained"},
     )
     layer: str = field(
-        default="weighted", metadata={"help": "layer from 1, or weighted: a learned softmax over all layers"}
+        default=WEIGHTED, metadata={"help": "layer from 1, or weighted: a learned softmax over all layers"}
     )
     head: str = field(
         default="frame",
@@ -60,7 +60,7 @@ class PhonemeProbeModel(BaseFairseqModel):
         self.cfg = cfg
         self.frozen = FrozenFeatures(None if cfg.checkpoint == MFCC else dict(cfg.encoder), str(cfg.layer))
         layers, dim = len(self.frozen.layers), self.frozen.dim
-        self.layer_logits = nn.Parameter(torch.zeros(layers)) if cfg.layer == "weighted" else None
+        self.layer_logits = nn.Parameter(torch.zeros(layers)) if cfg.layer == WEIGHTED else None
         self.head: nn.Module = nn.Linear(dim, phones)
         if self.is_ctc:
             self.head = nn.Sequential(

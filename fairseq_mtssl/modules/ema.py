@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fairseq_mtssl.modules.speech_encoder import Hidden, run_layers
+from fairseq_mtssl.modules.unchanging import Unchanging
 
 
 def ema_decay(updates: int, start: float, end: float, anneal_updates: int) -> float:
@@ -24,7 +23,7 @@ def ema_decay(updates: int, start: float, end: float, anneal_updates: int) -> fl
     return start + (end - start) * updates / anneal_updates
 
 
-class EmaLayers(nn.Module):
+class EmaLayers(Unchanging):
     """Averaged copy of transformer layers and of the layer norm before them; never trained.
 
     The convolutional front-end and the positional convolution are not copied: teacher and student share
@@ -42,17 +41,6 @@ class EmaLayers(nn.Module):
         self.layers = copy.deepcopy(layers).float().requires_grad_(False)
         self.layer_norm = copy.deepcopy(norm).float().requires_grad_(False)
         self.eval()
-
-    def train(self, mode: bool = True) -> EmaLayers:
-        """Stays in evaluation mode whatever is asked."""
-        return super().train(False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        def keep_32_bits(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(keep_32_bits, recurse)
 
     @torch.no_grad()
     def copy_from(self, layers: nn.ModuleList, norm: nn.Module) -> None:

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.report.evaluations import KINDS
 from fairseq_mtssl.report.layer_plot import abx_figure, probe_figure
 from fairseq_mtssl.report.page import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-KINDS = ("within", "across")
 NUMBERED = re.compile(r"(.+?)_?(\d+)")
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, hop_samples, min_samples
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.modules.unchanging import Unchanging
 from fairseq_mtssl.targets.features import LayerStack, Mfcc, stream
 from fairseq_mtssl.targets.pipeline import read_ahead
 
@@ -41,7 +42,7 @@ def parse_layer(text: str, count: int) -> list[int]:
     return [int(text)]
 
 
-class FrozenFeatures(nn.Module):
+class FrozenFeatures(Unchanging):
     """(T, L, D) of waveforms: one layer or all of an encoder that never changes, then mean 0 and spread 1.
 
     sizes: of the encoder; None: MFCCs, which have one layer. layer: a number from 1, or `weighted`.
@@ -71,19 +72,6 @@ class FrozenFeatures(nn.Module):
         self.register_buffer("scale", torch.ones(len(self.layers), self.dim))
         self.register_buffer("measured", torch.tensor(False))
         self.source: dict[str, Any] = {"layers": self.layers}
-
-    def train(self, mode: bool = True) -> FrozenFeatures:
-        """Stays in evaluation mode."""
-        return super().train(False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrozenFeatures:
-        """Moves to other devices, but keeps its precision when the model is made half."""
-
-        def same_precision(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(same_precision, recurse)
 
     @torch.no_grad()
     def measure(self, mean: Tensor, scale: Tensor) -> None:

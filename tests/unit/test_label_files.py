@@ -95,7 +95,7 @@ def test_a_copied_folder_needs_no_reading_of_the_text(
     os.utime(km, ns=(LONG_AGO_NS + 10**9, LONG_AGO_NS + 10**9))
     monkeypatch.setattr(label_files, "_convert", lambda *_: pytest.fail("the text was read"))
     open_labels(km)
-    monkeypatch.setattr(label_files, "_sha256", lambda *_: pytest.fail("the text was hashed twice"))
+    monkeypatch.setattr(label_files, "sha256_of", lambda *_: pytest.fail("the text was hashed twice"))
     assert lines(open_labels(km))[0] == ["3", "1", "3"]
 
 
