@@ -33,8 +33,6 @@ EXTRAS = {
     "report": ["matplotlib>=3.8"],
     "regions": ["h5py>=3.10"],
     "timm": ["timm>=1.0"],
-    # MFCCs of make-targets; layers of a model need nothing more
-    "targets": ["kaldi-native-fbank>=1.20"],
     # prepare-text --units sentencepiece; letters need nothing more
     "text": ["sentencepiece>=0.2"],
     # transcribe: the beam search, and word errors; recordings alone, decoded greedily, need neither
@@ -46,10 +44,10 @@ EXTRAS = {
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["regions"],
-    *EXTRAS["targets"],
     *EXTRAS["text"],
     *EXTRAS["decode"],
     "hypothesis>=6.100",
+    "kaldi-native-fbank>=1.20",
     "mypy>=1.11",
     "pytest>=8",
     "ruff>=0.6",

@@ -13,8 +13,8 @@ from examples.benchmark.load import Timing, peak_mb
 from examples.benchmark.sizes import SIZES
 from examples.benchmark.speech import waveform
 from fairseq_mtssl.errors import MissingExtraError
-from fairseq_mtssl.targets.features import Mfcc
 from fairseq_mtssl.targets.kmeans import learn_torch
+from fairseq_mtssl.targets.mfcc import Mfcc
 
 UTTERANCE_S = 12.0
 STATES, DWELL_FRAMES = 200, 8
@@ -23,7 +23,7 @@ STATES, DWELL_FRAMES = 200, 8
 def mfcc(size: str, side: str, repeats: int = 2) -> dict[str, Any]:
     """Time the MFCCs with differences of many utterances, one by one. A sample is one pass over them.
 
-    Raises: MissingExtraError without the library of the side.
+    Raises: MissingExtraError for the peer without torchaudio.
     """
     seconds = SIZES[size].mfcc_s
     count = max(1, round(seconds / UTTERANCE_S))
@@ -82,7 +82,7 @@ def _torchaudio() -> tuple[Any, Any]:
     try:
         return _import_torchaudio()
     except (ImportError, OSError, AttributeError) as error:
-        raise MissingExtraError("the MFCC comparison", "torchaudio", "targets") from error
+        raise MissingExtraError("the MFCC comparison", "torchaudio", "dev") from error
 
 
 def _import_torchaudio() -> tuple[Any, Any]:

@@ -80,8 +80,9 @@ def read_row(manifest: AudioManifest, row: int) -> np.ndarray:
 
 
 def open_features(text: str, device: torch.device, precision: str = "float32") -> Features:
-    """What --features names. Raises: ConfigError, CheckpointError, MissingExtraError."""
-    from fairseq_mtssl.targets.features import LayerFeatures, Mfcc
+    """What --features names. Raises: ConfigError, CheckpointError."""
+    from fairseq_mtssl.targets.features import LayerFeatures
+    from fairseq_mtssl.targets.mfcc import Mfcc
 
     if text in ("mfcc", "mfcc-cmn"):
         if precision == "bfloat16":

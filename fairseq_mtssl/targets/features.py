@@ -1,4 +1,4 @@
-"""What is clustered: MFCCs at 100 Hz, or a layer of a trained model at 50 Hz; always of whole utterances."""
+"""What is clustered: frames of whole utterances; here a layer of a trained model at 50 Hz, in `mfcc` MFCCs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ import torch
 from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel
 from torch import Tensor, nn
 
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import (
     SAMPLE_RATE_HZ,
     ConvLayer,
     conv_length,
-    frame_count,
     hop_samples,
     min_samples,
     padding_mask,
@@ -27,7 +26,6 @@ from fairseq_mtssl.modules.conv_features import can_run, conv_features
 from fairseq_mtssl.modules.precision import mixed, resolve
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
-CEPSTRA = 13
 BATCHES_SORTED = 16  # batches whose clips are sorted by length together
 
 
@@ -97,60 +95,6 @@ def bucket(lengths: Sequence[int], batch_samples: int) -> list[list[int]]:
         else:
             batches.append([index])
     return batches
-
-
-class Mfcc:
-    """13 MFCCs with first and second differences: 39 dimensions at 100 Hz, as HuBERT's first iteration.
-
-    Kaldi's defaults without dither and energy, computed by kaldi-native-fbank.
-    centred: from each coefficient its mean over the utterance is taken away, and with it much of what the
-    microphone and the voice add to all frames alike.
-    Raises: MissingExtraError without that library.
-    Source: Hsu et al. 2021, arXiv 2106.07447; the options of fairseq's dump_mfcc_feature.py.
-    """
-
-    dim = 3 * CEPSTRA
-    hop_samples = SAMPLE_RATE_HZ // 100
-    window_samples = SAMPLE_RATE_HZ // 40
-
-    def __init__(self, centred: bool = False) -> None:
-        try:
-            import kaldi_native_fbank
-        except ImportError as error:
-            raise MissingExtraError("MFCC features", "kaldi-native-fbank", "targets") from error
-        self.centred = centred
-        self.source: dict[str, Any] = {"features": "mfcc-cmn" if centred else "mfcc"}
-        self._library = kaldi_native_fbank
-        self._options = kaldi_native_fbank.MfccOptions()
-        self._options.frame_opts.samp_freq = SAMPLE_RATE_HZ
-        self._options.frame_opts.dither = 0.0
-        self._options.frame_opts.snip_edges = True
-        self._options.num_ceps = CEPSTRA
-        self._options.use_energy = False
-
-    def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Features."""
-        return [self._extract_one(wav) for wav in wavs]
-
-    def _extract_one(self, wav: np.ndarray) -> np.ndarray:
-        frames = frame_count(len(wav), self.hop_samples, self.window_samples)
-        if frames == 0:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        computer = self._library.OnlineMfcc(self._options)
-        computer.accept_waveform(SAMPLE_RATE_HZ, np.asarray(wav, dtype=np.float32))
-        computer.input_finished()
-        static = np.stack([computer.get_frame(frame) for frame in range(frames)])
-        if self.centred:
-            static -= static.mean(0)
-        first = differences(static)
-        return np.concatenate([static, first, differences(first)], axis=1)
-
-
-def differences(frames: np.ndarray) -> np.ndarray:
-    """(T, D) -> (T, D): slope over five frames, the edges repeated; d_t = Σ n (c_{t+n} − c_{t−n}) / 10."""
-    padded = np.pad(frames, ((2, 2), (0, 0)), mode="edge")
-    slope = (padded[3:-1] - padded[1:-3]) + 2 * (padded[4:] - padded[:-4])
-    return (slope / 10).astype(np.float32)
 
 
 class LayerStack:
@@ -361,7 +305,6 @@ def library_versions() -> dict[str, str]:
         "fairseq-mtssl",
         "torch",
         "numpy",
-        "kaldi-native-fbank",
         "faiss-cpu",
         "faiss-gpu",
         "scikit-learn",

@@ -13,7 +13,8 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, hop_samples, min_samples
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.modules.unchanging import Unchanging
-from fairseq_mtssl.targets.features import LayerStack, Mfcc, stream
+from fairseq_mtssl.targets.features import LayerStack, stream
+from fairseq_mtssl.targets.mfcc import Mfcc
 from fairseq_mtssl.targets.pipeline import read_ahead
 
 WEIGHTED = "weighted"
@@ -48,7 +49,7 @@ class FrozenFeatures(Unchanging):
     sizes: of the encoder; None: MFCCs, which have one layer. layer: a number from 1, or `weighted`.
     Always in evaluation mode, in single precision, without gradients; its weights, and the mean and scale of
     `standardise`, go into checkpoints.
-    Raises: ConfigError for a layer that there is not, MissingExtraError for MFCCs without their library.
+    Raises: ConfigError for a layer that there is not.
     """
 
     mean: Tensor

@@ -1,4 +1,4 @@
-"""Kaldi's MFCC frame by frame in float64, from its documentation: what kaldi-native-fbank is held to."""
+"""Kaldi's MFCC frame by frame in float64, from its documentation: what MFCCs are held to."""
 
 from __future__ import annotations
 

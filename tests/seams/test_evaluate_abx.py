@@ -79,8 +79,6 @@ def test_an_untrained_network_of_the_same_sizes_is_measured(
 
 def test_stored_features_score_as_computed_ones(data: Path, checkpoint: Path, tmp_path: Path) -> None:
     for features in ("mfcc", f"{checkpoint}:2"):
-        if features == "mfcc":
-            pytest.importorskip("kaldi_native_fbank")
         stored = tmp_path / features[-1]
         words = ["dump-features", "--data", data, "--features", features, "--split", "valid", "--out", stored]
         assert main([str(word) for word in words]) == 0
@@ -93,7 +91,6 @@ def test_stored_features_score_as_computed_ones(data: Path, checkpoint: Path, tm
 
 
 def test_mfccs_tell_low_tones_from_high_ones_better_than_chance(data: Path, tmp_path: Path) -> None:
-    pytest.importorskip("kaldi_native_fbank")
     measured = evaluate(data, tmp_path / "a.json", "--features", "mfcc", "--distance", "euclidean")
     assert measured["rate_hz"] == 100
     assert max(measured["scores"]["mfcc"].values()) < 50
@@ -172,7 +169,6 @@ def test_every_unknown_file_is_named_at_once(data: Path, tmp_path: Path) -> None
 def test_stored_features_of_other_rows_are_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("kaldi_native_fbank")
     words = ["dump-features", "--data", data, "--features", "mfcc", "--split", "valid", "--out", tmp_path]
     assert main([str(word) for word in [*words, "--shard", "0/2"]]) == 0
     assert main([str(word) for word in [*words, "--shard", "1/2"]]) == 0

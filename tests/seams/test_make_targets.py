@@ -15,7 +15,6 @@ from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import TargetError
 from fairseq_mtssl.targets.offline import read_targets
 
-pytest.importorskip("kaldi_native_fbank")
 POINTS = [
     "before:plan.json",
     "after:plan.json",

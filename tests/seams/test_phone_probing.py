@@ -217,7 +217,6 @@ def test_mfccs_and_an_untrained_network_are_probed_in_the_same_way(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    pytest.importorskip("kaldi_native_fbank")
     path = probe(data, tmp_path / "mfcc", "mfcc", model__layer="1")
     assert validate(data, path, monkeypatch, caplog)["accuracy"] > 80
     untrained = probe(data, tmp_path / "random", pretrained, model__layer="1", model__random_weights=True)
@@ -307,7 +306,6 @@ def test_every_layer_is_probed_out_of_one_pass(
 def test_mfccs_have_one_row_and_options_that_do_not_go_together_are_told(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("kaldi_native_fbank")
     measured = measure(data, tmp_path / "mfcc.json", "mfcc", "--plot", tmp_path / "mfcc.png")
     assert list(measured["scores"]) == ["mfcc"] and measured["best"]["test"]["accuracy"] > 80
     words = ["probe-layers", "--data", str(data), "--features", "mfcc", "--layers", "1", "--lr", "0"]

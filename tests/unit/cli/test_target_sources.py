@@ -54,7 +54,6 @@ def test_utterances_are_called_by_caption_id_or_file(tmp_path: Path) -> None:
 
 
 def test_mfccs_have_no_precision_to_choose() -> None:
-    pytest.importorskip("kaldi_native_fbank")
     assert target_options.PRECISIONS == precision.PRECISIONS
     with pytest.raises(ConfigError, match="--precision.*mfcc-cmn is always in float32"):
         target_sources.open_features("mfcc-cmn", torch.device("cpu"), "bfloat16")

@@ -1,10 +1,8 @@
-"""MFCCs against a slow own version; layers against fairseq's extract_features, alone and in batches."""
+"""Layers against fairseq's extract_features, alone and in batches."""
 
 from __future__ import annotations
 
 import importlib
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,13 +10,12 @@ import pytest
 import torch
 
 from fairseq_mtssl.data.audio import normalise
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import conv_length, frame_count, parse_conv_layers
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.targets import features
-from fairseq_mtssl.targets.features import LayerFeatures, LayerStack, Mfcc
+from fairseq_mtssl.targets.features import LayerFeatures, LayerStack
 
-ORACLES = str(Path(__file__).resolve().parents[2] / "oracles")
 LENGTHS = (6000, 2345, 400, 9001, 4001, 399, 2000)
 CONV = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
 SIZES: dict[str, Any] = {
@@ -35,56 +32,6 @@ SIZES: dict[str, Any] = {
 def waves() -> list[np.ndarray]:
     rng = np.random.default_rng(0)
     return [(0.1 * rng.standard_normal(length)).astype(np.float32) for length in LENGTHS]
-
-
-def mfcc_oracle() -> Any:
-    sys.path.insert(0, ORACLES)
-    return importlib.import_module("mfcc_oracle")
-
-
-def test_mfccs_equal_a_slow_version() -> None:
-    pytest.importorskip("kaldi_native_fbank")
-    oracle = mfcc_oracle()
-    for wav, found in zip(waves(), Mfcc().extract(waves()), strict=True):
-        if len(wav) < 400:
-            assert found.shape == (0, 39)
-            continue
-        static = oracle.mfcc(wav)
-        first = oracle.differences(static)
-        wanted = np.concatenate([static, first, oracle.differences(first)], axis=1)
-        assert found.shape == wanted.shape == (frame_count(len(wav), 160, 400), 39)
-        # float32 logarithms of powers: 1e-4 on cepstra of order 10
-        np.testing.assert_allclose(found, wanted, atol=2e-3)
-
-
-def test_centred_mfccs_do_not_hear_the_gain() -> None:
-    """Gain adds a constant to the log spectrum, and to nothing but the mean of its cepstra."""
-    pytest.importorskip("kaldi_native_fbank")
-    wav = next(wav for wav in waves() if len(wav) > 4000)
-    plain, louder = Mfcc(centred=True).extract([wav, 4 * wav])
-    np.testing.assert_allclose(plain[:, :13].mean(0), 0, atol=1e-3)
-    np.testing.assert_allclose(plain, louder, atol=2e-3)
-    raw = Mfcc().extract([wav])[0]
-    np.testing.assert_allclose(plain[:, 13:], raw[:, 13:], atol=1e-5)
-
-
-def test_silence_gives_finite_mfccs_without_dither() -> None:
-    pytest.importorskip("kaldi_native_fbank")
-    first, second = Mfcc().extract([np.zeros(1000, dtype=np.float32)] * 2)
-    assert np.isfinite(first).all() and np.array_equal(first, second)
-
-
-def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "kaldi_native_fbank", None)
-    with pytest.raises(MissingExtraError, match=r"fairseq-mtssl\[targets\]"):
-        Mfcc()
-
-
-def test_a_slope_is_found_exactly() -> None:
-    ramp = 3.0 * np.arange(10.0)[:, None]
-    assert features.differences(ramp)[2:-2].ravel().tolist() == [3.0] * 6
-    # at the edge, repeated: (1·(3 − 0) + 2·(6 − 0)) / 10
-    assert features.differences(ramp)[0, 0] == pytest.approx(1.5)
 
 
 def fairseq_model(name: str, mode: str) -> tuple[Any, Any]:
