@@ -1,4 +1,4 @@
-"""What is clustered: frames of whole utterances; here a layer of a trained model at 50 Hz, in `mfcc` MFCCs."""
+"""What is clustered: frames of whole utterances; here layers of a trained model at 50 Hz, in `mfcc` MFCCs."""
 
 from __future__ import annotations
 
