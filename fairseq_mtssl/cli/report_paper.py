@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     written += paper_figures.draw_losses(runs, out / "fig3")
     found = findings.judge(findings.retrieval_scores(runs), findings.abx_scores(runs))
     written.append(out / "findings.md")
-    write_text(written[-1], paper_tables.to_markdown(paper_tables.findings_table(found)))
+    write_text(written[-1], paper_tables.to_markdown(paper_tables.findings_table(found), numbers=False))
     written.append(out / "paper.json")
     write_json(written[-1], to_json(runs, tables, notes, found))
     for name, table in tables.items():

@@ -104,9 +104,9 @@ def notes(runs: Runs) -> dict[str, str]:
     }
 
 
-def to_markdown(table: Table, note: str = "") -> str:
-    """A pipe table; the first column to the left, the others to the right."""
-    rule = ["---", *("---:" for _ in table.header[1:])]
+def to_markdown(table: Table, note: str = "", numbers: bool = True) -> str:
+    """A pipe table. numbers: in all columns but the first, which are then set to the right."""
+    rule = ["---", *("---:" if numbers else "---" for _ in table.header[1:])]
     lines = ["| " + " | ".join(row) + " |" for row in [table.header, rule, *table.rows]]
     return "\n".join([*([note, ""] if note else []), *lines]) + "\n"
 

@@ -97,6 +97,8 @@ def test_notes_say_on_what_was_measured(runs) -> None:
 def test_markdown_is_a_pipe_table() -> None:
     text = paper_tables.to_markdown(Table(["run", "R@1"], [["VGS", "3.0 ± 0.1"]]), "A note.")
     assert text == "A note.\n\n| run | R@1 |\n| --- | ---: |\n| VGS | 3.0 ± 0.1 |\n"
+    text = paper_tables.to_markdown(Table(["finding", "verdict"], [["a", "shown"]]), numbers=False)
+    assert text == "| finding | verdict |\n| --- | --- |\n| a | shown |\n"
 
 
 def test_latex_escapes_what_it_must_and_sets_chance_apart() -> None:
