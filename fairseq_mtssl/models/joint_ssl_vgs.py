@@ -6,6 +6,7 @@ Source: Khorrami et al. 2023, arXiv 2306.02972.
 from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence, Tuple
 
+import torch
 from fairseq.dataclass import ChoiceEnum
 from fairseq.models import register_model
 from omegaconf import II
@@ -123,7 +124,10 @@ class JointSslVgsModel(VgsRetrievalModel):
         if bool(classes) != (str(cfg.ssl) in OFFLINE):
             wanted = "needs" if str(cfg.ssl) in OFFLINE else "takes no"
             faults.append(f"ssl={cfg.ssl} {wanted} task.labels, and has {len(classes)} label sets")
-        if str(cfg.ssl) != "wav2vec2":
+        if str(cfg.ssl) == "wav2vec2":
+            if cfg.masked_views != 1:
+                faults.append(f"masked_views {cfg.masked_views}: the head of ssl=wav2vec2 takes 1")
+        else:
             faults += target_faults(cfg, cfg.encoder_layers, len(classes), str(cfg.ssl) in ONLINE)
         if faults:
             raise ConfigError("model", faults)
@@ -187,7 +191,9 @@ class JointSslVgsModel(VgsRetrievalModel):
             return None
         return self._spans(front, ids, self.cfg.vgs_mask_prob, min_spans=0, same_count=False)
 
-    def _spans(self, front: FrontEnd, ids: Any, prob: float, min_spans: int, same_count: bool) -> Tensor:
+    def _spans(
+        self, front: FrontEnd, ids: Any, prob: float, min_spans: int, same_count: bool, view: int = 0
+    ) -> Tensor:
         return span_mask(
             front.lengths,
             front.features.size(1),
@@ -199,12 +205,16 @@ class JointSslVgsModel(VgsRetrievalModel):
             # Validation draws the same masks every time.
             update=self.num_updates if self.training else -1,
             ids=ids,
+            view=view,
         )
 
     def _self_supervise(self, front: FrontEnd, ids: Any, labels: Any) -> tuple[Any, Hidden]:
-        """The SSL branch on one batch; also the masked input's state at the last shared layer."""
+        """The SSL branch on one batch; also the first masked view's state at the last shared layer."""
         encoder, cfg = self.speech_encoder, self.cfg
-        mask = self._spans(front, ids, cfg.mask_prob, cfg.mask_min_spans, self.same_mask_count)
+        masking = (cfg.mask_prob, cfg.mask_min_spans, self.same_mask_count)
+        views = cfg.masked_views if self.training else 1
+        # (B, T) each -> (V·B, T)
+        mask = torch.cat([self._spans(front, ids, *masking, view) for view in range(views)])
         if isinstance(self.ssl_head, MaskedPrediction):
             found: tuple[Any, Hidden] = self.ssl_head(encoder, front, mask, labels, cfg.shared_layers)
             return found

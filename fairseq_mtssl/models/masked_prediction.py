@@ -37,6 +37,13 @@ class MaskedPredictionConfig(FairseqDataclass):
     ema_anneal_updates: int = field(
         default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
     )
+    masked_views: int = field(
+        default=1,
+        metadata={
+            "help": "differently masked copies of a batch that the student trains on for one pass of the "
+            "convolutions and of the teacher (data2vec 2.0's clone_batch); its time and memory grow with them"
+        },
+    )
 
 
 class MaskedPrediction(nn.Module):
@@ -96,41 +103,41 @@ class MaskedPrediction(nn.Module):
     ) -> tuple[dict[str, Any], Hidden]:
         """Run the encoder on the masked input and compute the losses, each a sum over masked frames.
 
-        mask: (B, T) bool; labels: (B, T' ≤ T) dictionary indices, one tensor a label set, padded with 1;
-        T' is below T where the batch is padded further than its longest clip. unmasked: classify the other
-        frames, too.
+        mask: (V·B, T) bool, the masks of V views one after the other; the views are run as one batch.
+        labels: (B, T' ≤ T) dictionary indices, one tensor a label set, padded with 1; T' is below T where the
+        batch is padded further than its longest clip. unmasked: classify the other frames, too.
         Returns: frames (masked frames, int); feature_var; with online targets regression, target_var,
         prediction_var and, in evaluation, identified (frames whose own target is the nearest of their
         clip's); with labels one entry a set of classification, correct, labelled (frames with a label), and
-        with unmasked also of classification_unmasked, a mean over the other frames.
-        Beside it the state after layer `keep`, by default the last.
+        with unmasked also of classification_unmasked, a mean over the other frames. All are of all views.
+        Beside it the state of the first view after layer `keep`, by default the last.
+        Source: several views a teacher pass: Baevski et al. 2022, arXiv 2212.07525.
         """
         top = encoder.num_layers
         heads = [self.online_layer] if self.regression is not None else []
         heads += self.label_layers[: len(self.label_heads)]
-        hidden, done, after = encoder.embed(front, mask), 0, {}
-        for layer in sorted({*heads, top, keep or top}):
-            # Piece by piece: a layer that layerdrop skips hands on the state below it.
-            after[layer] = hidden = encoder.run(hidden, done, layer)
-            done = layer
-        # (T', B, D) -> (M, D): masked frames only
+        rows = len(front.lengths)
+        hidden = encoder.embed(repeat(front, len(mask) // rows), mask)
+        after = run_to_each(encoder, hidden, {*heads, top, keep or top})
+        # (T', V·B, D) -> (M, D): masked frames only
         states = {layer: encoder.frames(after[layer])[mask] for layer in set(heads)}
         out: dict[str, Any] = {
             "frames": int(mask.sum()),
-            "feature_var": variance(front.features.detach()[mask]),
+            "feature_var": variance(at_frames(front.features.detach(), mask)),
         }
         if self.regression is not None:
-            self._regress(out, states[self.online_layer], self.online_targets(encoder, front)[mask], mask)
+            targets = at_frames(self.online_targets(encoder, front), mask)
+            self._regress(out, states[self.online_layer], targets, mask)
         if labels is not None:
             scores = [
-                classify(head(states[layer]), to_width(label, mask.size(1))[mask])
+                classify(head(states[layer]), at_frames(to_width(label, mask.size(1)), mask))
                 for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True)
             ]
             for index, name in enumerate(("classification", "correct", "labelled")):
                 out[name] = [score[index] for score in scores]
             if unmasked:
                 out["classification_unmasked"] = self._classify_others(encoder, after, labels, mask)
-        return out, after[keep or top]
+        return out, first_rows(after[keep or top], rows)
 
     def _classify_others(
         self, encoder: SpeechEncoder, after: dict[int, Hidden], labels: List[Tensor], mask: Tensor
@@ -138,7 +145,7 @@ class MaskedPrediction(nn.Module):
         """Mean cross-entropy of each label set at frames that are not masked; 0 where none has a label."""
         losses = []
         for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True):
-            truth = to_width(label, mask.size(1))[~mask]
+            truth = at_frames(to_width(label, mask.size(1)), ~mask)
             loss, _, labelled = classify(head(encoder.frames(after[layer])[~mask]), truth)
             losses.append(loss / labelled.clamp(min=1))
         return losses
@@ -156,6 +163,37 @@ class MaskedPrediction(nn.Module):
         parts = {"teacher.": self.teacher, "regression.": self.regression}
         lacking = [name for name, part in parts.items() if part is None]
         return tuple(lacking if len(self.label_heads) else [*lacking, "label_heads."])
+
+
+def run_to_each(encoder: SpeechEncoder, hidden: Hidden, layers: set[int]) -> dict[int, Hidden]:
+    """The states after each of some layers, counted from 1."""
+    done, after = 0, {}
+    for layer in sorted(layers):
+        # Piece by piece: a layer that layerdrop skips hands on the state below it.
+        after[layer] = hidden = encoder.run(hidden, done, layer)
+        done = layer
+    return after
+
+
+def repeat(front: FrontEnd, views: int) -> FrontEnd:
+    """The batch so many times, one copy after the other; itself for one."""
+    if views == 1:
+        return front
+    # (B, T, C) -> (V·B, T, C)
+    return FrontEnd(front.features.repeat(views, 1, 1), front.lengths.repeat(views), front.penalty)
+
+
+def first_rows(hidden: Hidden, rows: int) -> Hidden:
+    """(T', V·B, D) -> (T', B, D): the first view."""
+    if hidden.states.size(1) == rows:
+        return hidden
+    return Hidden(hidden.states[:, :rows], None if hidden.padding is None else hidden.padding[:rows])
+
+
+def at_frames(x: Tensor, chosen: Tensor) -> Tensor:
+    """(B, T, …) -> (M, …): of what all views share, the frames that each chooses; chosen: (V·B, T) bool."""
+    rows, times = chosen.nonzero(as_tuple=True)
+    return x[rows % len(x), times]
 
 
 def to_width(labels: Tensor, frames: int) -> Tensor:
@@ -196,8 +234,10 @@ def drop_unused(head: nn.Module, prefix: str, state_dict: dict[str, Any]) -> Non
 
 
 def target_faults(cfg: Any, layers: int, label_sets: int, online: bool) -> list[str]:
-    """What is wrong with the fields of a configuration that a MaskedPrediction reads."""
+    """What is wrong with the fields of a MaskedPredictionConfig."""
     faults = []
+    if cfg.masked_views < 1:
+        faults.append(f"masked_views {cfg.masked_views}: wanted 1 or more")
     if online and not 1 <= cfg.average_top_k_layers <= layers:
         faults.append(f"average_top_k_layers {cfg.average_top_k_layers}: wanted 1 to encoder_layers {layers}")
     if label_sets and cfg.label_layers and len(cfg.label_layers) != label_sets:

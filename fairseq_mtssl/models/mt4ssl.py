@@ -126,18 +126,20 @@ class Mt4sslModel(BaseFairseqModel):
 
         source: (B, S) waveforms, zero past their end; lengths: (B,) samples; ids: (B,) ints from which
         the masks are drawn; labels: (B, T) dictionary indices, one tensor a label set, padded with 1;
-        mask: (B, T) bool instead of a drawn one; unmasked: classify the other frames, too.
+        mask: (V·B, T) bool, of V views, instead of drawn ones; unmasked: classify the other frames, too.
         Returns: what MaskedPrediction.forward does. Raises: ConfigError after remove_pretraining_modules.
         """
         if self.ssl_head is None:
             raise ConfigError("model", ["its heads have been removed for fine-tuning; it has no loss"])
         front = self.speech_encoder.front_end(source, lengths)
         if mask is None:
-            mask = self.draw_mask(front, ids)
+            views = self.cfg.masked_views if self.training else 1
+            # (B, T) each -> (V·B, T)
+            mask = torch.cat([self.draw_mask(front, ids, view) for view in range(views)])
         return self.ssl_head(self.speech_encoder, front, mask, labels, unmasked=unmasked)[0]
 
-    def draw_mask(self, front: FrontEnd, ids: Any) -> Tensor:
-        """(B, T) bool: the frames to be predicted; in evaluation the same ones every time."""
+    def draw_mask(self, front: FrontEnd, ids: Any, view: int = 0) -> Tensor:
+        """(B, T) bool: the frames to be predicted in a view; in evaluation the same ones every time."""
         cfg = self.cfg
         return span_mask(
             front.lengths,
@@ -149,6 +151,7 @@ class Mt4sslModel(BaseFairseqModel):
             seed=int(cfg.seed),
             update=self.num_updates if self.training else -1,
             ids=ids,
+            view=view,
         )
 
     # -- use after pre-training

@@ -18,24 +18,25 @@ def span_mask(
     seed: int,
     update: int,
     ids: Tensor,
+    view: int = 0,
 ) -> Tensor:
     """Choose the frames the student must predict.
 
     Spans as fairseq's compute_mask_indices draws them, with two differences: the draw follows from
-    (seed, update, id) alone, the same in any process and after a resume, where fairseq's generator is
+    (seed, update, id, view) alone, the same in any process and after a resume, where fairseq's generator is
     unseeded; and a clip too short for its spans is masked in part, where fairseq raises.
 
     lengths: (B,) valid frames; total: frames of the padded batch.
     prob: expected share of frames covered before overlaps; length: frames of a span.
     same_count: every row keeps as many masked frames as the row with the fewest.
-    ids: (B,) ints. update: may be negative (validation).
+    ids: (B,) ints. update: may be negative (validation). view: which of several masks of the same rows.
     Returns: (B, total) bool on the device of ``lengths``, True where masked; never at padding, and at
         least one frame of each row stays unmasked. A row of one frame is not masked.
     Source: Baevski et al. 2020, arXiv 2006.11477, section 3.1.
     """
     draws = []
     for frames, number in zip(lengths.tolist(), ids.tolist(), strict=True):
-        rng = np.random.default_rng([seed, update + 1, number])
+        rng = np.random.default_rng([seed, update + 1, number, *([view] if view else [])])
         draws.append((rng, _row_spans(rng, int(frames), prob, length, min_spans)))
     fewest = min((len(masked) for _, masked in draws), default=0)
     mask = np.zeros((len(draws), total), dtype=bool)

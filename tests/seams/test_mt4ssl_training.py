@@ -16,6 +16,7 @@ from training import make_corpus, make_labels, make_pairs, train, train_mt4ssl, 
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.models.masked_prediction import MaskedPrediction
 from fairseq_mtssl.models.mt4ssl import Mt4sslModel
 from fairseq_mtssl.modules.ema import ema_decay
 from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask
@@ -60,6 +61,26 @@ def test_stopping_anywhere_and_resuming_gives_the_uninterrupted_run(
     assert any(name.startswith("ssl_head.teacher.") for name in straight)
     assert resumed.keys() == straight.keys()
     assert [name for name in straight if not torch.equal(resumed[name], straight[name])] == []
+
+
+def test_several_masked_views_train_and_resume_exactly_and_validate_as_one(
+    corpus: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward, seen = MaskedPrediction.forward, []
+
+    def watched(self: Any, encoder: Any, front: Any, mask: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        seen.append((self.training, len(mask) // len(front.lengths)))
+        return forward(self, encoder, front, mask, *args, **kwargs)
+
+    monkeypatch.setattr(MaskedPrediction, "forward", watched)
+    settings = {"model__masked_views": 2, "optimization__max_update": 3, **DECAY}
+    straight = train_mt4ssl(corpus, tmp_path / "straight", labels, **settings)
+    (tmp_path / "resumed").mkdir()
+    shutil.copy(checkpoint(straight, 1), tmp_path / "resumed" / "checkpoint_last.pt")
+    resumed = train_mt4ssl(corpus, tmp_path / "resumed", labels, **settings)
+    assert set(seen) == {(True, 2), (False, 1)}
+    found, wanted = (weights(folder / "checkpoint_last.pt") for folder in (resumed, straight))
+    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
 
 
 @pytest.mark.parametrize("update_freq", [1, 4])
@@ -277,6 +298,7 @@ def test_a_new_training_starts_from_another_with_its_teacher_or_from_its_student
         ({"lr_scheduler__phase_ratio": [0.03, 0.9, 0.07]}, "of 8 updates leaves none for the decay"),
         ({"task__min_duration_s": 9.0}, "wanted 0 < min ≤ max"),
         ({"model__label_layers": [1, 2]}, "wanted one for each of 1 label sets"),
+        ({"model__masked_views": 0}, "masked_views 0: wanted 1 or more"),
         ({"task__label_rate_hz": [50, 100]}, "wanted one for each of 1 label sets"),
     ],
 )
@@ -301,15 +323,16 @@ def test_short_utterances_are_dropped_and_counted_and_labels_stay_with_theirs(
     assert "dropped 4 of 10 utterances shorter than 0.45 s" in caplog.text
 
 
-@pytest.mark.parametrize("ssl", ["mt4ssl", "hubert", "data2vec"])
+@pytest.mark.parametrize(("ssl", "views"), [("mt4ssl", 1), ("hubert", 1), ("data2vec", 1), ("mt4ssl", 2)])
 def test_it_is_the_ssl_branch_of_the_joint_model_on_the_same_schedules(
-    corpus: Path, labels: Path, tmp_path: Path, ssl: str
+    corpus: Path, labels: Path, tmp_path: Path, ssl: str, views: int
 ) -> None:
     """Two updates of self-supervision, two of retrieval: the teacher moves in the first two alone."""
     out = train(
         corpus,
         tmp_path,
         model__ssl=ssl,
+        model__masked_views=views,
         model__average_top_k_layers=2,
         task__labels=[] if ssl == "data2vec" else [str(labels)],
         task__speed_perturb=0.0,

@@ -1,0 +1,270 @@
+"""model.masked_views: several masks of a batch for one pass of the convolutions and of the teacher."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.schedule import Moment
+
+STILL: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "dropout_input": 0.0}
+ENCODER: dict[str, Any] = {
+    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
+    "encoder_embed_dim": 16,
+    "encoder_ffn_embed_dim": 32,
+    "encoder_attention_heads": 2,
+    "encoder_layers": 3,
+    "conv_pos": 9,
+    "conv_pos_groups": 2,
+    "average_top_k_layers": 2,
+    "mask_length": 3,
+    "seed": 1,
+    **STILL,
+}
+GROUNDING: dict[str, Any] = {
+    "preset": "modern",
+    "shared_layers": 2,
+    "speech_in_channels": 8,
+    "speech_channels": [8, 16],
+    "speech_strides": [2, 2],
+    "image_encoder": "cnn",
+    "image_layers": 1,
+    "image_channels": [8, 8, 8],
+    "image_grid": 2,
+    "image_size": 16,
+    "final_dim": 8,
+}
+LENGTHS = (9_000, 7_000, 8_000)
+FRAMES = 27
+VIEWS = 3
+
+
+def build(views: int = VIEWS, **changes: Any) -> Mt4sslModel:
+    torch.manual_seed(0)
+    config = Mt4sslConfig(**{**ENCODER, "encoder_layerdrop": 0.0, "masked_views": views, **changes})
+    model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[12]))
+    model.set_num_updates(5)
+    return model.train()
+
+
+def build_joint(views: int = VIEWS, **changes: Any) -> JointSslVgsModel:
+    torch.manual_seed(0)
+    config = JointSslVgsConfig(**{**ENCODER, **GROUNDING, "masked_views": views, "ssl": "mt4ssl", **changes})
+    classes = [] if str(config.ssl) in ("data2vec", "wav2vec2") else [12]
+    return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=classes)).train()
+
+
+def batch() -> dict[str, Any]:
+    torch.manual_seed(1)
+    lengths = torch.tensor(LENGTHS)
+    source = torch.randn(len(LENGTHS), max(LENGTHS))
+    source[torch.arange(max(LENGTHS)) >= lengths[:, None]] = 0.0
+    labels = torch.randint(4, 12, (len(LENGTHS), FRAMES))
+    labels[0, 3] = 1
+    return {"source": source, "lengths": lengths, "ids": torch.arange(3), "labels": [labels]}
+
+
+def sample() -> dict[str, Any]:
+    given = batch()
+    return {
+        "net_input": {key: given[key] for key in ("source", "lengths")},
+        "id": given["ids"],
+        "labels": given["labels"],
+        "ntokens": sum(LENGTHS),
+        "nsentences": len(LENGTHS),
+    }
+
+
+def pair_sample() -> dict[str, Any]:
+    rows = torch.arange(3)
+    images = torch.arange(3 * 3 * 16 * 16).view(3, 3, 16, 16).to(torch.uint8)
+    whole = sample()
+    return {
+        **whole,
+        "net_input": {**whole["net_input"], "images": images, "image_index": rows},
+        "image_group": rows,
+        "image_row": rows,
+    }
+
+
+def front_of(model: Any) -> FrontEnd:
+    return model.speech_encoder.front_end(batch()["source"], batch()["lengths"])
+
+
+def masks(model: Mt4sslModel) -> list[Tensor]:
+    return [model.draw_mask(front_of(model), batch()["ids"], view) for view in range(VIEWS)]
+
+
+def joint_masks(model: JointSslVgsModel) -> list[Tensor]:
+    options = {"prob": 0.65, "min_spans": 2, "same_count": False}
+    return [model._spans(front_of(model), batch()["ids"], **options, view=view) for view in range(VIEWS)]
+
+
+def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
+    model.zero_grad()
+    loss.backward()
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """The same gradients within rounding."""
+    assert found.keys() == wanted.keys()
+    whole = torch.cat([gradient.flatten() for gradient in wanted.values()]).norm()
+    for name, gradient in found.items():
+        # of the gradient of all weights: some weights have none but rounding, such as the keys' biases
+        assert float((gradient - wanted[name]).norm()) < 1e-5 * float(whole), name
+
+
+def total(out: dict[str, Any]) -> Tensor:
+    return out["regression"] + out["classification"][0]
+
+
+def test_several_views_give_the_summed_losses_and_gradients_of_one_pass_a_mask() -> None:
+    model = build()
+    together = model(**batch(), unmasked=True)
+    alone = [model(**batch(), mask=mask, unmasked=True) for mask in masks(model)]
+    assert together["frames"] == sum(out["frames"] for out in alone)
+    for name in ("classification", "correct", "labelled"):
+        torch.testing.assert_close(together[name][0], sum(out[name][0] for out in alone))
+    torch.testing.assert_close(together["regression"], sum(out["regression"] for out in alone))
+    found, wanted = gradients(model, total(together)), gradients(model, sum(total(out) for out in alone))
+    assert any("feature_extractor" in name for name in found)
+    assert_close(found, wanted)
+
+
+def test_the_loss_at_unmasked_frames_is_a_mean_over_those_of_all_views() -> None:
+    model, labels = build(), batch()["labels"][0]
+    drawn = masks(model)
+    alone = [model(**batch(), mask=mask, unmasked=True)["classification_unmasked"][0] for mask in drawn]
+    counts = [int((~mask & (labels != 1)).sum()) for mask in drawn]
+    mean = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
+    torch.testing.assert_close(model(**batch(), unmasked=True)["classification_unmasked"][0], mean)
+
+
+def test_variances_are_those_of_the_masked_frames_of_all_views() -> None:
+    model = build()
+    out, drawn, front = model(**batch()), masks(model), front_of(model)
+    encoder, head = model.speech_encoder, model.ssl_head
+    states = [encoder.run(encoder.embed(front, mask), 0, 3) for mask in drawn]
+    predicted = [
+        head.regression(encoder.frames(state)[mask]) for state, mask in zip(states, drawn, strict=True)
+    ]
+    shared = {"feature_var": front.features, "target_var": head.online_targets(encoder, front)}
+    chosen = {name: [values[mask] for mask in drawn] for name, values in shared.items()}
+    for name, frames in {**chosen, "prediction_var": predicted}.items():
+        torch.testing.assert_close(out[name], torch.cat(frames).var(0).mean(), msg=name)
+
+
+def test_the_sample_size_counts_all_views_so_that_a_masked_frame_weighs_the_same() -> None:
+    model, criterion = build(), Mt4sslCriterion(None)
+    loss, size, log = criterion(model, sample())
+    assert size == log["sample_size"] == sum(int(mask.sum()) for mask in masks(model))
+    alone = [total(model(**batch(), mask=mask)) for mask in masks(model)]
+    torch.testing.assert_close(loss / size, sum(alone) / size)
+    assert log["nsentences"] == len(LENGTHS)
+
+
+def test_front_end_teacher_and_student_each_run_once_the_student_on_all_views(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls: list[tuple[str, int]] = []
+    front_end, embed = SpeechEncoder.front_end, SpeechEncoder.embed
+
+    def counted_front_end(self: SpeechEncoder, source: Tensor, lengths: Tensor) -> Any:
+        calls.append(("front end", len(source)))
+        return front_end(self, source, lengths)
+
+    def counted_embed(self: SpeechEncoder, front: Any, mask: Tensor) -> Any:
+        calls.append(("student", len(front.features)))
+        return embed(self, front, mask)
+
+    model = build()
+    monkeypatch.setattr(SpeechEncoder, "front_end", counted_front_end)
+    monkeypatch.setattr(SpeechEncoder, "embed", counted_embed)
+    model.ssl_head.teacher.register_forward_pre_hook(
+        lambda _, given: calls.append(("teacher", given[0].states.size(1)))
+    )
+    model(**batch())
+    assert sorted(calls) == [("front end", 3), ("student", 3 * VIEWS), ("teacher", 3)]
+
+
+def test_views_are_masked_differently_and_the_same_again_after_a_resume() -> None:
+    drawn, resumed = masks(build()), masks(build())
+    for view, mask in enumerate(drawn):
+        assert torch.equal(mask, resumed[view])
+        for other in drawn[:view]:
+            assert not any(torch.equal(*rows) for rows in zip(mask, other, strict=True))
+    later = build()
+    later.set_num_updates(6)
+    assert not any(torch.equal(*pair) for pair in zip(drawn, masks(later), strict=True))
+
+
+def test_one_view_is_the_first_mask_to_the_bit() -> None:
+    model = build(1)
+    out, wanted = model(**batch()), model(**batch(), mask=masks(build())[0])
+    found, expected = gradients(model, total(out)), gradients(model, total(wanted))
+    assert torch.equal(total(out), total(wanted)) and out["frames"] == wanted["frames"]
+    assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
+    assert Mt4sslConfig().masked_views == JointSslVgsConfig().masked_views == 1
+
+
+def test_evaluation_and_features_have_one_view_whatever_is_trained_with() -> None:
+    several, one = build().eval(), build(1).eval()
+    found, wanted = (model(**batch()) for model in (several, one))
+    assert found["frames"] == wanted["frames"] and torch.equal(total(found), total(wanted))
+    assert torch.equal(found["identified"], wanted["identified"])
+    states = [
+        model.train().extract_features(batch()["source"], None, mask=True)["x"] for model in (several, one)
+    ]
+    assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("ssl", ["mt4ssl", "hubert", "data2vec"])
+@pytest.mark.parametrize("vgs_masked", [True, False])
+def test_the_joint_model_grounds_the_first_view_and_supervises_itself_on_all(
+    ssl: str, vgs_masked: bool
+) -> None:
+    several, one = (build_joint(views, ssl=ssl, vgs_masked=vgs_masked) for views in (VIEWS, 1))
+    given = pair_sample()
+    inputs = {**given["net_input"], "ids": given["id"], "labels": given["labels"]}
+    inputs["labels"] = None if ssl == "data2vec" else inputs["labels"]
+    found, wanted = several(**inputs), one(**inputs)
+    # float32 products of other shapes
+    torch.testing.assert_close(found["speech"], wanted["speech"], atol=1e-5, rtol=1e-4)
+    drawn = [int(mask.sum()) for mask in joint_masks(several)]
+    assert (found["ssl"][0]["frames"], wanted["ssl"][0]["frames"]) == (sum(drawn), drawn[0])
+    for model in (several, one):
+        model.eval()
+    assert several(**inputs)["ssl"][0]["frames"] == one(**inputs)["ssl"][0]["frames"]
+
+
+def test_the_joint_loss_is_a_mean_over_the_masked_frames_of_all_views() -> None:
+    model, criterion, given = build_joint(), JointSslVgsCriterion(task=None).train(), pair_sample()
+    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0, False))
+    alone = [
+        model.ssl_head(model.speech_encoder, front_of(model), mask, given["labels"])[0]
+        for mask in joint_masks(model)
+    ]
+    loss, _, _ = criterion(model, given)
+    mean = sum(total(out) for out in alone) / sum(out["frames"] for out in alone)
+    torch.testing.assert_close(loss, mean)
+    assert_close(gradients(model, loss), gradients(model, mean))
+
+
+def test_a_number_of_views_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(ConfigError, match="masked_views 0: wanted 1 or more"):
+        build(0)
+    with pytest.raises(ConfigError, match="masked_views -1: wanted 1 or more"):
+        build_joint(-1)
+    with pytest.raises(ConfigError, match="masked_views 2: the head of ssl=wav2vec2 takes 1"):
+        build_joint(2, ssl="wav2vec2")
