@@ -1,5 +1,8 @@
 """ABX against fastabx on random sets: every distance and condition, with exact slicing.
 
+One-hot frames by angle are left out: what is equal here may be 1e-4 apart there, and no ties remain. 0/1 distances,
+whose ties are exact on both sides, are in.
+
 fastabx needs Python ≥ 3.12: there, for the tests alone, pip install fastabx. Elsewhere they skip.
 """
 
@@ -9,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import abx_cases
+import numpy as np
 import pytest
 import torch
 
@@ -23,10 +27,8 @@ def library() -> Any:
     return pytest.importorskip("fastabx", reason="needs Python ≥ 3.12 and pip install fastabx")
 
 
-def theirs(
-    library: Any, case: abx_cases.Case, folder: Path, distance: str, speaker: str, context: str
-) -> float | None:
-    """Their error in percent; None where there is no cell."""
+def theirs(library: Any, folder: Path, distance: str, speaker: str, context: str) -> float | None:
+    """Their error in percent of what `write_for_them` wrote; None where there is no cell."""
     try:
         error = library.zerospeech_abx(
             folder / "items.item",
@@ -48,7 +50,7 @@ def theirs(
 
 def write_for_them(case: abx_cases.Case, folder: Path) -> None:
     """A file of features each, and the items without those that hold no frame, which they refuse."""
-    frames = torch.tensor([len(each) for each in case.features]).numpy()
+    frames = np.array([len(each) for each in case.features])[case.items.file]
     kept = slice_items(case.items, abx_cases.RATE_HZ, frames, "exact").kept
     header, *lines = Path(case.items.path).read_text().splitlines()
     rows = [line for line, keep in zip(lines, kept, strict=True) if keep]
@@ -68,7 +70,6 @@ def ours(case: abx_cases.Case, distance: str, speaker: str, context: str) -> flo
     ("kind", "distance", "name"),
     [
         ("normal", "angular", "angular"),
-        ("onehot", "angular", "angular"),
         ("normal", "euclidean", "euclidean"),
         ("probabilities", "kl", "kl_symmetric"),
         ("units", "units", "identical"),
@@ -82,7 +83,7 @@ def test_random_sets_score_the_same_as_fastabx(
         case = abx_cases.make_case(tmp_path / "f.item", seed, kind)
         write_for_them(case, tmp_path)
         for speaker, context in CONDITIONS:
-            wanted = theirs(library, case, tmp_path, name, speaker, context)
+            wanted = theirs(library, tmp_path, name, speaker, context)
             found = ours(case, distance, speaker, context)
             assert found == (None if wanted is None else pytest.approx(wanted, abs=1e-4)), (seed, speaker)
             compared += wanted is not None
