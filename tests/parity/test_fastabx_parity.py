@@ -1,7 +1,7 @@
 """ABX against fastabx on random sets: every distance and condition, with exact slicing.
 
-One-hot frames by angle are left out: what is equal here may be 1e-4 apart there, and no ties remain. 0/1 distances,
-whose ties are exact on both sides, are in.
+One-hot frames by angle are left out: what is equal here may be 1e-4 apart there, and no ties remain. The 0/1
+distance, whose ties are exact on both sides, is in.
 
 fastabx needs Python ≥ 3.12: there, for the tests alone, pip install fastabx. Elsewhere they skip.
 """
