@@ -7,7 +7,8 @@ arrays of each layer for the backward pass. Here
   frames. Frames of which a part lies in the next row are computed and never used;
 - norm and GELU are applied to pieces that fit a cache, right before the product that reads them, and are
   computed again in the backward pass; of each layer only the convolution's output is kept, of the first,
-  which is the largest, nothing.
+  which is the largest, nothing;
+- each core has pieces of its own.
 
 Source: the arithmetic of fairseq's ConvFeatureExtractionModel (Baevski et al. 2020, arXiv 2006.11477).
 """
@@ -26,6 +27,7 @@ from torch.autograd.function import once_differentiable
 from fairseq_mtssl.frames import ConvLayer, conv_length
 from fairseq_mtssl.modules.conv_first import FirstLevel, GroupNormFirstLevel, Moments
 from fairseq_mtssl.modules.conv_level import Level, Shape, Sums
+from fairseq_mtssl.modules.side_by_side import shares, side_by_side
 
 PIECE = 2**19
 """Elements that are worked on at a time in 32 bits: they and what is made of them stay in a cache."""
@@ -76,9 +78,11 @@ class Stack:
         self.rows = rows
         self.elements = PIECE if dtype == torch.float32 else HALF_PIECE
         self.states: list[Tensor | None] = [None] * len(shapes)  # (frames, C): outputs of the convolutions
-        self.sums = [self.first.sums, *(Sums(level) for level in self.levels[1:])]
-        self.grads: list[Tensor | None] = [None] * len(shapes)
-        self.done = [0] * len(shapes)
+        self.sums = [self._no_sums(index) for index in range(len(shapes))]
+
+    def _no_sums(self, index: int) -> Any:
+        """Nothing added up yet of a level's parameters."""
+        return self.first.sums() if index == 0 else Sums(self.levels[index])
 
     def values(self, index: int, start: int, stop: int) -> Tensor:
         """(n, C) outputs start … stop − 1 of a convolution."""
@@ -107,57 +111,102 @@ class Stack:
     def forward(self, keep: bool) -> Tensor:
         """(B, frames, C); keep: hold on to what the backward pass needs."""
         for index in range(1, len(self.levels)):
-            below, level = self.levels[index - 1], self.levels[index]
-            state = self.first.wave.new_empty(self.counts[index], level.channels, dtype=self.dtype)
-            stop = 0
-            for start, stop, low, high in self.inputs(index):
-                x, _ = below.activate(self.values(index - 1, low, high), self.dtype)
-                level.convolve(x, state[start:stop])
-            state[stop:].zero_()
+            state = self._empty(index)
+            stretches = list(self.inputs(index))
+            side_by_side(lambda stretch: self._convolve(index, state, *stretch), stretches)  # noqa: B023
+            state[stretches[-1][1] :].zero_()
             self.states[index] = state
             if not keep:
                 self.states[index - 1] = None
         last = len(self.levels) - 1
-        size = (self.counts[last], self.levels[last].channels)
-        out = self.first.wave.new_empty(size, dtype=self.dtype)
-        for start, stop in self.pieces(*out.shape):
-            out[start:stop] = self.levels[last].activate(self.values(last, start, stop), self.dtype)[0]
+        out = self._empty(last)
+
+        def activate(piece: tuple[int, int]) -> None:
+            values = self.values(last, *piece)
+            out[slice(*piece)] = self.levels[last].activate(values, self.dtype)[0]
+
+        side_by_side(activate, list(self.pieces(*out.shape)))
         return out.view(self.rows, -1, out.size(1))
+
+    def _empty(self, index: int) -> Tensor:
+        """Room for the outputs of a convolution, (frames, C)."""
+        size = (self.counts[index], self.levels[index].channels)
+        return self.first.wave.new_empty(size, dtype=self.dtype)
+
+    def _convolve(self, index: int, state: Tensor, start: int, stop: int, low: int, high: int) -> None:
+        x, _ = self.levels[index - 1].activate(self.values(index - 1, low, high), self.dtype)
+        self.levels[index].convolve(x, state[start:stop])
 
     def backward(self, grad: Tensor) -> list[Tensor | None]:
         """The gradients of all parameters from that of the output, (B · frames, C)."""
         last = len(self.levels) - 1
-        for start, stop in self.pieces(*grad.shape):
-            _, kept = self.levels[last].activate(self.values(last, start, stop), self.dtype)
-            self.take(last, start, self.levels[last].deactivate(kept, grad[start:stop], self.sums[last]))
+        above = self._through_norm(grad)
         for index in range(last, 0, -1):
-            below, level, above = self.levels[index - 1], self.levels[index], self.grads[index]
-            assert above is not None
-            above[self.done[index] :].zero_()
-            for start, stop, low, high in self.inputs(index):
-                x, kept = below.activate(self.values(index - 1, low, high), self.dtype)
-                passed = level.backward(x, above[start:stop], self.sums[index])
-                self.take(index - 1, low, below.deactivate(kept, passed, self.sums[index - 1]))
-            self.grads[index] = None
-        found = self.first.gradients(self.parameters[0])
+            stretches = list(self.inputs(index))
+            above[stretches[-1][1] :].zero_()
+            below = self._empty(index - 1) if index > 1 else None
+            done = side_by_side(
+                lambda share: self._descend(index, stretches[share], above, below),  # noqa: B023
+                shares(len(stretches)),
+            )
+            for upper, lower, (start, edge) in done:
+                self.sums[index].merge(upper)
+                self.sums[index - 1].merge(lower)
+                if below is not None:
+                    below[start : start + len(edge)] += edge
+            if below is not None:
+                below[stretches[-1][3] :].zero_()
+                above = below
+        found = self.first.gradients(self.sums[0], self.parameters[0])
         for sums, given in zip(self.sums[1:], self.parameters[1:], strict=True):
             found += sums.gradients(given)
         return found
 
-    def take(self, index: int, start: int, grad: Tensor) -> None:
-        """Add the gradient (n, C) of a convolution's outputs from `start` on; stretches come in order."""
-        stop = start + len(grad)
-        if index == 0:
-            self.first.take(start, stop, grad)
-            return
-        held = self.grads[index]
-        if held is None:
-            held = grad.new_empty(self.counts[index], grad.size(1), dtype=self.dtype)
-            self.grads[index] = held
-        shared = self.done[index] - start  # frames that the stretch before has read, too
-        held[start : start + shared] += grad[:shared]
-        held[start + shared : stop] = grad[shared:]
-        self.done[index] = stop
+    def _through_norm(self, grad: Tensor) -> Tensor:
+        """(frames, C) of the last convolution's outputs from that of what was made of them."""
+        last = len(self.levels) - 1
+        level, out, pieces = self.levels[last], self._empty(last), list(self.pieces(*grad.shape))
+
+        def deactivate(share: slice) -> Any:
+            sums = self._no_sums(last)
+            for start, stop in pieces[share]:
+                _, kept = level.activate(self.values(last, start, stop), self.dtype)
+                passed = level.deactivate(kept, grad[start:stop], sums)
+                if last == 0:
+                    self.first.take(sums, start, stop, passed)
+                out[start:stop] = passed
+            return sums
+
+        for sums in side_by_side(deactivate, shares(len(pieces))):
+            self.sums[last].merge(sums)
+        return out
+
+    def _descend(
+        self, index: int, stretches: list[tuple[int, int, int, int]], above: Tensor, into: Tensor | None
+    ) -> tuple[Any, Any, tuple[int, Tensor]]:
+        """From the gradient of a convolution's outputs to that of those below, on neighbouring stretches.
+
+        into: where to write the latter; None below the first convolution.
+        Returns: the sums of both levels; a place below and the gradient of the first frames there, which is
+        not written: the stretches before these have read them, too.
+        """
+        below, level = self.levels[index - 1], self.levels[index]
+        upper, lower = self._no_sums(index), self._no_sums(index - 1)
+        first = stretches[0][2]
+        border = done = first + (level.spill if first > 0 else 0)
+        edge = above.new_zeros(border - first, below.channels)
+        for start, stop, low, high in stretches:
+            x, kept = below.activate(self.values(index - 1, low, high), self.dtype)
+            grad = below.deactivate(kept, level.backward(x, above[start:stop], upper), lower)
+            if into is None:
+                self.first.take(lower, low, high, grad)
+                continue
+            outside, shared = max(border - low, 0), done - low
+            edge[low - first :][:outside] += grad[:outside]
+            into[low + outside : done] += grad[outside:shared]
+            into[done:high] = grad[shared:]
+            done = high
+        return upper, lower, (first, edge)
 
 
 class ConvStack(torch.autograd.Function):

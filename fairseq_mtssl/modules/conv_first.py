@@ -6,6 +6,7 @@ From one channel to many: of all layers it has the most outputs and the least ar
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,10 @@ class FirstLevel:
         self.rows = rows
         self.valid = frames
         self.period = (len(wave) - level.shape.kernel) // rows
-        self.sums = Sums(level)
+
+    def sums(self) -> Any:
+        """Nothing added up yet, for `take`."""
+        return Sums(self.level)
 
     def frames(self, start: int, stop: int) -> Tensor:
         """(n, kernel): the samples under outputs start … stop − 1, counted through all rows."""
@@ -45,14 +49,28 @@ class FirstLevel:
         frames, weight, bias = self.frames(start, stop).contiguous(), self.level.weight, self.level.bias
         return frames @ weight if bias is None else torch.addmm(bias, frames, weight)
 
-    def take(self, start: int, stop: int, grad: Tensor) -> None:
-        """Add what the gradient of outputs start … stop − 1, (n, C), means to the parameters."""
-        self.sums.add_product(slice(None), self.frames(start, stop).contiguous(), grad)
-        self.sums.add_bias(grad)
+    def take(self, sums: Any, start: int, stop: int, grad: Tensor) -> None:
+        """Add to sums what the gradient of outputs start … stop − 1, (n, C), means to the parameters."""
+        sums.add_product(slice(None), self.frames(start, stop).contiguous(), grad)
+        sums.add_bias(grad)
 
-    def gradients(self, like: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def gradients(self, sums: Any, like: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Of the level's parameters, in the shapes and types in which they were given."""
-        return self.sums.gradients(like)
+        found: list[Tensor | None] = sums.gradients(like)
+        return found
+
+
+class RowSums:
+    """Of each row, products of samples and gradients, and the gradients, added up piece by piece."""
+
+    def __init__(self, products: Tensor, totals: Tensor) -> None:
+        self.products = products  # (B, kernel, C)
+        self.totals = totals  # (B, C)
+
+    def merge(self, other: RowSums) -> None:
+        """Add what another one has added up."""
+        self.products += other.products
+        self.totals += other.totals
 
 
 class GroupNormFirstLevel(FirstLevel):
@@ -79,8 +97,11 @@ class GroupNormFirstLevel(FirstLevel):
         # A bias of the convolution is taken out again with the mean.
         shift = level.norm_bias - torch.einsum("bk,bkc->bc", self.mean, scaled)  # type: ignore[operator]
         self.scaled, self.shift = scaled.float(), shift.float()
-        self.products = wave.new_zeros(self.shared.shape, dtype=torch.float32)
-        self.totals = wave.new_zeros(self.rstd.shape, dtype=torch.float32)
+
+    def sums(self) -> RowSums:
+        """See FirstLevel."""
+        zeros = [self.wave.new_zeros(each.shape, dtype=torch.float32) for each in (self.shared, self.rstd)]
+        return RowSums(*zeros)
 
     def _moments(self) -> Moments:
         found = []
@@ -109,21 +130,22 @@ class GroupNormFirstLevel(FirstLevel):
             torch.addmm(self.shift[row], frames, self.scaled[row], out=out[first - start : last - start])
         return out
 
-    def take(self, start: int, stop: int, grad: Tensor) -> None:
+    def take(self, sums: RowSums, start: int, stop: int, grad: Tensor) -> None:
         """grad: (n, C) of the normed outputs."""
         for row, first, last in self._stretches(start, stop):
             part = grad[first - start : last - start]
-            self.products[row] += self.frames(first, last).contiguous().t() @ part
-            self.totals[row] += part.sum(0, dtype=torch.float32)
+            sums.products[row] += self.frames(first, last).contiguous().t() @ part
+            sums.totals[row] += part.sum(0, dtype=torch.float32)
 
-    def gradients(self, like: Sequence[Tensor | None]) -> list[Tensor | None]:
+    def gradients(self, sums: RowSums, like: Sequence[Tensor | None]) -> list[Tensor | None]:
         """See FirstLevel."""
-        totals = self.totals.double()
+        totals = sums.totals.double()
         # Σ (frame − mean) · grad, and Σ (output − mean) · grad
-        products = self.products.double() - self.mean.unsqueeze(2) * totals.unsqueeze(1)
+        products = sums.products.double() - self.mean.unsqueeze(2) * totals.unsqueeze(1)
         spread = (products * self.weight).sum(1)
         direct = self.scale.unsqueeze(1) * products
         through_variance = (self.scale * self.rstd.square() * spread).unsqueeze(1) * self.shared
-        self.sums.weight += (direct - through_variance).sum(0)
-        self.sums.add_norm((spread * self.rstd).sum(0), totals.sum(0))
-        return self.sums.gradients(like)
+        found = Sums(self.level)
+        found.weight += (direct - through_variance).sum(0)
+        found.add_norm((spread * self.rstd).sum(0), totals.sum(0))
+        return found.gradients(like)

@@ -149,6 +149,17 @@ class Sums:
             self.norm_weight += weight
             self.norm_bias += bias
 
+    def merge(self, other: Sums) -> None:
+        """Add what another one has added up."""
+        pairs = ((self.weight, other.weight), (self.bias, other.bias))
+        for mine, theirs in (
+            *pairs,
+            (self.norm_weight, other.norm_weight),
+            (self.norm_bias, other.norm_bias),
+        ):
+            if mine is not None and theirs is not None:
+                mine += theirs
+
     def gradients(self, like: Sequence[Tensor | None]) -> list[Tensor | None]:
         """As the parameters were given: of their shapes and types."""
         # (k · C_in, C_out) -> (k, C_in, C_out) -> (C_out, C_in, k)

@@ -1,7 +1,8 @@
 """Self-attention with dropout on a CPU, a few heads at a time.
 
 With dropout, torch keeps three (T, T) arrays of each head for the backward pass; here a head's array is
-computed, used and forgotten while it is in the cache, and computed again in the backward pass.
+computed, used and forgotten while it is in the cache, and computed again in the backward pass. Each core has
+heads of its own.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fairseq_mtssl.modules.dropout import Draws, new_seed
+from fairseq_mtssl.modules.side_by_side import side_by_side
 
 PIECE = 2**18
 """Attention weights that are worked on at a time, or one head's."""
@@ -27,12 +29,15 @@ class _Attention(torch.autograd.Function):
         ctx.lengths, ctx.rate, ctx.seed = lengths, rate, new_seed() if rate > 0 else 0
         ctx.save_for_backward(query, key, value)
         out = torch.empty_like(query)
-        draws = Draws(rate, ctx.seed, query.dtype)
-        for q, k, v, o in pieces(lengths, query, key, value, out):
-            weights = _weights(q, k)
+
+        def attend(numbered: tuple[int, list[Tensor]]) -> None:
+            number, (q, k, v, o) = numbered
+            draws, weights = Draws(rate, ctx.seed + number, q.dtype), _weights(q, k)
             if rate > 0:
                 weights = draws.drop_(weights, draws.next(weights.shape))
             o.copy_(torch.bmm(weights, v * draws.scale))
+
+        side_by_side(attend, list(enumerate(pieces(lengths, query, key, value, out))))
         return out
 
     @staticmethod
@@ -41,9 +46,11 @@ class _Attention(torch.autograd.Function):
         query, key, value = ctx.saved_tensors
         empty = torch.empty_like if ctx.lengths is None else torch.zeros_like
         grads = [empty(each) for each in (query, key, value)]
-        draws = Draws(ctx.rate, ctx.seed, query.dtype)
         scale = query.size(-1) ** -0.5
-        for q, k, v, g, *into in pieces(ctx.lengths, query, key, value, grad, *grads):
+
+        def turn_back(numbered: tuple[int, list[Tensor]]) -> None:
+            number, (q, k, v, g, *into) = numbered
+            draws = Draws(ctx.rate, ctx.seed + number, q.dtype)
             weights, g = _weights(q, k), g * draws.scale
             through = torch.bmm(g, v.transpose(1, 2))
             if ctx.rate > 0:
@@ -55,6 +62,8 @@ class _Attention(torch.autograd.Function):
             scores = torch._softmax_backward_data(through, weights, -1, weights.dtype, grad_input=through)
             into[0].copy_(torch.bmm(scores, k * scale))
             into[1].copy_(torch.bmm(scores.transpose(1, 2), q * scale))
+
+        side_by_side(turn_back, list(enumerate(pieces(ctx.lengths, query, key, value, grad, *grads))))
         return (*grads, None, None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -99,11 +100,24 @@ def test_output_and_gradients_equal_fairseqs(stack: str, mode: str, bias: bool) 
                 assert distance(gradient, true_gradients[name]) < 1e-5, name
 
 
+@pytest.fixture
+def threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads, undone afterwards."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("mode", MODES)
-def test_pieces_do_not_matter(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_neither_pieces_nor_threads_matter(
+    mode: str, count: int, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads(1)
     module, source = extractor("gaps, long kernels, other widths", mode, True), waveforms(600)
     whole, gradients = both(module, source)
     monkeypatch.setattr(fast, "PIECE", 1)  # one frame at a time
+    threads(count)
     out, found = both(module, source)
     assert distance(out, whole) < 1e-6
     for name, gradient in found.items():

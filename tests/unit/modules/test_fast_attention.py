@@ -50,11 +50,12 @@ def test_dropout_is_that_of_the_draws_forward_and_backward(
     monkeypatch.setattr(fast_attention, "PIECE", 37 * 37 * 2)  # two heads at a time
     given, rate = inputs(), 0.2
     steps, rows, heads, _ = SHAPE
-    draws = Draws(rate, 11, torch.float32)
+    number = 11
     keep = torch.zeros(rows, heads, steps, steps)
     for row, valid in enumerate(lengths or [steps] * rows):
         count = 2 if lengths is None or valid == steps else max(1, fast_attention.PIECE // (steps * valid))
         for head in range(0, heads, count):
+            draws, number = Draws(rate, number, torch.float32), number + 1
             shape = torch.Size((min(count, heads - head), steps, valid))
             kept = draws.drop(torch.ones(shape), draws.next(shape))
             keep[row, head : head + count, :, :valid] = kept * draws.scale

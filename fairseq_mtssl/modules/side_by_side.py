@@ -1,0 +1,65 @@
+"""Pieces of work side by side, each on one core.
+
+torch cuts every single operation among its threads, which wait for each other at its end. Of many small
+operations, as on pieces that fit a cache, the waiting takes a large part; pieces that do not depend on each
+other need not wait.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
+
+
+def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """What `work` returns of each item; as many at a time as torch has threads here, on one thread each.
+
+    work: of torch operations on a CPU, which let other threads run; no gradients are recorded in it. Items
+    are begun in their order and may end in any.
+    """
+    threads = min(torch.get_num_threads(), len(items))
+    if threads < 2:
+        with torch.no_grad():
+            return [work(item) for item in items]
+    mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
+
+    def run(item: Item) -> Result:
+        with mode():
+            return work(item)
+
+    return list(_pool(torch.get_num_threads()).map(run, items))
+
+
+def shares(count: int) -> list[slice]:
+    """`count` items cut into as many stretches as torch has threads here, fewer if there are fewer items."""
+    parts = max(1, min(torch.get_num_threads(), count))
+    bounds = [count * part // parts for part in range(parts + 1)]
+    return [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """Threads for which torch computes everything in themselves; a process forked off makes its own."""
+    key = (os.getpid(), threads)
+    if key not in _pools:
+        started = threading.Barrier(threads)
+
+        def start(_: int) -> None:
+            torch.get_num_threads()  # else torch sets this thread to the number of all at its first operation
+            torch.set_num_threads(1)
+            started.wait()
+
+        pool = ThreadPoolExecutor(threads, thread_name_prefix="side-by-side")
+        list(pool.map(start, range(threads)))
+        torch.set_num_threads(threads)  # which a thread sets for those to come, too
+        _pools[key] = pool
+    return _pools[key]
