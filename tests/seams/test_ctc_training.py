@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import make_corpus, train, train_mt4ssl, weights
+from training import make_corpus, train, train_mt4ssl, weights, write_transcripts
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.cli.main import main
@@ -28,15 +28,6 @@ TINY_CTC = {
     "checkpoint.save_interval_updates": 1,
     "checkpoint.keep_interval_updates": -1,
 }
-
-
-def write_transcripts(data: Path) -> None:
-    """Three letters and a word end an utterance, by its number."""
-    for table in data.glob("*.tsv"):
-        count = len(table.read_text().splitlines()) - 1
-        lines = [f"{'AB'[row % 2]} {'BC'[row % 3 % 2]} |" for row in range(count)]
-        (data / f"{table.stem}.ltr").write_text("".join(f"{line}\n" for line in lines))
-    (data / "dict.ltr.txt").write_text("| 10\nA 5\nB 8\nC 3\n")
 
 
 @pytest.fixture(scope="module")

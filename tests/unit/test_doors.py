@@ -31,6 +31,7 @@ DOORS: dict[str, set[str]] = {
     "report": BASE | {"frames"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
+    "ranks": set(),
     "config": set(),
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
