@@ -43,7 +43,7 @@ def test_a_clip_has_the_same_features_in_any_batch_and_zeros_past_its_end(bias: 
 def test_a_frame_is_centred_on_the_window_of_every_fourth_label_of_100_hz(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Two kernels of 5 see 13 windows, so frame i sees samples 640 i − 960 … 640 i + 1359, centre 640 i + 200."""
+    """Two kernels of 5 see 13 windows: frame i sees samples 640 i − 960 … 640 i + 1359, about 640 i + 200."""
     monkeypatch.setattr(fbank_features, "normalise", lambda energies, frames: energies)
     module = build()
     source, sizes = batch(12_000)
