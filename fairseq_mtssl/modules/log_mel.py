@@ -31,7 +31,7 @@ def log_mel(source: Tensor, bins: int) -> Tensor:
     found = source.new_empty(len(source), frames, bins)
     if frames == 0:
         return found
-    window, mel = (each.to(source.device) for each in _matrices(bins))
+    window, mel = _matrices(bins, source.device)
     # Kaldi takes away the mean of each window and then emphasises. Both are linear: emphasise all, then take
     # away what that leaves of the mean. Only the first sample of a window would differ; its weight is 0.
     emphasised = torch.cat([source[:, :1], source[:, 1:] - PRE_EMPHASIS * source[:, :-1]], dim=1)
@@ -52,9 +52,9 @@ def log_mel(source: Tensor, bins: int) -> Tensor:
     return found
 
 
-@lru_cache(maxsize=4)
-@torch.inference_mode(False)
-def _matrices(bins: int) -> tuple[Tensor, Tensor]:
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # else what the first caller gets could be used under inference mode alone
+def _matrices(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Povey's window (400,) and mel filters (257, bins)."""
     time = torch.arange(WINDOW_SAMPLES, dtype=torch.float64)
     window = (0.5 - 0.5 * torch.cos(2 * math.pi * time / (WINDOW_SAMPLES - 1))) ** 0.85
@@ -64,7 +64,8 @@ def _matrices(bins: int) -> tuple[Tensor, Tensor]:
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising = (places[:, None] - left) / (centre - left)
     falling = (right - places[:, None]) / (right - centre)
-    return window.float(), torch.minimum(rising, falling).clamp(min=0).float()
+    mel = torch.minimum(rising, falling).clamp(min=0)
+    return window.float().to(device), mel.float().to(device)
 
 
 def _mel(hertz: float) -> float:

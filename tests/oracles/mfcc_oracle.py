@@ -1,4 +1,4 @@
-"""Kaldi's log-mel energies and MFCCs frame by frame in float64, from its documentation; ours are held to it."""
+"""Kaldi's log-mel and MFCCs frame by frame in float64, from its documentation: what ours are held to."""
 
 from __future__ import annotations
 
