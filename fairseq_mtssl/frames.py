@@ -1,8 +1,8 @@
 """Samples, frames and seconds: the only convolution-length arithmetic of the package.
 
 A stack of convolutions is given as (channels, kernel, stride) triples, the way fairseq writes
-``conv_feature_layers``. The wav2vec 2.0 stack turns 16 kHz samples into one frame every 320 samples
-(20 ms, 50 Hz), each seeing 400 samples (25 ms).
+``conv_feature_layers``; a fourth number is the zeros put at both ends of what it reads. The wav2vec 2.0 stack
+turns 16 kHz samples into one frame every 320 samples (20 ms, 50 Hz), each seeing 400 samples (25 ms).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
 
-ConvLayer = tuple[int, int, int]
+ConvLayer = tuple[int, ...]
 Length = TypeVar("Length", int, Tensor)
 
 SAMPLE_RATE_HZ = 16_000
@@ -29,8 +29,9 @@ def parse_conv_layers(text: str) -> list[ConvLayer]:
     """Read fairseq's ``conv_feature_layers`` notation.
 
     text: sums and products of lists of (channels, kernel, stride), as in
-        ``[(512,10,5)] + [(512,3,2)] * 4``; names and calls are refused, nothing is executed.
-    Returns: the triples, in order.
+        ``[(512,10,5)] + [(512,3,2)] * 4``, or of (channels, kernel, stride, padding) with less padding than
+        half the kernel; names and calls are refused, nothing is executed.
+    Returns: the tuples, in order.
     Raises: ConfigError if the text is anything else or a number is not positive.
     """
     wrong = "wanted a list such as [(512,10,5)] + [(512,3,2)] * 4; correct conv_feature_layers"
@@ -44,8 +45,10 @@ def parse_conv_layers(text: str) -> list[ConvLayer]:
 
 
 def _is_layer(layer: Any) -> bool:
-    triple = isinstance(layer, tuple) and len(layer) == 3
-    return triple and all(isinstance(number, int) and number > 0 for number in layer)
+    if not isinstance(layer, tuple) or len(layer) not in (3, 4):
+        return False
+    whole = all(isinstance(number, int) for number in layer)
+    return whole and min(layer[:3]) > 0 and 0 <= sum(layer[3:]) < layer[1] / 2
 
 
 def _literal(node: ast.expr) -> Any:
@@ -57,29 +60,29 @@ def _literal(node: ast.expr) -> Any:
 
 
 def conv_length(samples: Length, layers: Sequence[ConvLayer]) -> Length:
-    """Frames that an unpadded convolution stack makes of so many samples.
+    """Frames that a convolution stack makes of so many samples.
 
     samples: an int, or an integer tensor of any shape.
     Returns: the same type; 0 where the clip is shorter than one frame.
     """
-    for _, kernel, stride in layers:
-        samples = (samples - kernel) // stride + 1
+    for _, kernel, stride, *padding in layers:
+        samples = (samples - kernel + 2 * sum(padding)) // stride + 1
         samples = samples.clamp(min=0) if isinstance(samples, Tensor) else max(samples, 0)
     return samples
 
 
 def min_samples(layers: Sequence[ConvLayer]) -> int:
-    """The fewest samples that give one frame: the receptive field (400 for wav2vec 2.0)."""
+    """The fewest samples that give one frame: the receptive field but for padding (400 for wav2vec 2.0)."""
     needed = 1
-    for _, kernel, stride in reversed(layers):
-        needed = (needed - 1) * stride + kernel
+    for _, kernel, stride, *padding in reversed(layers):
+        needed = (needed - 1) * stride + kernel - 2 * sum(padding)
     return needed
 
 
 def hop_samples(layers: Sequence[ConvLayer]) -> int:
     """Samples between two frames: the product of the strides (320 for wav2vec 2.0)."""
     hop = 1
-    for _, _, stride in layers:
+    for _, _, stride, *_ in layers:
         hop *= stride
     return hop
 

@@ -1,12 +1,14 @@
 """The speech encoder in the configurations of models: the fields they share, and what is built of them."""
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, List
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
+from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.modules import fbank_features
 from fairseq_mtssl.modules.precision import PRECISIONS
-from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import FRONT_ENDS, SpeechEncoder
 
 
 @dataclass
@@ -34,9 +36,20 @@ class ComputeConfig(FairseqDataclass):
 class EncoderConfig(ComputeConfig):
     """Of a speech encoder that is trained from the start, what all models have the same defaults of."""
 
+    front_end: ChoiceEnum(list(FRONT_ENDS)) = field(  # type: ignore[valid-type]
+        default="waveform",
+        metadata={
+            "help": "what is below the transformer: waveform (wav2vec 2.0's convolutions) or fbank (log-mel "
+            f"energies and light convolutions, with conv_feature_layers such as {fbank_features.EXAMPLE}: "
+            "a quarter of 100 Hz)"
+        },
+    )
     conv_feature_layers: str = field(
         default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
-        metadata={"help": "convolutions of the waveform encoder as (channels, kernel, stride)"},
+        metadata={
+            "help": "convolutions of the waveform encoder as (channels, kernel, stride); with "
+            "front_end=fbank (mel bins, window, hop), then (channels, kernel, stride, padding)"
+        },
     )
     conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
     encoder_embed_dim: int = field(default=768, metadata={"help": "width of the speech transformer"})
@@ -49,6 +62,20 @@ class EncoderConfig(ComputeConfig):
     feature_grad_mult: float = field(
         default=1.0, metadata={"help": "multiplies the gradient into the convolutions; 0 freezes them"}
     )
+
+
+def front_end_faults(cfg: Any) -> List[str]:
+    """What is wrong with the fields of an EncoderConfig that describe what is below the transformer.
+
+    Raises: ConfigError for conv_feature_layers that are no list of convolutions.
+    """
+    layers = parse_conv_layers(cfg.conv_feature_layers)
+    if str(cfg.front_end) == "fbank":
+        return fbank_features.fbank_faults(layers)
+    if any(len(layer) > 3 for layer in layers):
+        got = f"conv_feature_layers {cfg.conv_feature_layers} with front_end=waveform"
+        return [f"{got}: wanted (channels, kernel, stride), without padding"]
+    return []
 
 
 def build_speech_encoder(
@@ -78,6 +105,7 @@ def build_speech_encoder(
         use_cls=use_cls,
         padding_exact=padding_exact,
         pos_conv_depth=cfg.pos_conv_depth,
+        front_end=str(cfg.front_end),
         fast=cfg.fast,
         precision=str(cfg.precision),
     )

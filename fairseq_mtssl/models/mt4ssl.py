@@ -13,8 +13,7 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_faults
 from fairseq_mtssl.models.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionConfig,
@@ -198,11 +197,11 @@ class Mt4sslModel(BaseFairseqModel):
 
 def check_config(cfg: Any, label_sets: int) -> None:
     """Raises: ConfigError naming every fault of a model configuration at once."""
-    parse_conv_layers(cfg.conv_feature_layers)
-    faults = target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
+    faults = front_end_faults(cfg) + target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
     if not cfg.online and not label_sets:
         faults.append("nothing to predict: model.online is false and task.labels is empty; give either")
-    if cfg.padding_exact and str(cfg.extractor_mode) == "default":
+    grouped = str(cfg.extractor_mode) == "default" and str(cfg.front_end) == "waveform"
+    if cfg.padding_exact and grouped:
         faults.append("padding_exact with extractor_mode=default: its group norm sees the padding")
     if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
         faults.append(

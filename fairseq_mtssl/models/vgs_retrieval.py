@@ -16,8 +16,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_faults
 from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, same_image_mask
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
 from fairseq_mtssl.modules.resdavenet import FrameBatchNorm
@@ -276,12 +275,11 @@ class VgsRetrievalModel(BaseFairseqModel):
 
 def check_config(cfg: Any) -> None:
     """Raises: ConfigError naming every fault of a model configuration at once."""
-    faults = []
-    parse_conv_layers(cfg.conv_feature_layers)
+    faults = front_end_faults(cfg)
     mode, exact = resolve(cfg, "extractor_mode"), resolve(cfg, "padding_exact")
     if mode not in ("default", "layer_norm"):
         faults.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
-    if exact and mode == "default":
+    if exact and mode == "default" and str(cfg.front_end) == "waveform":
         faults.append(
             "padding_exact with extractor_mode=default: its group norm sees the padding; take layer_norm"
         )

@@ -24,7 +24,10 @@ from fairseq_mtssl.modules import fast_positions
 from fairseq_mtssl.modules.attention import init_std
 from fairseq_mtssl.modules.conv_features import ConvFeatures
 from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer, stream_type
+from fairseq_mtssl.modules.fbank_features import FbankFeatures
 from fairseq_mtssl.modules.precision import check_precision, mixed
+
+FRONT_ENDS = ("waveform", "fbank")
 
 
 @dataclass
@@ -106,8 +109,9 @@ def in_its_precision(method: Method) -> Method:
 class SpeechEncoder(nn.Module):
     """Conv stack → LN → linear → dropout → mask → CLS → positional conv → LN → transformer layers.
 
-    conv_layers: fairseq notation. extractor_mode: ``default`` (group norm after the first
-    convolution) or ``layer_norm`` (after every one). dim, ffn_dim, heads, layers: the transformer.
+    conv_layers: fairseq notation. front_end: ``waveform``, convolutions over samples, or ``fbank``, over
+    log-mel energies (see `FbankFeatures`). extractor_mode, of the former: ``default`` (group norm after the
+    first convolution) or ``layer_norm`` (after every one). dim, ffn_dim, heads, layers: the transformer.
     pos_conv_depth: layers of the positional convolution; with several, each has max(3, conv_pos // depth)
     as its kernel (data2vec). use_cls: prepend a learned CLS token. padding_exact: nothing computed for a
     row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
@@ -138,6 +142,7 @@ class SpeechEncoder(nn.Module):
         use_cls: bool,
         padding_exact: bool,
         pos_conv_depth: int = 1,
+        front_end: str = "waveform",
         fast: bool = True,
         precision: str = "float32",
     ) -> None:
@@ -153,6 +158,7 @@ class SpeechEncoder(nn.Module):
             "conv_pos": conv_pos,
             "conv_pos_groups": conv_pos_groups,
             "pos_conv_depth": pos_conv_depth,
+            "front_end": front_end,
             "use_cls": use_cls,
             "padding_exact": padding_exact,
         }
@@ -166,8 +172,10 @@ class SpeechEncoder(nn.Module):
         self.fast = fast
         self.precision = check_precision(precision)
         self.feature_dim = self.conv_layers[-1][0]
-        self.feature_extractor = ConvFeatures(
-            self.conv_layers, mode=extractor_mode, conv_bias=conv_bias, fast=fast
+        self.feature_extractor: nn.Module = (
+            FbankFeatures(self.conv_layers, conv_bias=conv_bias)
+            if front_end == "fbank"
+            else ConvFeatures(self.conv_layers, mode=extractor_mode, conv_bias=conv_bias, fast=fast)
         )
         self.layer_norm = LayerNorm(self.feature_dim)
         self.post_extract_proj = nn.Linear(self.feature_dim, dim) if self.feature_dim != dim else None
@@ -220,12 +228,12 @@ class SpeechEncoder(nn.Module):
         if int(frames.min()) < 1:
             raise ClipTooShortError(int(lengths.min()), min_samples(self.conv_layers))
         if self.feature_grad_mult > 0:
-            features = self.feature_extractor(source)
+            features = self._extract(source, lengths)
             if self.feature_grad_mult != 1.0:
                 features = GradMultiply.apply(features, self.feature_grad_mult)
         else:
             with torch.no_grad():
-                features = self.feature_extractor(source)
+                features = self._extract(source, lengths)
         # (B, C, T) -> (B, T, C)
         features = features.transpose(1, 2)
         features = features.to(stream_type(features))
@@ -236,6 +244,11 @@ class SpeechEncoder(nn.Module):
         else:
             penalty = squares.mean()
         return FrontEnd(self._norm(self.layer_norm, features), frames, penalty)
+
+    def _extract(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """(B, C, T): a waveform's own convolutions ask for no lengths."""
+        known = (lengths,) if isinstance(self.feature_extractor, FbankFeatures) else ()
+        return self.feature_extractor(source, *known)
 
     def embed(
         self, front: FrontEnd, mask: Tensor | None = None, channel_mask: Tensor | None = None

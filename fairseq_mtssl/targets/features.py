@@ -192,18 +192,15 @@ class _OurParts:
         """(B, T, D) of each layer."""
         encoder = self.encoder
         lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
-        features = _apart(clips, encoder.feature_extractor, lambda source: _front(encoder, source))
+        features = _apart(
+            clips, encoder.feature_extractor, lambda source, ends: encoder.front_end(source, ends).features
+        )
         front = FrontEnd(features, encoder.frame_lengths(lengths), features.new_zeros(()))
         with _silent_padding(encoder.encoder.pos_conv, front.lengths, int(encoder.cls_token is not None)):
             hidden = encoder.embed(front)
         outputs: list[Tensor] = []
         encoder.run(hidden, 0, max(layers), collect=outputs)
         return [outputs[layer - 1] for layer in layers]
-
-
-def _front(encoder: SpeechEncoder, source: Tensor) -> Tensor:
-    lengths = torch.full((len(source),), source.size(1), device=source.device)
-    return encoder.front_end(source, lengths).features
 
 
 class _FairseqParts:
@@ -231,7 +228,7 @@ class _FairseqParts:
         # (T, B, D) -> (B, T, D)
         return [results[layer - 1][0].transpose(0, 1) for layer in layers]
 
-    def _convolved(self, source: Tensor) -> Tensor:
+    def _convolved(self, source: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) -> (B, T, C)."""
         extractor = self.model.feature_extractor
         plain = type(extractor) is ConvFeatureExtractionModel and not extractor._forward_hooks
@@ -262,14 +259,16 @@ def _parts_of(model: Any) -> _OurParts | _FairseqParts:
     )
 
 
-def _apart(clips: list[Tensor], extractor: nn.Module, front: Callable[[Tensor], Tensor]) -> Tensor:
-    """(B, T, C) conv features, zero past their end.
+def _apart(clips: list[Tensor], extractor: nn.Module, front: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """(B, T, C) conv features of clips; front makes them of (B, S) waveforms and their (B,) lengths.
 
     A group norm takes its statistics over time: with one, each clip goes through alone.
     """
+    lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
     if len(clips) > 1 and any(isinstance(module, nn.GroupNorm) for module in extractor.modules()):
-        return nn.utils.rnn.pad_sequence([front(clip.unsqueeze(0))[0] for clip in clips], batch_first=True)
-    return front(nn.utils.rnn.pad_sequence(clips, batch_first=True))
+        alone = [front(clip.unsqueeze(0), size.view(1))[0] for clip, size in zip(clips, lengths, strict=True)]
+        return nn.utils.rnn.pad_sequence(alone, batch_first=True)
+    return front(nn.utils.rnn.pad_sequence(clips, batch_first=True), lengths)
 
 
 @contextmanager

@@ -26,6 +26,18 @@ def test_lengths_equal_those_of_real_convolutions(samples: int) -> None:
     assert conv_length(samples, WAV2VEC2) == x.size(-1)
 
 
+@pytest.mark.parametrize("samples", [400, 401, 559, 560, 719, 720, 1039, 1040, 5555])
+def test_lengths_equal_those_of_real_convolutions_with_padding(samples: int) -> None:
+    """Log-mel windows under centred convolutions: one frame every 640 samples, from the first window on."""
+    layers = parse_conv_layers("[(80,400,160)] + [(512,5,2,2)] * 2")
+    x = torch.zeros(1, 1, samples)
+    for _, kernel, stride, *padding in layers:
+        x = torch.nn.functional.conv1d(x, torch.zeros(1, 1, kernel), stride=stride, padding=sum(padding))
+    assert conv_length(samples, layers) == x.size(-1) == (samples - 400) // 640 + 1
+    assert conv_length(torch.tensor([0, 399, samples]), layers).tolist() == [0, 0, x.size(-1)]
+    assert (min_samples(layers), hop_samples(layers), frame_rate_hz(layers)) == (400, 640, 25.0)
+
+
 def test_a_clip_shorter_than_the_receptive_field_has_no_frame() -> None:
     assert min_samples(WAV2VEC2) == 400
     assert conv_length(torch.tensor([0, 1, 399, 400, 16000]), WAV2VEC2).tolist() == [0, 0, 0, 1, 49]
@@ -37,9 +49,13 @@ def test_the_wav2vec2_stack_gives_50_frames_a_second() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "512", "[(512,10)]", "[(512,10,0)]", "__import__('os').getcwd()", "[1, 2]", "[]"]
+    "text",
+    [
+        *("", "512", "[(512,10)]", "[(512,10,0)]", "__import__('os').getcwd()", "[1, 2]", "[]"),
+        *("[(512,5,2,-1)]", "[(512,4,2,2)]", "[(512,5,2,2,0)]"),
+    ],
 )
-def test_anything_but_a_list_of_triples_is_refused_and_never_executed(text: str) -> None:
+def test_anything_but_a_list_of_convolutions_is_refused_and_never_executed(text: str) -> None:
     with pytest.raises(ConfigError, match="conv_feature_layers"):
         parse_conv_layers(text)
 

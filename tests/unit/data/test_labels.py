@@ -20,6 +20,7 @@ from fairseq_mtssl.errors import ManifestError
 from fairseq_mtssl.frames import conv_length
 
 CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
+FBANK = [(80, 400, 160)] + [(16, 5, 2, 2)] * 2
 
 
 def folder_of(tmp_path: Path, text: str, clusters: int = 4, rate_hz: float | None = 50.0) -> Path:
@@ -65,6 +66,25 @@ def test_labels_at_100_hz_are_taken_every_second_not_cut_to_the_first_half(tmp_p
 def test_labels_at_25_hz_are_repeated(tmp_path: Path) -> None:
     labels = read(folder_of(tmp_path, line(25), rate_hz=25.0), manifest_of(16_000))
     assert labels.frames(0, 0, 5).tolist() == [4, 4, 5, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "count", "wanted"),
+    # one label every 160, 320, 640 samples over 400; a frame is centred on its 400 from sample 640 · i on
+    [(100.0, 98, [0, 4, 8, 96]), (50.0, 49, [0, 2, 4, 48]), (25.0, 25, [0, 1, 2, 24])],
+)
+def test_frames_at_25_hz_take_the_label_at_their_centre(
+    tmp_path: Path, rate_hz: float, count: int, wanted: list[int]
+) -> None:
+    (tmp_path / "train.km").write_text(" ".join(map(str, range(count))) + "\n")
+    (tmp_path / "dict.km.txt").write_text("".join(f"{label} 1\n" for label in range(count)))
+    dictionary, manifest = read_label_dictionary(tmp_path), manifest_of(16_000)
+    labels = read_frame_labels(tmp_path / "train.km", manifest, dictionary, rate_hz, FBANK)
+    frames = conv_length(16_000, FBANK)
+    found = labels.frames(0, 0, frames)
+    assert frames == 25 and (found[[0, 1, 2, 24]] - dictionary.nspecial).tolist() == wanted
+    # a crop that begins at the third frame
+    assert np.array_equal(labels.frames(0, 3, 5), found[3:8])
 
 
 def test_frames_past_the_last_label_have_none(tmp_path: Path) -> None:

@@ -56,10 +56,10 @@ def fairseq_model(name: str, mode: str) -> tuple[Any, Any]:
     return model, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
 
 
-def our_model(mode: str, use_cls: bool) -> Any:
+def our_model(mode: str, use_cls: bool, **changes: Any) -> Any:
     torch.manual_seed(0)
     encoder = SpeechEncoder(
-        conv_layers=CONV,
+        conv_layers=changes.pop("conv_layers", CONV),
         extractor_mode=mode,
         conv_bias=False,
         dim=24,
@@ -76,6 +76,7 @@ def our_model(mode: str, use_cls: bool) -> Any:
         feature_grad_mult=1.0,
         use_cls=use_cls,
         padding_exact=mode == "layer_norm",
+        **changes,
     )
     model = torch.nn.Module()
     model.speech_encoder = encoder
@@ -110,6 +111,19 @@ def test_a_batch_changes_no_feature(name: str, mode: str, batch_samples: int) ->
     batched = list(features.stream(extractor, waves(), batch_samples))
     wanted = [conv_length(length, parse_conv_layers(CONV)) for length in LENGTHS]
     assert [len(each) for each in alone] == [len(each) for each in batched] == wanted
+    for one, other in zip(alone, batched, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+
+
+@pytest.mark.parametrize("use_cls", [False, True])
+@pytest.mark.parametrize("batch_samples", [1000, 12_000, 100_000])
+def test_a_batch_changes_no_feature_over_filterbanks(use_cls: bool, batch_samples: int) -> None:
+    fbank = {"conv_layers": "[(80,400,160)] + [(16,5,2,2)] * 2", "front_end": "fbank"}
+    extractor = layers(our_model("layer_norm", use_cls, **fbank), 3)
+    assert (extractor.window_samples, extractor.hop_samples, features.rate_hz(extractor)) == (400, 640, 25.0)
+    alone = list(features.stream(extractor, waves()))
+    batched = list(features.stream(extractor, waves(), batch_samples))
+    assert [len(each) for each in alone] == [frame_count(length, 640, 400) for length in LENGTHS]
     for one, other in zip(alone, batched, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 

@@ -1,0 +1,77 @@
+"""A front-end of log-mel filterbanks and a few strided convolutions, in place of convolutions over waveforms.
+
+Source: Yang et al. 2023, arXiv 2309.13860 (Fast-HuBERT), section 3; convolutions with gated linear units that
+subsample: Synnaeve et al. 2020, arXiv 1911.08460.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_mtssl.frames import ConvLayer, conv_length, padding_mask
+from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
+
+EXAMPLE = "[(80,400,160)] + [(512,5,2,2)] * 2"
+
+EPSILON = 1e-3
+"""Added to the variance of a mel bin, whose logarithms vary by 1 and more in speech: silence stays near 0."""
+
+
+def fbank_faults(layers: Sequence[ConvLayer]) -> list[str]:
+    """What keeps layers from describing an FbankFeatures; conv_feature_layers as `EXAMPLE` has nothing."""
+    (_, window, hop, *padding), *convs = layers
+    fit = (window, hop, sum(padding)) == (WINDOW_SAMPLES, HOP_SAMPLES, 0)
+    # so that a frame is centred on one of those below it, as its labels are
+    centred = all(kernel == 2 * sum(padding) + 1 for _, kernel, _, *padding in convs)
+    if fit and convs and centred:
+        return []
+    wanted = f"(mel bins, {WINDOW_SAMPLES}, {HOP_SAMPLES}), then (channels, 2 · padding + 1, stride, padding)"
+    return [f"conv_feature_layers {list(layers)} with front_end=fbank: wanted {wanted}, such as {EXAMPLE}"]
+
+
+class FbankFeatures(nn.Module):
+    """Log-mel energies, of mean 0 and variance 1 in each bin over the clip, through centred convolutions.
+
+    layers: of the analysis and of each convolution (see `fbank_faults`), which makes twice its channels, half
+    of which gate the other half. conv_bias: give the convolutions a bias.
+    Nothing computed for a row sees its padding: what lies past its end is 0 before every convolution, like
+    the zeros that this adds itself. Fast-HuBERT takes mean and variance from the training set instead.
+    """
+
+    def __init__(self, layers: Sequence[ConvLayer], *, conv_bias: bool) -> None:
+        super().__init__()
+        self.layers = list(layers)
+        sizes = zip(self.layers, self.layers[1:])
+        self.convs = nn.ModuleList(
+            nn.Conv1d(below, 2 * channels, kernel, stride, sum(padding), bias=conv_bias)
+            for (below, *_), (channels, kernel, stride, *padding) in sizes
+        )
+
+    def forward(self, source: Tensor, lengths: Tensor) -> Tensor:
+        """(B, S) waveforms of (B,) samples, a window's at least -> (B, C, T), 0 past the end."""
+        frames = conv_length(lengths, self.layers[:1])
+        x = normalise(log_mel(source, self.layers[0][0]), frames)
+        # (B, T, bins) -> (B, bins, T)
+        x = x.transpose(1, 2).type_as(next(self.parameters()))
+        for conv, layer in zip(self.convs, self.layers[1:], strict=True):
+            x = nn.functional.glu(conv(x), dim=1)
+            frames = conv_length(frames, [layer])
+            x = x.masked_fill(padding_mask(frames, x.size(2)).unsqueeze(1), 0)
+        return x
+
+
+@torch.no_grad()
+def normalise(energies: Tensor, frames: Tensor) -> Tensor:
+    """(B, T, bins) -> the same with mean 0 and variance 1 over each row's first frames; 0 past them.
+
+    frames: (B,) at least 1 each.
+    """
+    past = padding_mask(frames, energies.size(1)).unsqueeze(-1)
+    count = frames.view(-1, 1, 1)
+    mean = energies.masked_fill(past, 0).sum(1, keepdim=True) / count
+    centred = (energies - mean).masked_fill(past, 0)
+    variance = centred.square().sum(1, keepdim=True) / count
+    return centred * (variance + EPSILON).rsqrt()

@@ -1,0 +1,152 @@
+"""Models over filterbanks: what a clip gives does not depend on its batch; combinations that cannot work."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from fairseq_mtssl.errors import ClipTooShortError, ConfigError
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.targets.frozen import plain_encoder
+
+WAVEFORM = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
+FBANK = "[(80,400,160)] + [(16,5,2,2)] * 2"
+ENCODER: dict[str, Any] = {
+    "front_end": "fbank",
+    "conv_feature_layers": FBANK,
+    "conv_bias": True,
+    "encoder_embed_dim": 24,
+    "encoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 2,
+    "encoder_layers": 3,
+    "conv_pos_groups": 4,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "mask_length": 3,
+    "seed": 1,
+}
+JOINT = {
+    "image_encoder": "cnn",
+    "image_layers": 1,
+    "image_channels": [8, 8, 8],
+    "image_grid": 2,
+    "image_size": 16,
+    "shared_layers": 2,
+    "conv_pos": 8,
+    "speech_in_channels": 8,
+    "speech_channels": [8, 24],
+    "speech_strides": [2, 2],
+}
+
+
+def build(classes: list[int] | None = None, **changes: Any) -> Mt4sslModel:
+    torch.manual_seed(0)
+    tiny = {"conv_pos": 15, "average_top_k_layers": 2, "encoder_layerdrop": 0.0}
+    task = SimpleNamespace(label_classes=[12] if classes is None else classes)
+    return Mt4sslModel.build_model(Mt4sslConfig(**{**ENCODER, **tiny, **changes}), task)
+
+
+def build_joint(**changes: Any) -> JointSslVgsModel:
+    torch.manual_seed(0)
+    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**ENCODER, **JOINT, **changes}))
+
+
+def batch(*lengths: int) -> dict[str, Any]:
+    torch.manual_seed(1)
+    sizes = torch.tensor(lengths)
+    source = torch.randn(len(lengths), max(lengths))
+    source[torch.arange(max(lengths)) >= sizes[:, None]] = 0
+    return {"source": source, "lengths": sizes, "ids": torch.arange(len(lengths))}
+
+
+def test_padding_changes_neither_states_nor_targets_nor_losses() -> None:
+    model = build().eval()
+    inputs, encoder = batch(19_000, 12_000), model.speech_encoder
+    short = {"source": inputs["source"][1:, :12_000], "lengths": inputs["lengths"][1:]}
+    frames = int(encoder.frame_lengths(short["lengths"])[0])
+    assert frames == (12_000 - 400) // 640 + 1
+    with torch.no_grad():
+        fronts = [encoder.front_end(x["source"], x["lengths"]) for x in (inputs, short)]
+        tops = [encoder.frames(encoder.run(encoder.embed(front), 0, 3)) for front in fronts]
+        targets = [model.ssl_head.online_targets(encoder, front) for front in fronts]
+    for padded, alone in (tops, targets):
+        torch.testing.assert_close(padded[1, :frames], alone[0], atol=1e-5, rtol=1e-4)
+    mask = model.draw_mask(fronts[0], inputs["ids"])
+    labels = torch.randint(4, 12, mask.shape)
+    wide = {**inputs, "source": torch.nn.functional.pad(inputs["source"], (0, 3_200))}
+    tight = model(**inputs, labels=[labels], mask=mask)
+    found = model(**wide, labels=[labels], mask=torch.nn.functional.pad(mask, (0, 5)))
+    assert tight["frames"] == found["frames"] > 0
+    torch.testing.assert_close(found["regression"], tight["regression"], atol=0, rtol=1e-4)
+    torch.testing.assert_close(found["classification"], tight["classification"], atol=0, rtol=1e-4)
+
+
+def test_gradients_reach_every_weight_of_the_student() -> None:
+    model = build().train()
+    inputs = batch(19_000, 12_000)
+    frames = int(model.speech_encoder.frame_lengths(inputs["lengths"]).max())
+    out = model(**inputs, labels=[torch.randint(4, 12, (2, frames))])
+    (out["regression"] + out["classification"][0]).backward()
+    assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+
+
+def test_bfloat16_stays_near() -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        model = build([], precision=precision).train()
+        losses.append(model(**batch(19_000, 12_000))["regression"].detach())
+    assert losses[0] != losses[1]
+    torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
+
+
+def test_the_joint_model_embeds_a_caption_alike_in_any_batch() -> None:
+    model = build_joint(preset="modern").eval()
+    inputs = batch(19_000, 12_000)
+    with torch.no_grad():
+        together = model.encode_speech(inputs["source"], inputs["lengths"])[1]
+        alone = model.encode_speech(inputs["source"][1:, :12_000], inputs["lengths"][1:])[0]
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_is_rebuilt_from_its_sizes_and_from_those_of_before() -> None:
+    encoder = build().speech_encoder
+    again = plain_encoder(encoder.sizes)
+    again.load_state_dict(encoder.state_dict())
+    assert again.conv_layers == encoder.conv_layers
+    waveform = build(front_end="waveform", conv_feature_layers=WAVEFORM).speech_encoder
+    sizes = {name: value for name, value in waveform.sizes.items() if name != "front_end"}
+    plain_encoder(sizes).load_state_dict(waveform.state_dict())
+
+
+def test_a_clip_below_one_window_is_refused() -> None:
+    encoder: SpeechEncoder = build().speech_encoder
+    with pytest.raises(ClipTooShortError, match="a clip of 399 samples gives no frame; .* at least 400"):
+        encoder.front_end(torch.zeros(1, 399), torch.tensor([399]))
+
+
+@pytest.mark.parametrize("make", [build, build_joint])
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"conv_feature_layers": WAVEFORM}, r"with front_end=fbank: wanted \(mel bins, 400, 160\)"),
+        ({"front_end": "waveform"}, r"with front_end=waveform: wanted \(channels, kernel, stride\), without"),
+    ],
+)
+def test_layers_of_another_front_end_are_refused_with_all_other_faults(
+    make: Any, changes: dict[str, str], fault: str
+) -> None:
+    with pytest.raises(ConfigError, match=fault) as error:
+        make(**changes, encoder_attention_heads=5)
+    assert "no multiple of the 5" in str(error.value)
+
+
+def test_the_group_norm_that_filterbanks_lack_is_no_fault() -> None:
+    build(extractor_mode="default")
+    build_joint(preset="paper", padding_exact=True)
+    with pytest.raises(ConfigError, match="its group norm sees the padding"):
+        build(extractor_mode="default", front_end="waveform", conv_feature_layers=WAVEFORM)
