@@ -188,7 +188,8 @@ def test_each_bucket_holds_like_many_clips_and_pads_to_its_longest() -> None:
     clips = of_sizes(SIZES, num_buckets=5)
     widths, counts = np.unique(clips.num_tokens_vec(np.arange(300)), return_counts=True)
     assert np.array_equal(widths, clips.widths) and widths[-1] == SIZES.max()
-    assert counts.sum() == 300 and counts.min() > 50 and counts.max() < 70
+    # 60 each, but for what rounding up to WIDTH_STEP moves
+    assert counts.sum() == 300 and counts.min() > 45 and counts.max() < 75
     assert np.all(widths[:-1] % WIDTH_STEP == 0)
     assert np.all(clips.num_tokens_vec(np.arange(300)) >= SIZES)
 

@@ -99,6 +99,7 @@ def test_evaluation_mode_switches_dropout_off_and_training_draws_it_from_the_see
 
 def test_layers_that_layerdrop_skips_are_those_of_the_plain_path(traced: Traced) -> None:
     layers, given = stack(6), states(LENGTHS[1])
+    given.states.requires_grad_()  # as the encoder's
     outputs: dict[bool, list[Tensor]] = {True: [], False: []}
     for compiled, ran in outputs.items():
         torch.manual_seed(0)
@@ -158,6 +159,7 @@ def test_more_shapes_than_torch_allows_others_are_compiled_and_its_settings_come
 
 def test_layers_that_have_run_are_named_copied_and_pickled_as_plain_ones(traced: Traced) -> None:
     layers, given = stack(2), states(LENGTHS[0])
+    given.states.requires_grad_()  # as the encoder's
     names = list(layers.state_dict())
     out = run_layers(layers, given, compiled=True).states
     assert list(layers.state_dict()) == names
