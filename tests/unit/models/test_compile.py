@@ -153,9 +153,7 @@ def test_padding_to_a_bucket_changes_neither_losses_nor_gradients() -> None:
         assert_same(losses_and_gradients(model, batch(lengths, width=12_800)), expected)
 
 
-def test_after_an_epoch_of_bucketed_batches_nothing_is_compiled_any_more(
-    traced: Traced, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_an_epoch_of_bucketed_batches_nothing_is_compiled_any_more(traced: Traced) -> None:
     sizes = np.random.default_rng(0).integers(3_000, 16_000, size=21)
     manifest = AudioManifest(Path("train.tsv"), Path("."), [str(row) for row in range(21)], sizes)
     options: dict[str, Any] = {"max_samples": 12_000, "training": True, "seed": 1, "num_buckets": 2}
@@ -174,7 +172,7 @@ def test_after_an_epoch_of_bucketed_batches_nothing_is_compiled_any_more(
     assert epoch(1) > 4
     # two buckets and the last batch, student and teacher, with padding or without
     assert 4 <= traced.graphs() <= 12
-    monkeypatch.setattr(dynamo_config, "error_on_recompile", True)
-    for number in range(2, 5):
-        epoch(number)
+    with dynamo_config.patch(error_on_recompile=True):
+        for number in range(2, 5):
+            epoch(number)
     assert traced.graphs() == 0
