@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from omegaconf import DictConfig
@@ -34,6 +35,17 @@ def compose() -> Compose:
 def run_program() -> RunProgram:
     """run_program(words, cwd) runs a program of this environment, by its name, and captures what it says."""
     return run_here
+
+
+@pytest.fixture
+def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """torch.compile without its code generator, and a count of what it makes (see `compiler`).
+
+    Parametrised indirectly: another backend of torch's.
+    """
+    from compiler import trace
+
+    return trace(monkeypatch, getattr(request, "param", "eager"))
 
 
 def compose_recipe(recipe: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:

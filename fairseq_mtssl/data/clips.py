@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,7 +17,7 @@ from torch import Tensor
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
 from fairseq_mtssl.data.labels import RowLabels, collate_labels
 from fairseq_mtssl.data.manifest import AudioManifest
-from fairseq_mtssl.errors import ManifestError, MtsslError
+from fairseq_mtssl.errors import ConfigError, ManifestError, MtsslError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,19 @@ logger = logging.getLogger(__name__)
 WIDTH_STEP = 3200
 """Training batches are padded to a multiple of so many samples (0.2 s): a kernel is prepared anew for each
 width it meets, which on a CPU costs more than the padding."""
+
+
+def bucket_widths(sizes: np.ndarray, count: int, longest: int) -> np.ndarray:
+    """Widths that training batches are padded to, (≤ count,) ascending: quantiles of the sizes.
+
+    All in samples. longest: that a clip may get, the last of the widths; the others are multiples of
+    WIDTH_STEP. count: 0 gives none. Raises: ConfigError if it is negative.
+    """
+    if count < 0:
+        raise ConfigError("task.num_batch_buckets", [f"got {count}, wanted 0 or more"])
+    ends = np.quantile(sizes, np.arange(1, count + 1) / max(count, 1), method="higher").astype(np.int64)
+    ends[-1:] = longest
+    return np.unique(np.minimum(-(-ends // WIDTH_STEP) * WIDTH_STEP, longest))
 
 
 def collate_speech(clips: Sequence[Tensor], width: int = 0) -> dict[str, Tensor]:
@@ -74,6 +88,8 @@ class ClipDataset(FairseqDataset):
     noise_snr_db: (low, high) adds white noise at a signal-to-noise ratio drawn from the range; None none.
     length_pool: sort so many clips at a time by length, so that batches cut from them need little
         padding; 0 sorts none.
+    num_buckets: widths that training batches are padded to, see `bucket_widths`; a clip then counts as
+        its bucket's width when batches are cut to max_tokens. 0: any multiple of WIDTH_STEP.
     Everything random is drawn from (seed, epoch, row): the same in every worker and after a resume.
     """
 
@@ -88,6 +104,7 @@ class ClipDataset(FairseqDataset):
         speed_perturb: float = 0.0,
         noise_snr_db: tuple[float, float] | None = None,
         length_pool: int = 0,
+        num_buckets: int = 0,
         labels: RowLabels | None = None,
     ) -> None:
         super().__init__()
@@ -102,6 +119,11 @@ class ClipDataset(FairseqDataset):
         self.labels = labels
         self.epoch = 1
         self._sizes = np.minimum(manifest.sizes, max_samples)
+        slowest = math.ceil(int(manifest.sizes.max(initial=0)) / (1.0 - self.speed_perturb))
+        self.widths = bucket_widths(self._sizes, num_buckets if training else 0, min(slowest, max_samples))
+        self._tokens = self._sizes
+        if len(self.widths):
+            self._tokens = self.widths[np.searchsorted(self.widths, self._sizes)]
         self._skipped = multiprocessing.Value("l", 0)
 
     def __len__(self) -> int:
@@ -138,10 +160,10 @@ class ClipDataset(FairseqDataset):
         return rows
 
     def num_tokens(self, index: int) -> int:
-        return int(self._sizes[index])
+        return int(self._tokens[index])
 
     def num_tokens_vec(self, indices: np.ndarray) -> np.ndarray:
-        return self._sizes[indices]
+        return self._tokens[indices]
 
     def size(self, index: int) -> int:
         return int(self._sizes[index])
@@ -196,8 +218,13 @@ class ClipDataset(FairseqDataset):
         return 0
 
     def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]:
-        """{"source": (B, S), "lengths": (B,)}; in training S is a multiple of WIDTH_STEP, or max_samples."""
+        """{"source": (B, S), "lengths": (B,)}; in training S is one of the buckets' widths or, without
+        buckets or beyond them, a multiple of WIDTH_STEP or max_samples.
+        """
         longest = max(clip.numel() for clip in clips)
+        wide_enough = self.widths[self.widths >= longest]
+        if len(wide_enough):
+            return collate_speech(clips, int(wide_enough[0]))
         width = min(-(-longest // WIDTH_STEP) * WIDTH_STEP, self.max_samples) if self.training else 0
         return collate_speech(clips, width)
 

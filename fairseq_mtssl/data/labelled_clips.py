@@ -24,7 +24,8 @@ class LabelledClipDataset(ClipDataset):
     In training the crop begins anywhere, at a multiple of the encoder's hop, drawn from (seed, epoch,
     row), and its labels begin at the same frame; otherwise it begins at 0. Normalised over the crop.
     In training, utterances of like length (within 0.25 s) come together, in an order drawn anew for
-    each epoch, so that batches hold little padding.
+    each epoch, so that batches hold little padding. With buckets (see ClipDataset) those of a bucket come
+    together, so that batches cut to max_tokens have one number of rows a bucket, the last batch excepted.
 
     rows: of the manifest, those to use. labels: of the whole manifest, possibly none.
     conv_layers: of the encoder.
@@ -41,6 +42,7 @@ class LabelledClipDataset(ClipDataset):
         training: bool,
         seed: int,
         resample: bool = False,
+        num_buckets: int = 0,
     ) -> None:
         super().__init__(
             manifest.take(rows),
@@ -48,6 +50,7 @@ class LabelledClipDataset(ClipDataset):
             training=training,
             seed=seed,
             resample=resample,
+            num_buckets=num_buckets,
             labels=RowLabels(rows, labels, conv_layers) if labels else None,
         )
         self.conv_layers = list(conv_layers)
@@ -78,4 +81,5 @@ class LabelledClipDataset(ClipDataset):
         if not self.training:
             return shuffled
         bins = self._sizes[shuffled] // LENGTH_BIN_SAMPLES
-        return shuffled[np.argsort(-bins, kind="stable")]
+        buckets = np.searchsorted(self.widths, self._sizes[shuffled])
+        return shuffled[np.lexsort((-bins, -buckets))]

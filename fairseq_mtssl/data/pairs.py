@@ -189,10 +189,10 @@ class PairDataset(ClipDataset):
             batch, [sample["image_id"] for sample in samples], [sample["image"] for sample in samples]
         )
         extra = [each for sample in samples for each in sample.get("extra", ())]
-        if extra:
+        if self.extra is not None and extra:
             # Ids beyond this dataset's rows, so that each clip draws a mask of its own.
             ids = torch.arange(len(extra)) + len(self) * (1 + samples[0]["id"])
-            batch["extra"] = {**self.collate_speech([each["clip"] for each in extra]), "id": ids}
+            batch["extra"] = {**self.extra.collate_speech([each["clip"] for each in extra]), "id": ids}
             if "labels" in extra[0]:
                 batch["extra"]["labels"] = collate_labels([each["labels"] for each in extra])
         return batch

@@ -30,6 +30,14 @@ class ComputeConfig(FairseqDataclass):
             "where the processor or the GPU has instructions for it"
         },
     )
+    compile: bool = field(
+        default=False,
+        metadata={
+            "help": "train with transformer layers, on a GPU convolutions too, by torch.compile; give "
+            "task.num_batch_buckets, since it makes code for each shape of a batch. Does not pay on a CPU "
+            "(0.84 to 0.97 times as fast, minutes to begin with); needs torch 2.5"
+        },
+    )
 
 
 @dataclass
@@ -108,4 +116,5 @@ def build_speech_encoder(
         front_end=str(cfg.front_end),
         fast=cfg.fast,
         precision=str(cfg.precision),
+        compiled=cfg.compile,
     )

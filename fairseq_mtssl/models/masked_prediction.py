@@ -87,7 +87,7 @@ class MaskedPrediction(nn.Module):
             raise ConfigError("model", ["online targets are off: there is no teacher to take them from"])
         placed = encoder.place(front, dropout=False)
         with encoder.computing():
-            found = self.teacher(placed, self.top_layers)
+            found = self.teacher(placed, self.top_layers, compiled=encoder.compiling)
         # (T', B, D) -> (B, T, D), CLS left out
         results = [encoder.frames(Hidden(result, None)) for result in found]
         return layer_average(results, front.lengths)

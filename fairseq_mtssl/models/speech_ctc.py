@@ -77,6 +77,7 @@ class SpeechCtcModel(BaseFairseqModel):
             feature_grad_mult=cfg.feature_grad_mult,
             fast=cfg.fast,
             precision=str(cfg.precision),
+            compiled=cfg.compile,
         )
         self.final_dropout = nn.Dropout(cfg.final_dropout)
         self.proj = nn.Linear(self.speech_encoder.dim, symbols)

@@ -60,15 +60,15 @@ class EmaLayers(Unchanging):
         torch._foreach_lerp_(own, new, 1.0 - decay)
 
     @torch.no_grad()
-    def forward(self, placed: Hidden, last: int) -> list[Tensor]:
+    def forward(self, placed: Hidden, last: int, compiled: bool = False) -> list[Tensor]:
         """The layer results (see `run_layers`) of the last so many layers, (T', B, D) each, lowest first.
 
-        placed: what `SpeechEncoder.place` gives, unmasked.
+        placed: what `SpeechEncoder.place` gives, unmasked; compiled: as for `run_layers`.
         """
         half = placed.states.dtype in (torch.float16, torch.bfloat16)
         device = placed.states.device.type
         with torch.autocast(device, placed.states.dtype) if half else contextlib.nullcontext():
             results: list[Tensor] = []
             hidden = Hidden(self.layer_norm(placed.states), placed.padding)
-            run_layers(self.layers, hidden, results=results, fast=self.fast)
+            run_layers(self.layers, hidden, results=results, fast=self.fast, compiled=compiled)
         return results[-last:]

@@ -8,6 +8,7 @@ the amount of padding.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ClipTooShortError
 from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
-from fairseq_mtssl.modules import fast_positions
+from fairseq_mtssl.modules import compiling, fast_positions
 from fairseq_mtssl.modules.attention import init_std
 from fairseq_mtssl.modules.conv_features import ConvFeatures
 from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer, stream_type
@@ -62,34 +63,51 @@ def run_layers(
     outputs: list[Tensor] | None = None,
     results: list[Tensor] | None = None,
     fast: bool = True,
+    compiled: bool = False,
 ) -> Hidden:
     """Run transformer layers of fairseq one after the other.
 
     layerdrop: chance to skip a layer. outputs, results: lists that receive of each layer that is run, as
     (T', B, D), its output, and what its feed-forward block gives before the residual is added back (the
     last element of fairseq's layer results). fast: see `fast_layers`; False: the layers' own forward.
+    compiled: instead of either, see `compiling`.
     """
-    x = hidden.states
     layers = list(layers)
-    fast = fast and all(can_run(layer, x) for layer in layers)
-    lengths = None
-    if fast:
-        x = x.to(stream_type(x))
-        # padding comes last
-        lengths = None if hidden.padding is None else (~hidden.padding).sum(1).tolist()
-    for layer in layers:
-        # A draw on the CPU generator, which the trainer seeds anew at every update on every rank.
-        if layerdrop > 0 and torch.rand(()).item() < layerdrop:
-            continue
-        if fast:
-            x, result = run_layer(layer, x, lengths)
-        else:
-            x, (_, result) = layer(x, self_attn_padding_mask=hidden.padding, need_weights=False)
-        if outputs is not None:
-            outputs.append(x)
-        if results is not None:
-            results.append(result)
+    compiled = compiled and all(map(compiling.can_compile, layers))
+    x, run = _way(layers, hidden, fast, compiled)
+    with compiling.settings() if compiled else contextlib.nullcontext():
+        for layer in layers:
+            # A draw on the CPU generator, which the trainer seeds anew at every update on every rank.
+            if layerdrop > 0 and torch.rand(()).item() < layerdrop:
+                continue
+            x, result = run(layer, x)
+            if outputs is not None:
+                outputs.append(x)
+            if results is not None:
+                results.append(result)
     return Hidden(x, hidden.padding)
+
+
+Run = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
+
+
+def _way(layers: list[nn.Module], hidden: Hidden, fast: bool, compiled: bool) -> tuple[Tensor, Run]:
+    """What the first layer is given, and what gives a layer's output and its layer result."""
+    x, padding = hidden.states, hidden.padding
+    if compiled:
+        # (B, T) -> (B, 1, 1, T); one memory layout for all layers, so that they share code
+        valid = None if padding is None else ~padding[:, None, None]
+        return x.to(stream_type(x)).contiguous(), lambda layer, x: compiling.compiled_layer(layer, x, valid)
+    if fast and all(can_run(layer, x) for layer in layers):
+        # padding comes last
+        lengths = None if padding is None else (~padding).sum(1).tolist()
+        return x.to(stream_type(x)), lambda layer, x: run_layer(layer, x, lengths)
+
+    def plain(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
+        x, (_, result) = layer(x, self_attn_padding_mask=padding, need_weights=False)
+        return x, result
+
+    return x, plain
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
@@ -117,6 +135,7 @@ class SpeechEncoder(nn.Module):
     row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
     fast: the same numbers within rounding in less time and memory; False: fairseq's own forward functions.
     precision: of the matrix products in training (see `precision`); what comes out is in the weights' type.
+    compiled: by torch.compile in training (see `compiling`).
     sizes: the arguments that the shapes and the meaning of its weights depend on.
     Source: Baevski et al. 2020, arXiv 2006.11477; CLS token: Peng & Harwath 2022, arXiv 2109.08186.
     """
@@ -145,6 +164,7 @@ class SpeechEncoder(nn.Module):
         front_end: str = "waveform",
         fast: bool = True,
         precision: str = "float32",
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         self.sizes = {
@@ -171,11 +191,13 @@ class SpeechEncoder(nn.Module):
         self.pos_conv_depth = pos_conv_depth
         self.fast = fast
         self.precision = check_precision(precision)
+        self.compiled = compiled
         self.feature_dim = self.conv_layers[-1][0]
+        convolutions = compiling.CompiledConvFeatures if compiled else ConvFeatures
         self.feature_extractor: nn.Module = (
             FbankFeatures(self.conv_layers, conv_bias=conv_bias)
             if front_end == "fbank"
-            else ConvFeatures(self.conv_layers, mode=extractor_mode, conv_bias=conv_bias, fast=fast)
+            else convolutions(self.conv_layers, mode=extractor_mode, conv_bias=conv_bias, fast=fast)
         )
         self.layer_norm = LayerNorm(self.feature_dim)
         self.post_extract_proj = nn.Linear(self.feature_dim, dim) if self.feature_dim != dim else None
@@ -217,6 +239,11 @@ class SpeechEncoder(nn.Module):
         weight = self.mask_emb
         wanted = self.training and weight.dtype == torch.float32
         return mixed(self.precision if wanted else "float32", weight.device)
+
+    @property
+    def compiling(self) -> bool:
+        """Whether layers are compiled now: in training. The clips of an evaluation have any length."""
+        return self.compiled and self.training
 
     @in_its_precision
     def front_end(self, source: Tensor, lengths: Tensor) -> FrontEnd:
@@ -332,6 +359,7 @@ class SpeechEncoder(nn.Module):
             outputs=None if collect is None else outputs,
             results=None if results is None else before,
             fast=self.fast,
+            compiled=self.compiling,
         )
         for given, found in ((collect, outputs), (results, before)):
             if given is not None:

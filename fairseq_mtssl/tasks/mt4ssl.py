@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Optional
 
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
 
@@ -18,6 +17,7 @@ from fairseq_mtssl.data.clips import long_enough
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
 from fairseq_mtssl.tasks.phases import loss_scale
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Mt4sslTaskConfig(FairseqDataclass):
+class Mt4sslTaskConfig(BucketConfig):
     data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv"})
     labels: Any = field(
         default_factory=list,
@@ -86,6 +86,7 @@ class Mt4sslTask(LabelledTask):
             training=split == cfg.train_subset,
             seed=int(cfg.seed),
             resample=cfg.resample,
+            num_buckets=cfg.num_batch_buckets,
         )
         hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
         logger.info("%s: %d utterances, %.2f h, %d label sets", split, len(rows), hours, len(labels))

@@ -7,7 +7,6 @@ from typing import Any, Optional
 
 import numpy as np
 from fairseq.data import Dictionary
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING, open_dict
 
@@ -19,13 +18,14 @@ from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.every_row import EveryRowTask
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class SpeechCtcTaskConfig(FairseqDataclass):
+class SpeechCtcTaskConfig(BucketConfig):
     data: str = field(
         default=MISSING, metadata={"help": "folder of {split}.tsv, {split}.ltr and dict.ltr.txt"}
     )
@@ -103,6 +103,7 @@ class SpeechCtcTask(EveryRowTask):
             resample=cfg.resample,
             speed_perturb=cfg.speed_perturb,
             length_pool=cfg.length_pool,
+            num_buckets=cfg.num_batch_buckets,
         )
         hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
         logger.info("%s: %d utterances, %.2f h, %d symbols", split, len(rows), hours, len(dictionary))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import ChoiceEnum
 from fairseq.logging import metrics
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING, OmegaConf
@@ -24,6 +24,7 @@ from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
 from fairseq_mtssl.schedule import Moment, Phase, Schedule, parse_phases, parse_schedule, run_length
+from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.every_row import EveryRowTask
 from fairseq_mtssl.tasks.phases import begin_update, forget_gradients
 
@@ -34,7 +35,7 @@ RECALLS = ("s2i_r1", "s2i_r5", "s2i_r10", "i2s_r1", "i2s_r5", "i2s_r10")
 
 
 @dataclass
-class VgsRetrievalTaskConfig(FairseqDataclass):
+class VgsRetrievalTaskConfig(BucketConfig):
     data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv and {split}.pairs"})
     # speech
     max_duration_s: float = field(default=8.0, metadata={"help": "seconds kept of a clip in training"})
@@ -166,6 +167,7 @@ class VgsRetrievalTask(EveryRowTask):
             "resample": self.cfg.resample,
             "speed_perturb": self.cfg.speed_perturb,
             "length_pool": int(self.cfg.length_pool),
+            "num_buckets": int(self.cfg.num_batch_buckets),
             "noise_snr_db": None if noise is None else (float(noise[0]), float(noise[1])),
         }
 

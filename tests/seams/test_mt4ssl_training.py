@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from compiler import Traced
 from fairseq.optim import FairseqOptimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
 from training import make_corpus, make_labels, make_pairs, train, train_mt4ssl, weights
@@ -380,3 +381,15 @@ def test_an_ssl_branch_without_the_labels_it_needs_is_refused(
         train(corpus, tmp_path, task__labels=[str(labels)], task__speed_perturb=0.0)
     with pytest.raises(ConfigError, match="would no longer lie on their frames"):
         train(corpus, tmp_path, model__ssl="hubert", task__labels=[str(labels)])
+
+
+def test_a_compiled_run_in_buckets_leaves_the_checkpoint_of_any_other(
+    corpus: Path, labels: Path, whole: Path, tmp_path: Path, traced: Traced
+) -> None:
+    compiled = {"model__compile": True, "task__num_batch_buckets": 2, "optimization__max_update": 2}
+    train_mt4ssl(corpus, tmp_path, labels, **DECAY, **compiled)
+    assert traced.graphs() >= 2
+    found, plain = (weights(folder / "checkpoint_last.pt") for folder in (tmp_path, whole))
+    assert found.keys() == plain.keys() and all(weight.isfinite().all() for weight in found.values())
+    loaded = load_model(tmp_path / "checkpoint_last.pt")
+    assert loaded.model.speech_encoder.compiled and not loaded.model.speech_encoder.compiling

@@ -10,7 +10,7 @@ import pytest
 import torch
 from training import make_pairs
 
-from fairseq_mtssl.data.clips import ClipDataset, collate_speech
+from fairseq_mtssl.data.clips import WIDTH_STEP, ClipDataset, collate_speech
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.errors import AudioError
 
@@ -99,3 +99,12 @@ def test_training_batches_come_in_few_widths_and_evaluation_adds_no_padding(mani
     assert training.collate_speech(clips)["source"].shape == (2, 6400)
     assert training.collate_speech([torch.ones(8999)])["source"].shape == (1, 9000)
     assert evaluation.collate_speech(clips)["source"].shape == (2, 3201)
+
+
+def test_the_widest_bucket_holds_clips_that_are_played_slower(manifest: AudioManifest) -> None:
+    slow = dataset(manifest, num_buckets=2, speed_perturb=0.2, max_samples=100_000)
+    longest = int(manifest.sizes.max())
+    assert slow.widths[-1] == -(-longest // 0.8)
+    assert slow.collate_speech([torch.ones(int(1.24 * longest))])["source"].shape[1] == slow.widths[-1]
+    beyond = slow.collate_speech([torch.ones(2 * longest)])["source"].shape[1]
+    assert beyond >= 2 * longest and beyond % WIDTH_STEP == 0

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from fairseq_mtssl.data.clips import WIDTH_STEP
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.labels import FrameLabels
 from fairseq_mtssl.data.manifest import AudioManifest
+from fairseq_mtssl.errors import ConfigError
 
 CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
 HOP, WINDOW = 320, 400
@@ -131,14 +134,75 @@ def test_a_data_worker_computes_in_one_thread_whatever_its_parent_has(manifest: 
         torch.set_num_threads(parent)
 
 
+SIZES = np.random.default_rng(0).integers(20_000, 100_000, size=300)
+
+
+def of_sizes(sizes: np.ndarray, **options: Any) -> LabelledClipDataset:
+    """No files behind it."""
+    rows = np.arange(len(sizes))
+    manifest = AudioManifest(Path("train.tsv"), Path("."), [str(row) for row in rows], sizes)
+    given = {"max_samples": 320_000, "training": True, "seed": 1, **options}
+    return LabelledClipDataset(manifest, rows, [], CONV, **given)
+
+
 def test_training_keeps_like_lengths_together_in_another_order_each_epoch() -> None:
-    sizes = np.random.default_rng(0).integers(20_000, 100_000, size=300)
-    manifest = AudioManifest(Path("train.tsv"), Path("."), [str(i) for i in range(300)], sizes)
-    clips = LabelledClipDataset(
-        manifest, np.arange(300), [], CONV, max_samples=320_000, training=True, seed=1
-    )
+    sizes, clips = SIZES, of_sizes(SIZES)
     first = clips.ordered_indices()
     assert sorted(first.tolist()) == list(range(300))
     assert np.all(np.diff(sizes[first] // 4_000) <= 0)
     clips.set_epoch(2)
     assert not np.array_equal(first, clips.ordered_indices())
+
+
+def shapes(clips: LabelledClipDataset, **limits: int) -> list[tuple[int, int]]:
+    """(rows, width) of an epoch's batches, the shape of each collated."""
+    found = []
+    for rows in clips.batch_by_size(clips.ordered_indices(), **limits):
+        speech = clips.collate_speech([torch.ones(clips.size(row)) for row in rows])
+        found.append(tuple(speech["source"].shape))
+    return found
+
+
+@pytest.mark.parametrize("longest", [320_000, 80_000, 79_999])
+def test_with_buckets_batches_of_all_epochs_have_few_shapes_and_keep_the_limit(longest: int) -> None:
+    many = np.tile(SIZES, 7)  # buckets end within the 0.25 s in which the order is random
+    clips, seen = of_sizes(many, num_buckets=4, max_samples=longest), set()
+    for epoch in range(1, 6):
+        clips.set_epoch(epoch)
+        found = shapes(clips, max_tokens=700_000)
+        assert sum(rows for rows, _ in found) == len(many)
+        assert all(rows == 700_000 // width for rows, width in found[:-1])
+        seen |= set(found)
+    widths = {width for _, width in seen}
+    # a quarter is longer than the crop; a shape each, and the last batch's
+    assert len(widths) == (4 if longest > SIZES.max() else 3) and len(seen) <= len(widths) + 1
+    assert max(widths) == min(longest, SIZES.max())
+    assert len(set(shapes(of_sizes(SIZES, max_samples=longest), max_tokens=700_000))) > 10
+
+
+def test_with_a_number_of_sentences_the_rows_are_that_number_in_each_bucket() -> None:
+    found = shapes(of_sizes(SIZES, num_buckets=3), max_sentences=8)
+    assert {rows for rows, _ in found[:-1]} == {8} and len(set(found[:-1])) == 3
+
+
+def test_each_bucket_holds_like_many_clips_and_pads_to_its_longest() -> None:
+    clips = of_sizes(SIZES, num_buckets=5)
+    widths, counts = np.unique(clips.num_tokens_vec(np.arange(300)), return_counts=True)
+    assert np.array_equal(widths, clips.widths) and widths[-1] == SIZES.max()
+    # 60 each, but for what rounding up to WIDTH_STEP moves
+    assert counts.sum() == 300 and counts.min() > 45 and counts.max() < 75
+    assert np.all(widths[:-1] % WIDTH_STEP == 0)
+    assert np.all(clips.num_tokens_vec(np.arange(300)) >= SIZES)
+
+
+def test_buckets_are_at_most_as_many_as_there_are_widths_and_none_in_evaluation() -> None:
+    assert of_sizes(np.full(9, 50_000), num_buckets=4).widths.tolist() == [50_000]
+    assert of_sizes(np.array([20_000]), num_buckets=4).widths.tolist() == [20_000]
+    evaluation = of_sizes(SIZES, num_buckets=4, training=False)
+    assert len(evaluation.widths) == 0 and evaluation.num_tokens(3) == SIZES[3]
+    assert shapes(evaluation, max_sentences=1)[3] == (1, SIZES[3])
+
+
+def test_a_negative_number_of_buckets_is_refused() -> None:
+    with pytest.raises(ConfigError, match="task.num_batch_buckets: got -1, wanted 0 or more"):
+        of_sizes(SIZES, num_buckets=-1)

@@ -1,0 +1,178 @@
+"""`model.compile` changes neither the numbers nor what is in a checkpoint, and buckets end its compiling."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from compiler import Traced
+from torch import Tensor, nn
+from torch._dynamo import config as dynamo_config
+
+from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
+from fairseq_mtssl.data.manifest import AudioManifest
+from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
+from fairseq_mtssl.models.speech_ctc import SpeechCtcConfig, SpeechCtcModel
+
+ENCODER: dict[str, Any] = {
+    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
+    "encoder_embed_dim": 32,
+    "encoder_ffn_embed_dim": 48,
+    "encoder_attention_heads": 4,
+    "encoder_layers": 3,
+    "conv_pos": 15,
+    "conv_pos_groups": 4,
+    "average_top_k_layers": 2,
+    "dropout": 0.0,
+    "attention_dropout": 0.0,
+    "encoder_layerdrop": 0.0,
+    "mask_length": 3,
+    "seed": 1,
+}
+LENGTHS = [[9_000, 9_000], [9_000, 6_400]]
+
+
+def build(**changes: Any) -> Mt4sslModel:
+    torch.manual_seed(0)
+    config = Mt4sslConfig(**{**ENCODER, **changes})
+    return Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[12])).train()
+
+
+def batch(lengths: list[int], width: int = 0) -> dict[str, Any]:
+    """Noise with labels, zeros up to a width."""
+    torch.manual_seed(1)
+    clips = [torch.randn(length) for length in lengths]
+    source = torch.zeros(len(lengths), max(width, *lengths))
+    for row, clip in zip(source, clips, strict=True):
+        row[: len(clip)] = clip
+    labels = [torch.randint(4, 12, (len(lengths), (max(lengths) - 400) // 320 + 1))]
+    ids = torch.arange(len(lengths))
+    return {"source": source, "lengths": torch.tensor(lengths), "ids": ids, "labels": labels}
+
+
+def total(out: dict[str, Any]) -> Tensor:
+    return out["regression"] + sum(out["classification"])
+
+
+def losses_and_gradients(model: Mt4sslModel, inputs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    """The loss and the gradients of all weights in one vector."""
+    model.zero_grad()
+    loss = total(model(**inputs))
+    loss.backward()
+    return loss.detach(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+def assert_same(found: tuple[Tensor, Tensor], expected: tuple[Tensor, Tensor]) -> None:
+    torch.testing.assert_close(found[0], expected[0], rtol=1e-5, atol=0)
+    assert float((found[1] - expected[1]).norm()) < 1e-5 * float(expected[1].norm())
+
+
+@pytest.mark.parametrize("traced", ["aot_eager"], indirect=True)
+@pytest.mark.parametrize("fast", [True, False])
+def test_mt4ssl_has_the_same_losses_and_gradients_compiled(traced: Traced, fast: bool) -> None:
+    model, plain = build(compile=True, fast=fast), build()
+    for update in range(2):
+        for lengths in LENGTHS:
+            for each in (model, plain):
+                each.set_num_updates(update)
+            inputs = batch(lengths)
+            assert_same(losses_and_gradients(model, inputs), losses_and_gradients(plain, inputs))
+        for each in (model, plain):
+            each.update_teacher(update + 1)
+    # student and teacher, with padding and without; without `fast` the convolutions of a CPU, too
+    assert traced.graphs() == (4 if fast else 5)
+
+
+def test_layerdrop_and_bfloat16_go_with_it(traced: Traced) -> None:
+    changes = {"encoder_layerdrop": 0.5, "precision": "bfloat16", "encoder_layers": 6}
+    model, plain = build(compile=True, **changes), build(**changes)
+    found = []
+    for each in (model, plain):
+        torch.manual_seed(2)
+        found.append(losses_and_gradients(each, batch(LENGTHS[1])))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=0.01, atol=0)
+    assert float((found[0][1] - found[1][1]).norm()) < 0.05 * float(found[1][1].norm())
+    assert traced.graphs() == 2
+
+
+def test_a_model_in_16_bits_trains_compiled(traced: Traced) -> None:
+    """As common.bf16 halves it: the student, not the teacher."""
+    model, plain = (build(compile=on).to(torch.bfloat16) for on in (True, False))
+    inputs = batch(LENGTHS[1])
+    inputs["source"] = inputs["source"].to(torch.bfloat16)
+    found, expected = (losses_and_gradients(each, inputs) for each in (model, plain))
+    torch.testing.assert_close(found[0], expected[0], rtol=0.02, atol=0)
+    assert found[1].isfinite().all() and traced.graphs() == 2
+
+
+def test_evaluation_is_not_compiled(traced: Traced) -> None:
+    model, plain = build(compile=True).eval(), build().eval()
+    with torch.no_grad():
+        assert torch.equal(total(model(**batch(LENGTHS[1]))), total(plain(**batch(LENGTHS[1]))))
+    assert traced.graphs() == 0
+
+
+def test_checkpoints_and_copies_are_those_of_a_plain_model(traced: Traced) -> None:
+    model = build(compile=True)
+    loss, _ = losses_and_gradients(model, batch(LENGTHS[0]))
+    assert list(model.state_dict()) == list(build().state_dict())
+    for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(total(again(**batch(LENGTHS[0]))), loss)
+    assert traced.graphs() == 2
+
+
+def test_fine_tuning_compiles_too(traced: Traced) -> None:
+    losses = []
+    sizes = build().speech_encoder.sizes
+    for on in (True, False):
+        torch.manual_seed(0)
+        dropouts = {"dropout": 0.0, "activation_dropout": 0.0, "layerdrop": 0.0}
+        config = SpeechCtcConfig(encoder=sizes, compile=on, mask_length=3, seed=1, **dropouts)
+        symbols: Any = SimpleNamespace(target_dictionary=range(9))
+        model: nn.Module = SpeechCtcModel.build_model(config, symbols).train()
+        inputs = batch(LENGTHS[1])
+        padding = torch.arange(9_000) >= inputs["lengths"][:, None]
+        losses.append(model(inputs["source"], padding)["encoder_out"].square().sum())
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=0)
+    assert traced.graphs() == 1
+
+
+# -- buckets
+
+
+def test_padding_to_a_bucket_changes_neither_losses_nor_gradients() -> None:
+    model = build()
+    for lengths in LENGTHS:
+        expected = losses_and_gradients(model, batch(lengths))
+        assert_same(losses_and_gradients(model, batch(lengths, width=12_800)), expected)
+
+
+def test_after_an_epoch_of_bucketed_batches_nothing_is_compiled_any_more(traced: Traced) -> None:
+    sizes = np.random.default_rng(0).integers(3_000, 16_000, size=21)
+    manifest = AudioManifest(Path("train.tsv"), Path("."), [str(row) for row in range(21)], sizes)
+    options: dict[str, Any] = {"max_samples": 12_000, "training": True, "seed": 1, "num_buckets": 2}
+    clips = LabelledClipDataset(manifest, np.arange(21), [], [(16, 10, 5)], **options)
+    model = build(compile=True)
+
+    def epoch(number: int) -> int:
+        clips.set_epoch(number)
+        batches = clips.batch_by_size(clips.ordered_indices(), max_tokens=48_000)
+        for rows in batches:
+            given = batch([clips.size(row) for row in rows])
+            speech = clips.collate_speech([clip[:n] for clip, n in zip(given["source"], given["lengths"])])
+            total(model(**{**given, **speech})).backward()
+        return len(batches)
+
+    assert epoch(1) > 4
+    # two buckets and the last batch, student and teacher, with padding or without
+    assert 4 <= traced.graphs() <= 12
+    with dynamo_config.patch(error_on_recompile=True):
+        for number in range(2, 5):
+            epoch(number)
+    assert traced.graphs() == 0
