@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -28,7 +29,7 @@ class Draws:
         dropped = round(rate * 2**16)
         self.scale = 2**16 / (2**16 - dropped)
         self.dtype = dtype
-        self._generator = torch.Generator().manual_seed(seed)
+        self._generator = np.random.Generator(np.random.SFC64(seed))  # takes half as long as torch's
         if dtype == torch.float32:
             self._threshold = -(2.0**15) + dropped - 1
         else:
@@ -40,9 +41,8 @@ class Draws:
     def next(self, shape: torch.Size) -> Tensor:
         """Random numbers of this shape, for `drop`."""
         count = shape.numel()
-        words = torch.empty((count + 3) // 4, dtype=torch.int64)
-        words.random_(-(2**63), None, generator=self._generator)
-        bits = words.view(torch.int16)[:count].view(shape)
+        words = self._generator.integers(-(2**63), 2**63 - 1, (count + 3) // 4, np.int64, endpoint=True)
+        bits = torch.from_numpy(words).view(torch.int16)[:count].view(shape)
         return bits.to(torch.float32) if self.dtype == torch.float32 else bits.view(self.dtype)
 
     def drop(self, x: Tensor, numbers: Tensor) -> Tensor:

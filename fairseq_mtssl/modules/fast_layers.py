@@ -1,8 +1,9 @@
 """fairseq's transformer layers, run in less time on a CPU: the same parameters, the same numbers.
 
-Dropout and attention with dropout are those of `dropout` and `fast_attention`; without dropout torch's fused
-attention runs, without a mask where nothing is padded. In 16 bits the sums of residuals and the layer norms
-are computed in 32: a layer norm's gradients in torch's own 16 bits are off by some per cent on a CPU.
+Dropout, and attention with dropout or in 16 bits, are those of `dropout` and `fast_attention`; otherwise
+torch's fused attention runs, without a mask where nothing is padded. In 16 bits the sums of residuals and the
+layer norms are computed in 32: a layer norm's gradients in torch's own 16 bits are off by some per cent on a
+CPU.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def self_attention(module: Any, x: Tensor, lengths: Sequence[int] | None) -> Ten
     q, k, v = (each(narrow).view(split) for each in (module.q_proj, module.k_proj, module.v_proj))
     dropping = module.training or module.dropout_module.apply_during_inference
     rate = module.dropout_module.p if dropping else 0.0
-    if rate > 0 or (q.requires_grad and q.dtype != torch.float32):
+    if rate > 0 or q.dtype != torch.float32:
         out = attention(q, k, v, lengths, rate)
     else:
         out = fused_attention(q, k, v, lengths)
