@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
+from fairseq_mtssl.modules.side_by_side import side_by_side
 
 HOP_SAMPLES = SAMPLE_RATE_HZ // 100
 WINDOW_SAMPLES = SAMPLE_RATE_HZ // 40
@@ -39,16 +40,18 @@ def log_mel(source: Tensor, bins: int) -> Tensor:
     emphasised = emphasised.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
     means = source.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES).mean(2, keepdim=True) * (1 - PRE_EMPHASIS)
     step = max(1, BLOCK_FRAMES // len(source)) if source.device.type == "cpu" else frames
-    padded = source.new_zeros(len(source), min(frames, step), SPECTRUM_SIZE)
+
+    def transform(start: int) -> None:
+        part = slice(start, min(start + step, frames))
+        padded = source.new_zeros(len(source), part.stop - start, SPECTRUM_SIZE)
+        inside = padded[..., :WINDOW_SAMPLES]
+        torch.sub(emphasised[:, part], means[:, part], out=inside)
+        inside.mul_(window)
+        power = torch.view_as_real(torch.fft.rfft(padded)).square_().sum(-1)
+        found[:, part] = (power @ mel).clamp_(min=FLOOR).log_()
+
     with torch.autocast(source.device.type, enabled=False):
-        for start in range(0, frames, step):
-            part = slice(start, min(start + step, frames))
-            block = padded[:, : part.stop - part.start]
-            inside = block[..., :WINDOW_SAMPLES]
-            torch.sub(emphasised[:, part], means[:, part], out=inside)
-            inside.mul_(window)
-            power = torch.view_as_real(torch.fft.rfft(block)).square_().sum(-1)
-            found[:, part] = (power @ mel).clamp_(min=FLOOR).log_()
+        side_by_side(transform, range(0, frames, step))
     return found
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from typing import Any
 
 import torch
+from torch import nn
 
 from fairseq_mtssl.errors import ConfigError
 
@@ -24,6 +26,25 @@ def mixed(name: str, device: torch.device) -> Any:
     if resolve(name, device) == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def rounded_copy(module: nn.Module) -> Any:
+    """The same module, but with linear layers that keep their weights in bfloat16.
+
+    Autocast rounds weights anew at every call, and that takes long where clips come one by one. All else is
+    shared with `module`, which stays as it is. To compute with, not to train.
+    """
+    found = copy.copy(module)
+    found._modules = {
+        name: None if child is None else rounded_copy(child) for name, child in module._modules.items()
+    }
+    if isinstance(module, nn.Linear):
+        weights = module._parameters.items()
+        found._parameters = {
+            name: None if weight is None else nn.Parameter(weight.detach().bfloat16(), requires_grad=False)
+            for name, weight in weights
+        }
+    return found
 
 
 def resolve(name: str, device: torch.device) -> str:

@@ -23,7 +23,7 @@ from fairseq_mtssl.frames import (
     parse_conv_layers,
 )
 from fairseq_mtssl.modules.conv_features import can_run, conv_features
-from fairseq_mtssl.modules.precision import mixed, resolve
+from fairseq_mtssl.modules.precision import mixed, resolve, rounded_copy
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
 BATCHES_SORTED = 16  # batches whose clips are sorted by length together
@@ -120,7 +120,8 @@ class LayerStack:
         precision: str = "float32",
     ) -> None:
         self._precision = resolve(precision, torch.device(device))
-        self._parts = _parts_of(model.to(device).float().eval())
+        rounded = self._precision == "bfloat16"
+        self._parts = _parts_of(model.to(device).float().eval(), rounded)
         count = self._parts.num_layers
         self.layers = list(range(1, count + 1) if layers is None else layers)
         if not self.layers or not all(1 <= layer <= count for layer in self.layers):
@@ -129,8 +130,7 @@ class LayerStack:
         self.dim: int = self._parts.dim
         self.hop_samples = hop_samples(self._parts.conv_layers)
         self.window_samples = min_samples(self._parts.conv_layers)
-        rounded = {} if self._precision == "float32" else {"precision": self._precision}
-        self.source = {**source, **rounded, "layers": self.layers}
+        self.source = {**source, **({"precision": "bfloat16"} if rounded else {}), "layers": self.layers}
         self._prepare = prepare
         self._device = torch.device(device)
 
@@ -247,12 +247,13 @@ def _conv_text(model: Any) -> str:
     return str([(conv.out_channels, conv.kernel_size[0], conv.stride[0]) for conv in convs])
 
 
-def _parts_of(model: Any) -> _OurParts | _FairseqParts:
+def _parts_of(model: Any, rounded: bool) -> _OurParts | _FairseqParts:
+    """rounded: with weights of matrix products in bfloat16."""
     if isinstance(getattr(model, "speech_encoder", None), SpeechEncoder):
-        return _OurParts(model.speech_encoder)
+        return _OurParts(rounded_copy(model.speech_encoder) if rounded else model.speech_encoder)
     needed = ("feature_extractor", "layer_norm", "post_extract_proj", "encoder")
     if getattr(model, "input_quantizer", None) is None and all(hasattr(model, name) for name in needed):
-        return _FairseqParts(model)
+        return _FairseqParts(rounded_copy(model) if rounded else model)
     raise ConfigError(
         "--features",
         [f"a {type(model).__name__} has no layers to take; wanted ours, wav2vec2, hubert or data2vec_audio"],

@@ -8,7 +8,7 @@ from torch import nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.modules import precision
-from fairseq_mtssl.modules.precision import check_precision, has_bfloat16, mixed
+from fairseq_mtssl.modules.precision import check_precision, has_bfloat16, mixed, rounded_copy
 
 CPU = torch.device("cpu")
 
@@ -44,3 +44,15 @@ def test_what_the_processor_has_is_asked_of_torch(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
     assert has_bfloat16(CPU)
     assert not has_bfloat16(torch.device("meta"))
+
+
+def test_a_rounded_copy_computes_what_autocast_does_and_leaves_the_module_alone() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.utils.weight_norm(nn.Conv1d(8, 8, 1)))
+    x = torch.randn(2, 8, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        wanted = module(x)
+        copied = rounded_copy(module)
+        assert torch.equal(copied(x), wanted)
+    assert copied[1].weight.dtype == torch.bfloat16 and module[1].weight.dtype == torch.float32
+    assert copied[0].weight is module[0].weight and module[1].weight.requires_grad
