@@ -20,7 +20,6 @@ from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.models.speech_ctc import SpeechCtcConfig, SpeechCtcModel
 
-
 Found = tuple[Tensor, dict[str, Tensor]]
 
 
