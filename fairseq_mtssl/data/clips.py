@@ -35,8 +35,10 @@ def bucket_widths(sizes: np.ndarray, count: int, longest: int) -> np.ndarray:
     """
     if count < 0:
         raise ConfigError("task.num_batch_buckets", [f"got {count}, wanted 0 or more"])
-    ends = np.quantile(sizes, np.arange(1, count + 1) / max(count, 1), method="higher").astype(np.int64)
-    ends[-1:] = longest
+    if count == 0:
+        return np.empty(0, dtype=np.int64)
+    ends = np.quantile(sizes, np.arange(1, count + 1) / count, method="higher").astype(np.int64)
+    ends[-1] = longest
     return np.unique(np.minimum(-(-ends // WIDTH_STEP) * WIDTH_STEP, longest))
 
 

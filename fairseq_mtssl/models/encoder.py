@@ -72,18 +72,23 @@ class EncoderConfig(ComputeConfig):
     )
 
 
-def front_end_faults(cfg: Any) -> List[str]:
+def front_end_faults(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
     """What is wrong with the fields of an EncoderConfig that describe what is below the transformer.
 
+    extractor_mode, padding_exact: as `build_speech_encoder` is given them.
     Raises: ConfigError for conv_feature_layers that are no list of convolutions.
     """
     layers = parse_conv_layers(cfg.conv_feature_layers)
     if str(cfg.front_end) == "fbank":
         return fbank_features.fbank_faults(layers)
+    faults = []
     if any(len(layer) > 3 for layer in layers):
         got = f"conv_feature_layers {cfg.conv_feature_layers} with front_end=waveform"
-        return [f"{got}: wanted (channels, kernel, stride), without padding"]
-    return []
+        faults.append(f"{got}: wanted (channels, kernel, stride), without padding")
+    if padding_exact and extractor_mode == "default":
+        got = "padding_exact with extractor_mode=default"
+        faults.append(f"{got}: its group norm sees the padding; take layer_norm")
+    return faults
 
 
 def build_speech_encoder(

@@ -197,12 +197,10 @@ class Mt4sslModel(BaseFairseqModel):
 
 def check_config(cfg: Any, label_sets: int) -> None:
     """Raises: ConfigError naming every fault of a model configuration at once."""
-    faults = front_end_faults(cfg) + target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
+    faults = front_end_faults(cfg, str(cfg.extractor_mode), cfg.padding_exact)
+    faults += target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
     if not cfg.online and not label_sets:
         faults.append("nothing to predict: model.online is false and task.labels is empty; give either")
-    grouped = str(cfg.extractor_mode) == "default" and str(cfg.front_end) == "waveform"
-    if cfg.padding_exact and grouped:
-        faults.append("padding_exact with extractor_mode=default: its group norm sees the padding")
     if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
         faults.append(
             f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "

@@ -275,14 +275,10 @@ class VgsRetrievalModel(BaseFairseqModel):
 
 def check_config(cfg: Any) -> None:
     """Raises: ConfigError naming every fault of a model configuration at once."""
-    faults = front_end_faults(cfg)
-    mode, exact = resolve(cfg, "extractor_mode"), resolve(cfg, "padding_exact")
+    mode = resolve(cfg, "extractor_mode")
+    faults = front_end_faults(cfg, mode, resolve(cfg, "padding_exact"))
     if mode not in ("default", "layer_norm"):
         faults.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
-    if exact and mode == "default" and str(cfg.front_end) == "waveform":
-        faults.append(
-            "padding_exact with extractor_mode=default: its group norm sees the padding; take layer_norm"
-        )
     if resolve(cfg, "similarity") not in ("dot", "cosine"):
         faults.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
     if cfg.similarity_temp < 1 / MAX_SCALE:

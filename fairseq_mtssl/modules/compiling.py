@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
-from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel, TransformerSentenceEncoderLayer
+from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
@@ -72,17 +72,11 @@ def settings() -> AbstractContextManager[Any]:
 # -- transformer layers
 
 
-def can_compile(layer: Any) -> bool:
-    """Whether `layer_forward` does what the layer's own forward does: fairseq's post-norm layers."""
-    if type(layer) is not TransformerSentenceEncoderLayer or layer.layer_norm_first or layer._forward_hooks:
-        return False
-    return layer.self_attn.bias_k is None and not layer.self_attn.add_zero_attn
-
-
 def layer_forward(layer: Any, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
     """The layer's output and its layer result, what the feed-forward block gives: (T, B, D) each.
 
-    x: (T, B, D); valid: (B, 1, 1, T) bool, False at padding; None: nothing is padded.
+    layer: one that `fast_layers.is_plain`; x: (T, B, D); valid: (B, 1, 1, T) bool, False at padding; None:
+    nothing is padded.
     """
     x = x + layer.dropout1(_self_attention(layer.self_attn, x, valid))
     x = layer_norm(layer.self_attn_layer_norm, x)

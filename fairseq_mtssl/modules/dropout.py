@@ -5,6 +5,7 @@ torch draws 53 bits for each element and makes a double of them; most of a trans
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class Draws:
         dropped = round(rate * 2**16)
         self.scale = 2**16 / (2**16 - dropped)
         self.dtype = dtype
-        self._generator = np.random.Generator(np.random.SFC64(seed))  # takes half as long as torch's
+        self._seed = seed
         if dtype == torch.float32:
             self._threshold = -(2.0**15) + dropped - 1
         else:
@@ -37,6 +38,11 @@ class Draws:
             # NaNs compare false and are kept.
             bits = torch.tensor(_INFINITY[dtype] + 1 - dropped, dtype=torch.int16)
             self._threshold = -float(bits.view(dtype)) if dropped else float("-inf")
+
+    @cached_property
+    def _generator(self) -> np.random.Generator:
+        """Takes half as long as torch's; made when it is asked, which without dropout nobody does."""
+        return np.random.Generator(np.random.SFC64(self._seed))
 
     def next(self, shape: torch.Size) -> Tensor:
         """Random numbers of this shape, for `drop`."""

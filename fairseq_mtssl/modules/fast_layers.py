@@ -33,15 +33,21 @@ def stream_type(x: Tensor) -> torch.dtype:
     return torch.float32 if torch.is_autocast_enabled(x.device.type) else x.dtype
 
 
+def is_plain(layer: Any) -> bool:
+    """Whether a layer's forward is that of fairseq's post-norm layers, without hooks or extra keys."""
+    if type(layer) is not TransformerSentenceEncoderLayer or layer.layer_norm_first or layer._forward_hooks:
+        return False
+    return layer.self_attn.bias_k is None and not layer.self_attn.add_zero_attn
+
+
 def can_run(layer: Any, x: Tensor) -> bool:
     """Whether `run_layer` does what the layer's own forward does: fairseq's post-norm layers, on a CPU."""
-    if type(layer) is not TransformerSentenceEncoderLayer or layer.layer_norm_first or layer._forward_hooks:
+    if not is_plain(layer):
         return False
     rates = [module.p for module in (layer.dropout1, layer.dropout2, layer.dropout3)]
     rates.append(layer.self_attn.dropout_module.p)
-    plain = layer.self_attn.bias_k is None and not layer.self_attn.add_zero_attn
     on_cpu = x.device.type == "cpu" and x.dtype in DTYPES and product_type(x) in DTYPES
-    return on_cpu and plain and max(rates) <= MAX_RATE
+    return on_cpu and max(rates) <= MAX_RATE
 
 
 def run_layer(layer: Any, x: Tensor, lengths: Sequence[int] | None) -> tuple[Tensor, Tensor]:

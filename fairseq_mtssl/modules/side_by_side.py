@@ -27,17 +27,16 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
     work: of torch operations on a CPU, which let other threads run; no gradients are recorded in it. Items
     are begun in their order and may end in any.
     """
-    threads = min(torch.get_num_threads(), len(items))
-    if threads < 2:
-        with torch.no_grad():
-            return [work(item) for item in items]
+    threads = torch.get_num_threads()
     mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
 
     def run(item: Item) -> Result:
         with mode():
             return work(item)
 
-    return list(_pool(torch.get_num_threads()).map(run, items))
+    if min(threads, len(items)) < 2:
+        return [run(item) for item in items]
+    return list(_pool(threads).map(run, items))
 
 
 def shares(count: int) -> list[slice]:

@@ -24,7 +24,7 @@ from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_c
 from fairseq_mtssl.modules import compiling, fast_positions
 from fairseq_mtssl.modules.attention import init_std
 from fairseq_mtssl.modules.conv_features import ConvFeatures
-from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer, stream_type
+from fairseq_mtssl.modules.fast_layers import can_run, is_plain, layer_norm, run_layer, stream_type
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
 from fairseq_mtssl.modules.precision import check_precision, mixed
 
@@ -73,7 +73,7 @@ def run_layers(
     compiled: instead of either, see `compiling`.
     """
     layers = list(layers)
-    compiled = compiled and all(map(compiling.can_compile, layers))
+    compiled = compiled and all(map(is_plain, layers))
     x, run = _way(layers, hidden, fast, compiled)
     with compiling.settings() if compiled else contextlib.nullcontext():
         for layer in layers:
