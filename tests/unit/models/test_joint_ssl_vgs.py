@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_grounding import GROUNDING
 
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
@@ -18,18 +19,9 @@ SMALL: dict[str, Any] = {
     "encoder_ffn_embed_dim": 32,
     "encoder_attention_heads": 2,
     "encoder_layers": 3,
-    "shared_layers": 2,
     "conv_pos": 8,
     "conv_pos_groups": 2,
-    "speech_in_channels": 8,
-    "speech_channels": [8, 16],
-    "speech_strides": [2, 2],
-    "image_encoder": "cnn",
-    "image_layers": 1,
-    "image_channels": [8, 8, 8],
-    "image_grid": 2,
-    "image_size": 16,
-    "final_dim": 8,
+    **GROUNDING,
     "latent_vars": 8,
     "num_negatives": 5,
     "seed": 1,
@@ -38,7 +30,7 @@ SMALL: dict[str, Any] = {
 
 def build(**changes: Any) -> JointSslVgsModel:
     torch.manual_seed(0)
-    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, "preset": "modern", **changes}))
+    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, **changes}))
 
 
 def batch(lengths: list[int], padding: int = 0) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_grounding import GROUNDING
 from torch import Tensor, nn
 
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
@@ -30,19 +31,6 @@ ENCODER: dict[str, Any] = {
     "mask_length": 3,
     "seed": 1,
     **STILL,
-}
-GROUNDING: dict[str, Any] = {
-    "preset": "modern",
-    "shared_layers": 2,
-    "speech_in_channels": 8,
-    "speech_channels": [8, 16],
-    "speech_strides": [2, 2],
-    "image_encoder": "cnn",
-    "image_layers": 1,
-    "image_channels": [8, 8, 8],
-    "image_grid": 2,
-    "image_size": 16,
-    "final_dim": 8,
 }
 LENGTHS = (9_000, 7_000, 8_000)
 FRAMES = 27
