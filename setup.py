@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import re
+import zlib
 from pathlib import Path
+from typing import Any
 
-from setuptools import find_namespace_packages, find_packages, setup
+from setuptools import Extension, find_namespace_packages, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = Path(__file__).resolve().parent
 VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "fairseq_mtssl/__init__.py").read_text("utf-8"), re.M)
@@ -55,6 +59,33 @@ EXTRAS["dev"] = [
     "types-tqdm",
 ]
 
+NATIVE = "fairseq_mtssl/modules/native.cpp"
+
+
+def native(instructions: str, march: str) -> Extension:
+    """native.cpp for processors with these instructions. Without a compiler it is left out: torch does its work."""
+    return Extension(
+        f"fairseq_mtssl.modules._native_{instructions}",
+        [NATIVE],
+        language="c++",
+        define_macros=[("SOURCE", f"{zlib.crc32((HERE / NATIVE).read_bytes())}u")],
+        extra_compile_args=["-std=c++17", "-O3", f"-march={march}", "-fno-math-errno", "-Wno-psabi", "-g0"],
+        optional=True,
+    )
+
+
+class BuildApart(build_ext):
+    """Object files of each extension in a folder of their own: several are made of one source."""
+
+    def build_extension(self, ext: Any) -> None:
+        temporary = self.build_temp
+        self.build_temp = str(Path(temporary, ext.name))
+        super().build_extension(ext)
+        self.build_temp = temporary
+
+
+on_x86 = platform.system() in ("Linux", "Darwin") and platform.machine() == "x86_64"
+
 setup(
     name="fairseq-mtssl",
     version=VERSION[1],
@@ -74,5 +105,7 @@ setup(
     ],
     package_data={"fairseq_mtssl.config": ["*.yaml"], "fairseq_mtssl.report": ["*.css", "*.js"]},
     entry_points={"console_scripts": ["mtssl = fairseq_mtssl.cli.main:main"]},
+    ext_modules=[native("avx512", "skylake-avx512"), native("avx2", "haswell")] if on_x86 else [],
+    cmdclass={"build_ext": BuildApart},
     zip_safe=False,
 )

@@ -123,7 +123,7 @@ class Stack:
 
         def activate(piece: tuple[int, int]) -> None:
             values = self.values(last, *piece)
-            out[slice(*piece)] = self.levels[last].activate(values, self.dtype)[0]
+            out[slice(*piece)] = self.levels[last].activate(values, self.dtype)
 
         side_by_side(activate, list(self.pieces(*out.shape)))
         return out.view(self.rows, -1, out.size(1))
@@ -134,7 +134,7 @@ class Stack:
         return self.first.wave.new_empty(size, dtype=self.dtype)
 
     def _convolve(self, index: int, state: Tensor, start: int, stop: int, low: int, high: int) -> None:
-        x, _ = self.levels[index - 1].activate(self.values(index - 1, low, high), self.dtype)
+        x = self.levels[index - 1].activate(self.values(index - 1, low, high), self.dtype)
         self.levels[index].convolve(x, state[start:stop])
 
     def backward(self, grad: Tensor) -> list[Tensor | None]:
@@ -170,11 +170,11 @@ class Stack:
         def deactivate(share: slice) -> Any:
             sums = self._no_sums(last)
             for start, stop in pieces[share]:
-                _, kept = level.activate(self.values(last, start, stop), self.dtype)
-                passed = level.deactivate(kept, grad[start:stop], sums)
+                passed = level.deactivate(
+                    self.values(last, start, stop), grad[start:stop], sums, out[start:stop]
+                )
                 if last == 0:
                     self.first.take(sums, start, stop, passed)
-                out[start:stop] = passed
             return sums
 
         for sums in side_by_side(deactivate, shares(len(pieces))):
@@ -196,15 +196,17 @@ class Stack:
         border = done = first + (level.spill if first > 0 else 0)
         edge = above.new_zeros(border - first, below.channels)
         for start, stop, low, high in stretches:
-            x, kept = below.activate(self.values(index - 1, low, high), self.dtype)
-            grad = below.deactivate(kept, level.backward(x, above[start:stop], upper), lower)
+            z = self.values(index - 1, low, high)
+            x = below.activate(z, self.dtype)
+            grad = level.backward(x, above[start:stop], upper)
             if into is None:
-                self.first.take(lower, low, high, grad)
+                self.first.take(lower, low, high, below.deactivate(z, grad, lower, torch.empty_like(z)))
                 continue
             outside, shared = max(border - low, 0), done - low
-            edge[low - first :][:outside] += grad[:outside]
-            into[low + outside : done] += grad[outside:shared]
-            into[done:high] = grad[shared:]
+            below.deactivate(z[shared:], grad[shared:], lower, into[done:high])
+            again = below.deactivate(z[:shared], grad[:shared], lower, torch.empty_like(z[:shared]))
+            edge[low - first :][:outside] += again[:outside]
+            into[low + outside : done] += again[outside:]
             done = high
         return upper, lower, (first, edge)
 

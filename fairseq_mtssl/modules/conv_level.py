@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fairseq_mtssl.modules import native
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -100,26 +102,40 @@ class Level:
         sums.add_bias(grad)
         return below
 
-    def activate(self, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Any]:
-        """(n, C_out) -> GELU of its norm in that type, and what `deactivate` needs; computed in 32 bits."""
-        z = z.float()
-        kept: Any = (z, z, None, None)
-        if self.norm_weight is not None and self.shape.norm == "layer":
-            size = [self.channels]
-            kept = (z, *torch.native_layer_norm(z, size, self.norm_weight, self.norm_bias, self.shape.eps))
-        return torch.nn.functional.gelu(kept[1]).to(dtype), kept
+    def activate(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        """(n, C_out) -> GELU of its norm in that type; computed in 32 bits."""
+        if native.ready(z) and dtype in native.TYPES:
+            out = torch.empty_like(z, dtype=dtype)
+            native.norm_gelu(z, *self._norm, self.shape.eps, out)
+            return out
+        return torch.nn.functional.gelu(self._normed(z.float())[0]).to(dtype)
 
-    def deactivate(self, kept: Any, grad: Tensor, sums: Sums) -> Tensor:
-        """The gradient of z, in 32 bits, from that of what `activate` made of it."""
-        z, normed, mean, rstd = kept
-        grad = torch.ops.aten.gelu_backward(grad.float(), normed)
-        if mean is None:
-            return grad
-        below, *parameters = torch.ops.aten.native_layer_norm_backward(
-            grad, z, [self.channels], mean, rstd, self.norm_weight, self.norm_bias, [True, True, True]
-        )
-        sums.add_norm(*parameters)
-        return below
+    def deactivate(self, z: Tensor, grad: Tensor, sums: Any, out: Tensor) -> Tensor:
+        """The gradient of z, out, in its type, from that of what `activate` made of it."""
+        if native.ready(z, grad, out):
+            into = (None, None) if self._norm[0] is None else (sums.norm_weight, sums.norm_bias)
+            native.norm_gelu_backward(z, *self._norm, self.shape.eps, grad, out, *into)
+            return out
+        wide = z.float()
+        normed, *moments = self._normed(wide)
+        below = torch.ops.aten.gelu_backward(grad.float(), normed)
+        if moments:
+            below, *parameters = torch.ops.aten.native_layer_norm_backward(
+                below, wide, [self.channels], *moments, *self._norm, [True, True, True]
+            )
+            sums.add_norm(*parameters)
+        return out.copy_(below)
+
+    @property
+    def _norm(self) -> tuple[Tensor | None, Tensor | None]:
+        """Weight and bias of the layer norm; a group norm is not applied here."""
+        return (self.norm_weight, self.norm_bias) if self.shape.norm == "layer" else (None, None)
+
+    def _normed(self, z: Tensor) -> tuple[Tensor, ...]:
+        """z in 32 bits after its layer norm, and the means and the inverse deviations of rows; or z alone."""
+        if self._norm[0] is None:
+            return (z,)
+        return torch.native_layer_norm(z, [self.channels], *self._norm, self.shape.eps)
 
 
 class Sums:

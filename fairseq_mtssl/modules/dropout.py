@@ -5,13 +5,14 @@ torch draws 53 bits for each element and makes a double of them; most of a trans
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from fairseq_mtssl.modules import native
 
 MAX_RATE = 0.48
 """Up to here there are enough negative numbers among the 65,536 of a 16-bit float."""
@@ -20,44 +21,47 @@ _INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
 
 
 class Draws:
-    """Which elements to drop, the same ones again from the same seed when asked in the same order.
+    """Which elements to drop, the same ones again from the same seed.
 
     rate: chance of an element, [0, MAX_RATE], rounded to a multiple of 2⁻¹⁶. dtype: of what is dropped from.
-    scale: what the others are multiplied with, so that the mean stays.
+    scale: what the others are multiplied with, so that the mean stays. limits: the first and the last of the
+    random numbers whose elements are dropped.
     """
 
     def __init__(self, rate: float, seed: int, dtype: torch.dtype) -> None:
         dropped = round(rate * 2**16)
+        self.rate = rate
         self.scale = 2**16 / (2**16 - dropped)
         self.dtype = dtype
         self._seed = seed
-        if dtype == torch.float32:
-            self._threshold = -(2.0**15) + dropped - 1
-        else:
-            # Random bits read as floats: as many as are to be dropped lie at or below this, from −∞ up.
-            # NaNs compare false and are kept.
-            bits = torch.tensor(_INFINITY[dtype] + 1 - dropped, dtype=torch.int16)
-            self._threshold = -float(bits.view(dtype)) if dropped else float("-inf")
+        # Read as 16-bit floats, negative numbers from −∞ up; NaNs compare false and are kept. Else from the least up.
+        first = _INFINITY[dtype] + 1 - dropped if dtype in _INFINITY else 0
+        self.limits = (first - 2**15, first - 2**15 + dropped - 1)
 
-    @cached_property
-    def _generator(self) -> np.random.Generator:
-        """Takes half as long as torch's; made when it is asked, which without dropout nobody does."""
-        return np.random.Generator(np.random.SFC64(self._seed))
-
-    def next(self, shape: torch.Size) -> Tensor:
-        """Random numbers of this shape, for `drop`."""
+    def numbers(self, shape: torch.Size) -> Tensor:
+        """Random int16 of this shape, for `drop`; without the compiled part numpy's, in half of torch's time."""
         count = shape.numel()
-        words = self._generator.integers(-(2**63), 2**63 - 1, (count + 3) // 4, np.int64, endpoint=True)
-        bits = torch.from_numpy(words).view(torch.int16)[:count].view(shape)
-        return bits.to(torch.float32) if self.dtype == torch.float32 else bits.view(self.dtype)
+        bits = native.random_numbers(count, self._seed)
+        if bits is None:
+            generator = np.random.Generator(np.random.SFC64(self._seed))
+            words = generator.integers(-(2**63), 2**63 - 1, (count + 3) // 4, np.int64, endpoint=True)
+            bits = torch.from_numpy(words).view(torch.int16)[:count]
+        return bits.view(shape)
 
     def drop(self, x: Tensor, numbers: Tensor) -> Tensor:
         """x with 0 where dropped, elsewhere as it is, not scaled."""
-        return torch.ops.aten.threshold_backward(x, numbers, self._threshold)
+        return torch.ops.aten.threshold_backward(x, *self._compared(numbers))
 
     def drop_(self, x: Tensor, numbers: Tensor) -> Tensor:
         """`drop`, in place."""
-        return torch.ops.aten.threshold_backward.grad_input(x, numbers, self._threshold, grad_input=x)
+        return torch.ops.aten.threshold_backward.grad_input(x, *self._compared(numbers), grad_input=x)
+
+    def _compared(self, numbers: Tensor) -> tuple[Tensor, float]:
+        """The numbers as x's type, and up to which of them is dropped."""
+        if self.dtype not in _INFINITY:
+            return numbers.to(self.dtype), float(self.limits[1])
+        most = torch.tensor(self.limits[0], dtype=torch.int16).view(self.dtype)
+        return numbers.view(self.dtype), float(most) if self.rate > 0 else float("-inf")
 
 
 def new_seed() -> int:
@@ -79,7 +83,7 @@ class _Dropout(torch.autograd.Function):
 
 def _dropped(x: Tensor, rate: float, seed: int) -> Tensor:
     draws = Draws(rate, seed, x.dtype)
-    return draws.drop_(x * draws.scale, draws.next(x.shape))
+    return draws.drop_(x * draws.scale, draws.numbers(x.shape))
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:

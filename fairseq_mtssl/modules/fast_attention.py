@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fairseq_mtssl.modules.dropout import Draws, new_seed
+from fairseq_mtssl.modules.row_softmax import dropped_softmax_, softmax_and_dropped_, softmax_backward_
 from fairseq_mtssl.modules.side_by_side import side_by_side
 
 PIECE = 2**18
@@ -28,14 +29,12 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:
         ctx.lengths, ctx.rate, ctx.seed = lengths, rate, new_seed() if rate > 0 else 0
         ctx.save_for_backward(query, key, value)
-        out = torch.empty_like(query)
+        out, scale = torch.empty_like(query), query.size(-1) ** -0.5
 
         def attend(numbered: tuple[int, list[Tensor]]) -> None:
             number, (q, k, v, o) = numbered
-            draws, weights = Draws(rate, ctx.seed + number, q.dtype), _weights(q, k)
-            if rate > 0:
-                weights = draws.drop_(weights, draws.next(weights.shape))
-            o.copy_(torch.bmm(weights, v * draws.scale))
+            weights = dropped_softmax_(_product(q, k.mT), scale, Draws(rate, ctx.seed + number, q.dtype))
+            _product(weights, v, o)
 
         side_by_side(attend, list(enumerate(pieces(lengths, query, key, value, out))))
         return out
@@ -51,26 +50,25 @@ class _Attention(torch.autograd.Function):
         def turn_back(numbered: tuple[int, list[Tensor]]) -> None:
             number, (q, k, v, g, *into) = numbered
             draws = Draws(ctx.rate, ctx.seed + number, q.dtype)
-            weights, g = _weights(q, k), g * draws.scale
-            through = torch.bmm(g, v.transpose(1, 2))
-            if ctx.rate > 0:
-                numbers = draws.next(weights.shape)
-                into[2].copy_(torch.bmm(draws.drop(weights, numbers).transpose(1, 2), g))
-                through = draws.drop_(through, numbers)
-            else:
-                into[2].copy_(torch.bmm(weights.transpose(1, 2), g))
-            scores = torch._softmax_backward_data(through, weights, -1, weights.dtype, grad_input=through)
-            into[0].copy_(torch.bmm(scores, k * scale))
-            into[1].copy_(torch.bmm(scores.transpose(1, 2), q * scale))
+            weights, dropped = softmax_and_dropped_(_product(q, k.mT), scale, draws)
+            _product(dropped.mT, g, into[2])
+            scores = softmax_backward_(_product(g, v.mT), weights, dropped, scale, draws)
+            _product(scores, k, into[0])
+            _product(scores.mT, q, into[1])
 
         side_by_side(turn_back, list(enumerate(pieces(ctx.lengths, query, key, value, grad, *grads))))
         return (*grads, None, None)
 
 
-def _weights(query: Tensor, key: Tensor) -> Tensor:
-    """(n, T, d), (n, S, d) -> (n, T, S): sum to 1 over S."""
-    scores = torch.bmm(query * query.size(-1) ** -0.5, key.transpose(1, 2))
-    return torch.softmax(scores, -1, out=scores)
+def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """(n, T, d) · (n, d, S) -> (n, T, S)."""
+    if out is None:
+        out = a.new_empty(a.size(0), a.size(1), b.size(2))
+    if len(out) > 1:
+        return out.copy_(torch.bmm(a, b))
+    # one matrix product takes its arguments as they lie, a batch of one would copy them first
+    torch.mm(a[0], b[0], out=out[0])
+    return out
 
 
 def pieces(lengths: Sequence[int] | None, *tensors: Tensor) -> Iterator[list[Tensor]]:

@@ -15,7 +15,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 def test_as_many_are_dropped_as_the_rate_says(dtype: torch.dtype, rate: float) -> None:
     draws = Draws(rate, 7, dtype)
     x = torch.ones(1000, 1000, dtype=dtype)
-    dropped = draws.drop(x, draws.next(x.shape))
+    dropped = draws.drop(x, draws.numbers(x.shape))
     assert set(dropped.unique().tolist()) == {0.0, 1.0}
     share = float((dropped == 0).float().mean())
     # five standard deviations of a million draws, and the rounding to 2⁻¹⁶
@@ -28,7 +28,7 @@ def test_as_many_are_dropped_as_the_rate_says(dtype: torch.dtype, rate: float) -
 def test_each_of_the_65536_patterns_is_kept_or_dropped_as_counted(dtype: torch.dtype) -> None:
     draws = Draws(0.1, 0, dtype)
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
-    numbers = patterns.float() if dtype == torch.float32 else patterns.view(dtype)
+    numbers = patterns
     kept = draws.drop(torch.ones(2**16, dtype=dtype), numbers)
     assert int((kept == 0).sum()) == round(0.1 * 2**16)
 
@@ -62,6 +62,6 @@ def test_nothing_is_dropped_outside_training_or_at_rate_0() -> None:
 def test_columns_and_neighbours_are_independent() -> None:
     draws = Draws(0.3, 1, torch.bfloat16)
     x = torch.ones(4000, 64, dtype=torch.bfloat16)
-    gone = (draws.drop(x, draws.next(x.shape)) == 0).float()
+    gone = (draws.drop(x, draws.numbers(x.shape)) == 0).float()
     correlation = torch.corrcoef(gone.T) - torch.eye(64)
     assert float(correlation.abs().max()) < 5 / 4000**0.5

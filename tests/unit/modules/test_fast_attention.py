@@ -57,7 +57,7 @@ def test_dropout_is_that_of_the_draws_forward_and_backward(
         for head in range(0, heads, count):
             draws, number = Draws(rate, number, torch.float32), number + 1
             shape = torch.Size((min(count, heads - head), steps, valid))
-            kept = draws.drop(torch.ones(shape), draws.next(shape))
+            kept = draws.drop(torch.ones(shape), draws.numbers(shape))
             keep[row, head : head + count, :, :valid] = kept * draws.scale
     out, expected = attention(*given, lengths, rate), plain(*given, lengths, keep)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
