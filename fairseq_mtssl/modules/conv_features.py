@@ -93,8 +93,10 @@ class Stack:
         return state[start:stop]
 
     def pieces(self, count: int, width: int) -> Iterator[tuple[int, int]]:
-        """Cut `count` frames of so many elements."""
-        step = max(1, self.elements // width)
+        """Cut `count` frames of so many elements into pieces that keep all cores busy to the end."""
+        threads = torch.get_num_threads()
+        rounds = math.ceil(count * width / (self.elements * threads))
+        step = math.ceil(count / (rounds * threads))
         for start in range(0, count, step):
             yield start, min(start + step, count)
 

@@ -45,8 +45,8 @@ class Level:
         """parameters: weight (C_out, C_in, kernel), as nn.Conv1d's, and the rest; dtype: of the product."""
         weight, bias, norm_weight, norm_bias = parameters
         assert weight is not None
-        # (C_out, C_in, k) -> (k, C_in, C_out) -> (k · C_in, C_out)
-        packed = weight.permute(2, 1, 0).reshape(-1, weight.size(0)).to(dtype)
+        # (C_out, C_in, k) -> (C_out, k · C_in) -> (k · C_in, C_out): columns lie together
+        packed = weight.to(dtype).transpose(1, 2).reshape(weight.size(0), -1).t()
         wide = [None if each is None else each.float() for each in (norm_weight, norm_bias)]
         return cls(shape, packed, None if bias is None else bias.to(dtype), *wide)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fairseq_mtssl.modules.dropout import Draws, new_seed
-from fairseq_mtssl.modules.row_softmax import dropped_softmax_, softmax_and_dropped_, softmax_backward_
+from fairseq_mtssl.modules.row_softmax import softmax_dropout, softmax_dropout_backward_
 from fairseq_mtssl.modules.side_by_side import side_by_side
 
 PIECE = 2**18
@@ -33,8 +33,9 @@ class _Attention(torch.autograd.Function):
 
         def attend(numbered: tuple[int, list[Tensor]]) -> None:
             number, (q, k, v, o) = numbered
-            weights = dropped_softmax_(_product(q, k.mT), scale, Draws(rate, ctx.seed + number, q.dtype))
-            _product(weights, v, o)
+            draws = Draws(rate, ctx.seed + number, q.dtype)
+            scores = _product(q, k.mT)
+            _product(softmax_dropout(scores, scores, scale, draws), v, o)
 
         side_by_side(attend, list(enumerate(pieces(lengths, query, key, value, out))))
         return out
@@ -50,9 +51,10 @@ class _Attention(torch.autograd.Function):
         def turn_back(numbered: tuple[int, list[Tensor]]) -> None:
             number, (q, k, v, g, *into) = numbered
             draws = Draws(ctx.rate, ctx.seed + number, q.dtype)
-            weights, dropped = softmax_and_dropped_(_product(q, k.mT), scale, draws)
+            weights = _product(q, k.mT)
+            dropped = softmax_dropout(weights, torch.empty_like(weights), scale, draws)
             _product(dropped.mT, g, into[2])
-            scores = softmax_backward_(_product(g, v.mT), weights, dropped, scale, draws)
+            scores = softmax_dropout_backward_(_product(g, v.mT), weights, dropped, scale, draws)
             _product(scores, k, into[0])
             _product(scores.mT, q, into[1])
 
@@ -61,7 +63,7 @@ class _Attention(torch.autograd.Function):
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """(n, T, d) · (n, d, S) -> (n, T, S)."""
+    """(n, T, d) · (n, d, S) -> (n, T, S), in `out` if that is given."""
     if out is None:
         out = a.new_empty(a.size(0), a.size(1), b.size(2))
     if len(out) > 1:

@@ -9,20 +9,16 @@ from fairseq_mtssl.modules import native
 from fairseq_mtssl.modules.dropout import Draws
 
 
-def dropped_softmax_(scores: Tensor, scale: float, draws: Draws) -> Tensor:
-    """Dropout of the softmax of scale · scores, (n, T, S), over S; in place."""
-    return _both(scores, scores, scale, draws)
+def softmax_dropout(scores: Tensor, dropped: Tensor, scale: float, draws: Draws) -> Tensor:
+    """Dropout of the softmax of scale · scores, (n, T, S), over S.
 
-
-def softmax_and_dropped_(scores: Tensor, scale: float, draws: Draws) -> tuple[Tensor, Tensor]:
-    """The softmax of scale · scores, (n, T, S), in place, and dropout of it."""
-    dropped = torch.empty_like(scores) if draws.rate > 0 else scores
-    return scores, _both(scores, dropped, scale, draws)
-
-
-def _both(scores: Tensor, dropped: Tensor, scale: float, draws: Draws) -> Tensor:
+    dropped: (n, T, S), where to put it, beside the softmax in place of scores; or scores itself, which then
+    holds only the former. Returns: dropped, or scores if there is no dropout.
+    """
+    if draws.rate == 0:
+        dropped = scores
     numbers = draws.numbers(scores.shape) if draws.rate > 0 else None
-    if native.ready(scores):
+    if native.ready(scores, dropped):
         native.softmax_dropout(scores, dropped, scale, numbers, draws.limits, draws.scale)
         return dropped
     torch.softmax(scores.mul_(scale), -1, out=scores)
@@ -31,11 +27,13 @@ def _both(scores: Tensor, dropped: Tensor, scale: float, draws: Draws) -> Tensor
     return draws.drop_(torch.mul(scores, draws.scale, out=dropped), numbers)
 
 
-def softmax_backward_(grad: Tensor, weights: Tensor, dropped: Tensor, scale: float, draws: Draws) -> Tensor:
-    """The gradient of the scores in place of that of `dropped`; both from `softmax_and_dropped_`."""
+def softmax_dropout_backward_(
+    grad: Tensor, weights: Tensor, dropped: Tensor, scale: float, draws: Draws
+) -> Tensor:
+    """The gradient of the scores in place of that of `dropped`; weights, dropped: what `softmax_dropout` left."""
     if native.ready(grad, weights, dropped):
         native.softmax_dropout_backward(weights, dropped, grad, scale, draws.scale)
         return grad
     if weights is not dropped:
-        grad = torch.where(dropped == 0, 0, grad * draws.scale)
-    return torch._softmax_backward_data(grad, weights, -1, weights.dtype).mul_(scale)
+        grad.mul_(draws.scale).masked_fill_(dropped == 0, 0)
+    return torch._softmax_backward_data(grad, weights, -1, grad.dtype, grad_input=grad).mul_(scale)
