@@ -64,7 +64,7 @@ $(VENV)/.fairseq: $(VENV)/.torch
 		$(BIN)/pip install -q --no-build-isolation -c constraints.txt 'fairseq-fixed==0.12.3.*'
 	@touch $@
 
-$(VENV)/.installed: setup.py pyproject.toml constraints.txt fairseq_mtssl/modules/native.cpp | $(VENV)/.fairseq
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt $(wildcard fairseq_mtssl/modules/native*.[ch]*) | $(VENV)/.fairseq
 	$(BIN)/pip install -q --no-build-isolation -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 

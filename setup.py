@@ -59,16 +59,20 @@ EXTRAS["dev"] = [
     "types-tqdm",
 ]
 
-NATIVE = "fairseq_mtssl/modules/native.cpp"
+NATIVE = ("fairseq_mtssl/modules/native.cpp", "fairseq_mtssl/modules/native_vectors.h")
+# what modules/native.py calls a build, and the oldest processor that it runs on
+BUILDS = (("avx512_bf16", "cooperlake"), ("avx512", "skylake-avx512"), ("avx2", "haswell"))
 
 
 def native(instructions: str, march: str) -> Extension:
-    """native.cpp for processors with these instructions. Without a compiler it is left out: torch does its work."""
+    """native.cpp for processors with these instructions; left out where it does not compile."""
+    text = b"".join((HERE / name).read_bytes() for name in NATIVE)
     return Extension(
         f"fairseq_mtssl.modules._native_{instructions}",
-        [NATIVE],
+        [NATIVE[0]],
+        depends=[NATIVE[1]],
         language="c++",
-        define_macros=[("SOURCE", f"{zlib.crc32((HERE / NATIVE).read_bytes())}u")],
+        define_macros=[("SOURCE", f"{zlib.crc32(text)}u")],
         extra_compile_args=["-std=c++17", "-O3", f"-march={march}", "-fno-math-errno", "-Wno-psabi", "-g0"],
         optional=True,
     )
@@ -105,7 +109,7 @@ setup(
     ],
     package_data={"fairseq_mtssl.config": ["*.yaml"], "fairseq_mtssl.report": ["*.css", "*.js"]},
     entry_points={"console_scripts": ["mtssl = fairseq_mtssl.cli.main:main"]},
-    ext_modules=[native("avx512", "skylake-avx512"), native("avx2", "haswell")] if on_x86 else [],
+    ext_modules=[native(*each) for each in BUILDS] if on_x86 else [],
     cmdclass={"build_ext": BuildApart},
     zip_safe=False,
 )

@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 from fairseq_mtssl.frames import ConvLayer, conv_length
 from fairseq_mtssl.modules.conv_first import FirstLevel, GroupNormFirstLevel, Moments
 from fairseq_mtssl.modules.conv_level import Level, Shape, Sums
-from fairseq_mtssl.modules.side_by_side import shares, side_by_side
+from fairseq_mtssl.modules.side_by_side import pieces, shares, side_by_side
 
 PIECE = 2**19
 """Elements that are worked on at a time in 32 bits: they and what is made of them stay in a cache."""
@@ -92,13 +92,9 @@ class Stack:
         assert state is not None
         return state[start:stop]
 
-    def pieces(self, count: int, width: int) -> Iterator[tuple[int, int]]:
-        """Cut `count` frames of so many elements into pieces that keep all cores busy to the end."""
-        threads = torch.get_num_threads()
-        rounds = math.ceil(count * width / (self.elements * threads))
-        step = math.ceil(count / (rounds * threads))
-        for start in range(0, count, step):
-            yield start, min(start + step, count)
+    def pieces(self, count: int, width: int) -> list[tuple[int, int]]:
+        """Cut `count` frames of so many elements."""
+        return pieces(count, max(1, self.elements // width))
 
     def inputs(self, index: int) -> Iterator[tuple[int, int, int, int]]:
         """Stretches of a convolution's outputs, each with that of the outputs below which it reads.
@@ -127,7 +123,7 @@ class Stack:
             values = self.values(last, *piece)
             out[slice(*piece)] = self.levels[last].activate(values, self.dtype)
 
-        side_by_side(activate, list(self.pieces(*out.shape)))
+        side_by_side(activate, self.pieces(*out.shape))
         return out.view(self.rows, -1, out.size(1))
 
     def _empty(self, index: int) -> Tensor:
@@ -167,7 +163,7 @@ class Stack:
     def _through_norm(self, grad: Tensor) -> Tensor:
         """(frames, C) of the last convolution's outputs from that of what was made of them."""
         last = len(self.levels) - 1
-        level, out, pieces = self.levels[last], self._empty(last), list(self.pieces(*grad.shape))
+        level, out, pieces = self.levels[last], self._empty(last), self.pieces(*grad.shape)
 
         def deactivate(share: slice) -> Any:
             sums = self._no_sums(last)

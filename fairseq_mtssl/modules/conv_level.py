@@ -106,36 +106,38 @@ class Level:
         """(n, C_out) -> GELU of its norm in that type; computed in 32 bits."""
         if native.ready(z) and dtype in native.TYPES:
             out = torch.empty_like(z, dtype=dtype)
-            native.norm_gelu(z, *self._norm, self.shape.eps, out)
+            native.norm_gelu(z, self._norm, out)
             return out
         return torch.nn.functional.gelu(self._normed(z.float())[0]).to(dtype)
 
     def deactivate(self, z: Tensor, grad: Tensor, sums: Any, out: Tensor) -> Tensor:
         """The gradient of z, out, in its type, from that of what `activate` made of it."""
         if native.ready(z, grad, out):
-            into = (None, None) if self._norm[0] is None else (sums.norm_weight, sums.norm_bias)
-            native.norm_gelu_backward(z, *self._norm, self.shape.eps, grad, out, *into)
+            none = self._norm.weight is None
+            into = self._norm if none else native.Norm(sums.norm_weight, sums.norm_bias, 0.0)
+            native.norm_gelu_backward(z, self._norm, grad, out, into)
             return out
         wide = z.float()
         normed, *moments = self._normed(wide)
         below = torch.ops.aten.gelu_backward(grad.float(), normed)
         if moments:
             below, *parameters = torch.ops.aten.native_layer_norm_backward(
-                below, wide, [self.channels], *moments, *self._norm, [True, True, True]
+                below, wide, [self.channels], *moments, *self._norm[:2], [True, True, True]
             )
             sums.add_norm(*parameters)
         return out.copy_(below)
 
     @property
-    def _norm(self) -> tuple[Tensor | None, Tensor | None]:
-        """Weight and bias of the layer norm; a group norm is not applied here."""
-        return (self.norm_weight, self.norm_bias) if self.shape.norm == "layer" else (None, None)
+    def _norm(self) -> native.Norm:
+        """The layer norm; a group norm is not applied here."""
+        known = (self.norm_weight, self.norm_bias) if self.shape.norm == "layer" else (None, None)
+        return native.Norm(*known, self.shape.eps)
 
     def _normed(self, z: Tensor) -> tuple[Tensor, ...]:
         """z in 32 bits after its layer norm, and the means and the inverse deviations of rows; or z alone."""
-        if self._norm[0] is None:
+        if self._norm.weight is None:
             return (z,)
-        return torch.native_layer_norm(z, [self.channels], *self._norm, self.shape.eps)
+        return torch.native_layer_norm(z, [self.channels], *self._norm)
 
 
 class Sums:

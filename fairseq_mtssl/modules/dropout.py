@@ -24,8 +24,7 @@ class Draws:
     """Which elements to drop, the same ones again from the same seed.
 
     rate: chance of an element, [0, MAX_RATE], rounded to a multiple of 2⁻¹⁶. dtype: of what is dropped from.
-    scale: what the others are multiplied with, so that the mean stays. limits: the first and the last of the
-    random numbers whose elements are dropped.
+    scale: what the others are multiplied with, so that the mean stays.
     """
 
     def __init__(self, rate: float, seed: int, dtype: torch.dtype) -> None:
@@ -34,12 +33,12 @@ class Draws:
         self.scale = 2**16 / (2**16 - dropped)
         self.dtype = dtype
         self._seed = seed
-        # Read as 16-bit floats, negative numbers from −∞ up; NaNs compare false and are kept. Else from the least up.
+        # Of 16 bits, read as floats: negative numbers from −∞ up; NaNs compare false. Else from the least up.
         first = _INFINITY[dtype] + 1 - dropped if dtype in _INFINITY else 0
-        self.limits = (first - 2**15, first - 2**15 + dropped - 1)
+        self._limits = (first - 2**15, first - 2**15 + dropped - 1)
 
     def numbers(self, shape: torch.Size) -> Tensor:
-        """Random int16 of this shape, for `drop`; without the compiled part numpy's, in half of torch's time."""
+        """Random int16 of this shape, for `drop`; without the compiled part numpy's."""
         count = shape.numel()
         bits = native.random_numbers(count, self._seed)
         if bits is None:
@@ -47,6 +46,11 @@ class Draws:
             words = generator.integers(-(2**63), 2**63 - 1, (count + 3) // 4, np.int64, endpoint=True)
             bits = torch.from_numpy(words).view(torch.int16)[:count]
         return bits.view(shape)
+
+    def drawn(self, shape: torch.Size) -> native.Dropout:
+        """For the compiled part."""
+        numbers = self.numbers(shape) if self.rate > 0 else None
+        return native.Dropout(numbers, *self._limits, self.scale)
 
     def drop(self, x: Tensor, numbers: Tensor) -> Tensor:
         """x with 0 where dropped, elsewhere as it is, not scaled."""
@@ -59,8 +63,8 @@ class Draws:
     def _compared(self, numbers: Tensor) -> tuple[Tensor, float]:
         """The numbers as x's type, and up to which of them is dropped."""
         if self.dtype not in _INFINITY:
-            return numbers.to(self.dtype), float(self.limits[1])
-        most = torch.tensor(self.limits[0], dtype=torch.int16).view(self.dtype)
+            return numbers.to(self.dtype), float(self._limits[1])
+        most = torch.tensor(self._limits[0], dtype=torch.int16).view(self.dtype)
         return numbers.view(self.dtype), float(most) if self.rate > 0 else float("-inf")
 
 

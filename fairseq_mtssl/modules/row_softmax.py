@@ -17,20 +17,19 @@ def softmax_dropout(scores: Tensor, dropped: Tensor, scale: float, draws: Draws)
     """
     if draws.rate == 0:
         dropped = scores
-    numbers = draws.numbers(scores.shape) if draws.rate > 0 else None
     if native.ready(scores, dropped):
-        native.softmax_dropout(scores, dropped, scale, numbers, draws.limits, draws.scale)
+        native.softmax_dropout(scores, dropped, scale, draws.drawn(scores.shape))
         return dropped
     torch.softmax(scores.mul_(scale), -1, out=scores)
-    if numbers is None:
+    if draws.rate == 0:
         return scores
-    return draws.drop_(torch.mul(scores, draws.scale, out=dropped), numbers)
+    return draws.drop_(torch.mul(scores, draws.scale, out=dropped), draws.numbers(scores.shape))
 
 
 def softmax_dropout_backward_(
     grad: Tensor, weights: Tensor, dropped: Tensor, scale: float, draws: Draws
 ) -> Tensor:
-    """The gradient of the scores in place of that of `dropped`; weights, dropped: what `softmax_dropout` left."""
+    """The gradient of the scores in place of that of `dropped`; the rest: what `softmax_dropout` left."""
     if native.ready(grad, weights, dropped):
         native.softmax_dropout_backward(weights, dropped, grad, scale, draws.scale)
         return grad

@@ -7,6 +7,7 @@ other need not wait.
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -44,6 +45,13 @@ def shares(count: int) -> list[slice]:
     parts = max(1, min(torch.get_num_threads(), count))
     bounds = [count * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+
+
+def pieces(count: int, most: int) -> list[tuple[int, int]]:
+    """`count` items in stretches of about `most`, as long as each other, so that all cores end together."""
+    threads = torch.get_num_threads()
+    step = math.ceil(count / (math.ceil(count / (most * threads)) * threads))
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
