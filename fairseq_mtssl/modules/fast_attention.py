@@ -7,8 +7,8 @@ heads of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -31,13 +31,12 @@ class _Attention(torch.autograd.Function):
         ctx.save_for_backward(query, key, value)
         out, scale = torch.empty_like(query), query.size(-1) ** -0.5
 
-        def attend(numbered: tuple[int, list[Tensor]]) -> None:
-            number, (q, k, v, o) = numbered
-            draws = Draws(rate, ctx.seed + number, q.dtype)
-            scores = _product(q, k.mT)
+        def attend(piece: Piece) -> None:
+            q, k, v, o = piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(out)
+            draws, scores = Draws(rate, ctx.seed + piece.number, q.dtype), _product(q, k.mT)
             _product(softmax_dropout(scores, scores, scale, draws), v, o)
 
-        side_by_side(attend, list(enumerate(pieces(lengths, query, key, value, out))))
+        side_by_side(attend, pieces(query.shape, lengths))
         return out
 
     @staticmethod
@@ -48,17 +47,16 @@ class _Attention(torch.autograd.Function):
         grads = [empty(each) for each in (query, key, value)]
         scale = query.size(-1) ** -0.5
 
-        def turn_back(numbered: tuple[int, list[Tensor]]) -> None:
-            number, (q, k, v, g, *into) = numbered
-            draws = Draws(ctx.rate, ctx.seed + number, q.dtype)
-            weights = _product(q, k.mT)
+        def turn_back(piece: Piece) -> None:
+            q, k, v, g = piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(grad)
+            draws, weights = Draws(ctx.rate, ctx.seed + piece.number, q.dtype), _product(q, k.mT)
             dropped = softmax_dropout(weights, torch.empty_like(weights), scale, draws)
-            _product(dropped.mT, g, into[2])
+            _product(dropped.mT, g, piece.keys(grads[2]))
             scores = softmax_dropout_backward_(_product(g, v.mT), weights, dropped, scale, draws)
-            _product(scores, k, into[0])
-            _product(scores.mT, q, into[1])
+            _product(scores, k, piece.queries(grads[0]))
+            _product(scores.mT, q, piece.keys(grads[1]))
 
-        side_by_side(turn_back, list(enumerate(pieces(ctx.lengths, query, key, value, grad, *grads))))
+        side_by_side(turn_back, pieces(query.shape, ctx.lengths))
         return (*grads, None, None)
 
 
@@ -73,17 +71,33 @@ def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
     return out
 
 
-def pieces(lengths: Sequence[int] | None, *tensors: Tensor) -> Iterator[list[Tensor]]:
-    """Some heads of a row at a time, as (n, T, d), of each (T, B, H, d); keys and values without padding."""
-    steps, rows, heads, _ = tensors[0].shape
+class Piece(NamedTuple):
+    """Some heads of a row. number: counted from 0; valid: positions of the row that are not padding."""
+
+    number: int
+    row: int
+    heads: slice
+    valid: int
+
+    def queries(self, x: Tensor) -> Tensor:
+        """(T, B, H, d) -> (n, T, d)."""
+        return x[:, self.row, self.heads].transpose(0, 1)
+
+    def keys(self, x: Tensor) -> Tensor:
+        """(T, B, H, d) -> (n, S, d), without padding."""
+        return x[: self.valid, self.row, self.heads].transpose(0, 1)
+
+
+def pieces(shape: Sequence[int], lengths: Sequence[int] | None) -> list[Piece]:
+    """Those of (T, B, H, d); lengths: as for `attention`."""
+    steps, rows, heads, _ = shape
+    found: list[Piece] = []
     for row in range(rows):
         valid = steps if lengths is None else lengths[row]
         count = max(1, PIECE // (steps * valid))
         for head in range(0, heads, count):
-            # (T, B, H, d) -> (T, n, d) -> (n, T, d)
-            parts = [each[:, row, head : head + count].transpose(0, 1) for each in tensors]
-            # query, key, value, output or its gradient, gradients of query, key, value
-            yield [each[:, :valid] if index in (1, 2, 5, 6) else each for index, each in enumerate(parts)]
+            found.append(Piece(len(found), row, slice(head, head + count), valid))
+    return found
 
 
 def attention(

@@ -99,6 +99,8 @@ def test_padded_keys_get_no_gradient() -> None:
 
 
 def test_pieces_cover_every_head_once() -> None:
-    query = torch.zeros(5, 2, 3, 4)
-    seen = [tuple(each[0].shape) for each in pieces([5, 2], query, query)]
-    assert seen == [(3, 5, 4), (3, 5, 4)]
+    x = torch.arange(5 * 2 * 3 * 4).view(5, 2, 3, 4)
+    found = pieces(x.shape, [5, 2])
+    assert [tuple(each.queries(x).shape) for each in found] == [(3, 5, 4), (3, 5, 4)]
+    assert [tuple(each.keys(x).shape) for each in found] == [(3, 5, 4), (3, 2, 4)]
+    assert torch.equal(torch.cat([each.queries(x).flatten() for each in found]).sort()[0], x.flatten())
