@@ -100,7 +100,7 @@ class MaskedPrediction(nn.Module):
         labels: Optional[List[Tensor]] = None,
         keep: Optional[int] = None,
         unmasked: bool = False,
-    ) -> tuple[dict[str, Any], Hidden]:
+    ) -> tuple[dict[str, Any], Optional[Hidden]]:
         """Run the encoder on the masked input and compute the losses, each a sum over masked frames.
 
         mask: (V·B, T) bool, the masks of V views one after the other; the views are run as one batch.
@@ -110,7 +110,8 @@ class MaskedPrediction(nn.Module):
         prediction_var and, in evaluation, identified (frames whose own target is the nearest of their
         clip's); with labels one entry a set of classification, correct, labelled (frames with a label), and
         with unmasked also of classification_unmasked, a mean over the other frames. All are of all views.
-        Beside it the state of the first view after layer `keep`, by default the last.
+        Beside it the state of the first view after layer `keep`, or None; where nothing else is asked of the
+        last layer, it is computed at masked frames alone.
         Source: several views a teacher pass: Baevski et al. 2022, arXiv 2212.07525.
         """
         top = encoder.num_layers
@@ -118,9 +119,15 @@ class MaskedPrediction(nn.Module):
         heads += self.label_layers[: len(self.label_heads)]
         rows = len(front.lengths)
         hidden = encoder.embed(repeat(front, len(mask) // rows), mask)
-        after = run_to_each(encoder, hidden, {*heads, top, keep or top})
+        whole = {*heads, top, *([] if keep is None else [keep])}
+        if keep != top and not unmasked:
+            whole.remove(top)
+        after = run_to_each(encoder, hidden, whole)
         # (T', V·B, D) -> (M, D): masked frames only
-        states = {layer: encoder.frames(after[layer])[mask] for layer in set(heads)}
+        states = {layer: encoder.frames(after[layer])[mask] for layer in set(heads) & whole}
+        if top not in whole:
+            last = max(whole, default=0)
+            states[top] = encoder.run_at(after.get(last, hidden), last, top, mask)
         out: dict[str, Any] = {
             "frames": int(mask.sum()),
             "feature_var": variance(at_frames(front.features.detach(), mask)),
@@ -137,7 +144,7 @@ class MaskedPrediction(nn.Module):
                 out[name] = [score[index] for score in scores]
             if unmasked:
                 out["classification_unmasked"] = self._classify_others(encoder, after, labels, mask)
-        return out, first_rows(after[keep or top], rows)
+        return out, None if keep is None else first_rows(after[keep], rows)
 
     def _classify_others(
         self, encoder: SpeechEncoder, after: dict[int, Hidden], labels: List[Tensor], mask: Tensor

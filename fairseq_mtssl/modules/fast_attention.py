@@ -25,9 +25,9 @@ PIECE = 2**18
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None, rate: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, cuts: list[Piece], rate: float
     ) -> Tensor:
-        ctx.lengths, ctx.rate, ctx.seed = lengths, rate, new_seed() if rate > 0 else 0
+        ctx.pieces, ctx.rate, ctx.seed = cuts, rate, new_seed() if rate > 0 else 0
         ctx.save_for_backward(query, key, value)
         out, scale = torch.empty_like(query), query.size(-1) ** -0.5
 
@@ -36,15 +36,15 @@ class _Attention(torch.autograd.Function):
             draws, scores = Draws(rate, ctx.seed + piece.number, q.dtype), _product(q, k.mT)
             _product(softmax_dropout(scores, scores, scale, draws), v, o)
 
-        side_by_side(attend, pieces(query.shape, lengths))
+        side_by_side(attend, cuts)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value = ctx.saved_tensors
-        empty = torch.empty_like if ctx.lengths is None else torch.zeros_like
-        grads = [empty(each) for each in (query, key, value)]
+        # of keys, those that are padding belong to no piece
+        grads = [torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)]
         scale = query.size(-1) ** -0.5
 
         def turn_back(piece: Piece) -> None:
@@ -56,7 +56,7 @@ class _Attention(torch.autograd.Function):
             _product(scores, k, piece.queries(grads[0]))
             _product(scores.mT, q, piece.keys(grads[1]))
 
-        side_by_side(turn_back, pieces(query.shape, ctx.lengths))
+        side_by_side(turn_back, ctx.pieces)
         return (*grads, None, None)
 
 
@@ -72,41 +72,56 @@ def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
 
 
 class Piece(NamedTuple):
-    """Some heads of a row. number: counted from 0; valid: positions of the row that are not padding."""
+    """Some heads of a row. number: counted from 0; valid: positions of the row that are not padding; packed:
+    where its queries lie, if those of all rows lie behind one another."""
 
     number: int
     row: int
     heads: slice
     valid: int
+    packed: slice | None
 
     def queries(self, x: Tensor) -> Tensor:
-        """(T, B, H, d) -> (n, T, d)."""
-        return x[:, self.row, self.heads].transpose(0, 1)
+        """(T, B, H, d), or (M, H, d) packed -> (n, T, d)."""
+        part = x[:, self.row, self.heads] if self.packed is None else x[self.packed, self.heads]
+        return part.transpose(0, 1)
 
     def keys(self, x: Tensor) -> Tensor:
         """(T, B, H, d) -> (n, S, d), without padding."""
         return x[: self.valid, self.row, self.heads].transpose(0, 1)
 
 
-def pieces(shape: Sequence[int], lengths: Sequence[int] | None) -> list[Piece]:
-    """Those of (T, B, H, d); lengths: as for `attention`."""
+def pieces(
+    shape: Sequence[int], lengths: Sequence[int] | None, counts: Sequence[int] | None = None
+) -> list[Piece]:
+    """Those of keys (T, B, H, d); lengths, counts: as for `attention`."""
     steps, rows, heads, _ = shape
     found: list[Piece] = []
+    start = 0
     for row in range(rows):
         valid = steps if lengths is None else lengths[row]
-        count = max(1, PIECE // (steps * valid))
-        for head in range(0, heads, count):
-            found.append(Piece(len(found), row, slice(head, head + count), valid))
+        queries = steps if counts is None else counts[row]
+        packed = None if counts is None else slice(start, start + queries)
+        start += queries
+        at_once = max(1, PIECE // max(1, queries * valid))
+        for head in range(0, heads if queries > 0 else 0, at_once):
+            found.append(Piece(len(found), row, slice(head, head + at_once), valid, packed))
     return found
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None, rate: float
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    lengths: Sequence[int] | None,
+    rate: float,
+    counts: Sequence[int] | None = None,
 ) -> Tensor:
     """Softmax of query · key / √d, dropped out, times value.
 
     query, key, value: (T, B, H, d), on a CPU, all of one type; lengths: of each row, the positions that are
-    not padding, which must lie first; None: all; rate: of the dropout, 0 for none.
-    Returns: (T, B, H, d), at padding what attends to the valid positions.
+    not padding, which must lie first; None: all; rate: of the dropout, 0 for none. counts: how many queries
+    each row has, which then lie behind one another, (M, H, d); None: T.
+    Returns: like query, at padding what attends to the valid positions.
     """
-    return _Attention.apply(query, key, value, lengths, rate)
+    return _Attention.apply(query, key, value, pieces(key.shape, lengths, counts), rate)

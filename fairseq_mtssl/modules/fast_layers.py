@@ -50,14 +50,18 @@ def can_run(layer: Any, x: Tensor) -> bool:
     return on_cpu and max(rates) <= MAX_RATE
 
 
-def run_layer(layer: Any, x: Tensor, lengths: Sequence[int] | None) -> tuple[Tensor, Tensor]:
+def run_layer(
+    layer: Any, x: Tensor, lengths: Sequence[int] | None, mask: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """The layer's output and its layer result, what the feed-forward block gives: (T, B, D) each.
 
     layer: fairseq's TransformerSentenceEncoderLayer; x: (T, B, D); lengths: positions of each row that are
-    not padding, which must lie first; None: all.
+    not padding, which must lie first; None: all. mask: (B, T) bool, to compute these positions only, (M, D)
+    each, row by row; they attend to all that are not padding.
     """
-    attended = self_attention(layer.self_attn, x, lengths)
-    x = x + dropout(attended, layer.dropout1.p, layer.dropout1.training)
+    own = x if mask is None else x.transpose(0, 1)[mask]
+    attended = self_attention(layer.self_attn, own, x, lengths, mask)
+    x = own + dropout(attended, layer.dropout1.p, layer.dropout1.training)
     x = layer_norm(layer.self_attn_layer_norm, x)
     inner = layer.fc1(x)
     inner = nn.functional.gelu(inner) if layer.activation_fn is gelu else layer.activation_fn(inner)
@@ -66,20 +70,23 @@ def run_layer(layer: Any, x: Tensor, lengths: Sequence[int] | None) -> tuple[Ten
     return layer_norm(layer.final_layer_norm, x), result
 
 
-def self_attention(module: Any, x: Tensor, lengths: Sequence[int] | None) -> Tensor:
-    """fairseq's MultiheadAttention of x with itself: (T, B, D) -> (T, B, D)."""
-    steps, rows, dim = x.shape
+def self_attention(
+    module: Any, own: Tensor, x: Tensor, lengths: Sequence[int] | None, mask: Tensor | None
+) -> Tensor:
+    """fairseq's MultiheadAttention of `own`, x or what a mask leaves of it, to x, (T, B, D); like own."""
     narrow = x.to(product_type(x))
-    split = (steps, rows, module.num_heads, dim // module.num_heads)
-    # (T, B, D) -> (T, B, H, d)
-    q, k, v = (each(narrow).view(split) for each in (module.q_proj, module.k_proj, module.v_proj))
+    queries = narrow if mask is None else own.to(narrow.dtype)
+    parts = ((module.q_proj, queries), (module.k_proj, narrow), (module.v_proj, narrow))
+    # (…, D) -> (…, H, d)
+    q, k, v = (proj(each).unflatten(-1, (module.num_heads, -1)) for proj, each in parts)
     dropping = module.training or module.dropout_module.apply_during_inference
     rate = module.dropout_module.p if dropping else 0.0
-    if rate > 0 or q.dtype != torch.float32:
-        out = attention(q, k, v, lengths, rate)
+    if mask is not None or rate > 0 or q.dtype != torch.float32:
+        counts = None if mask is None else mask.sum(1).tolist()
+        out = attention(q, k, v, lengths, rate, counts)
     else:
         out = fused_attention(q, k, v, lengths)
-    return module.out_proj(out.reshape(steps, rows, dim))
+    return module.out_proj(out.reshape(own.shape))
 
 
 def fused_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None) -> Tensor:

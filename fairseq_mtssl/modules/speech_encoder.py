@@ -77,8 +77,7 @@ def run_layers(
     x, run = _way(layers, hidden, fast, compiled)
     with compiling.settings() if compiled else contextlib.nullcontext():
         for layer in layers:
-            # A draw on the CPU generator, which the trainer seeds anew at every update on every rank.
-            if layerdrop > 0 and torch.rand(()).item() < layerdrop:
+            if skips(layerdrop):
                 continue
             x, result = run(layer, x)
             if outputs is not None:
@@ -86,6 +85,16 @@ def run_layers(
             if results is not None:
                 results.append(result)
     return Hidden(x, hidden.padding)
+
+
+def skips(layerdrop: float) -> bool:
+    """Whether to skip a layer, by torch's CPU generator, which the trainer seeds at every update."""
+    return layerdrop > 0 and torch.rand(()).item() < layerdrop
+
+
+def valid_lengths(padding: Tensor | None) -> list[int] | None:
+    """(B, T) bool -> positions of each row before its padding, which comes last."""
+    return None if padding is None else (~padding).sum(1).tolist()
 
 
 Run = Callable[[nn.Module, Tensor], tuple[Tensor, Tensor]]
@@ -99,8 +108,7 @@ def _way(layers: list[nn.Module], hidden: Hidden, fast: bool, compiled: bool) ->
         valid = None if padding is None else ~padding[:, None, None]
         return x.to(stream_type(x)).contiguous(), lambda layer, x: compiling.compiled_layer(layer, x, valid)
     if fast and all(can_run(layer, x) for layer in layers):
-        # padding comes last
-        lengths = None if padding is None else (~padding).sum(1).tolist()
+        lengths = valid_lengths(padding)
         return x.to(stream_type(x)), lambda layer, x: run_layer(layer, x, lengths)
 
     def plain(layer: nn.Module, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -365,6 +373,22 @@ class SpeechEncoder(nn.Module):
             if given is not None:
                 given += [self.frames(Hidden(x, hidden.padding)) for x in found]
         return end
+
+    @in_its_precision
+    def run_at(self, hidden: Hidden, start: int, stop: int, mask: Tensor) -> Tensor:
+        """Run layers start … stop − 1 (counted from 0), the last of them for some frames only.
+
+        mask: (B, T) bool, those frames. Returns: (M, D), row by row.
+        """
+        below = self.run(hidden, start, stop - 1)
+        layer = self.encoder.layers[stop - 1]
+        if self.compiling or not self.fast or not can_run(layer, below.states):
+            return self.frames(self.run(below, stop - 1, stop))[mask]
+        if skips(self.layerdrop if self.training else 0.0):
+            return self.frames(below)[mask]
+        everywhere = mask if self.cls_token is None else nn.functional.pad(mask, (1, 0), value=False)
+        states = below.states.to(stream_type(below.states))
+        return run_layer(layer, states, valid_lengths(below.padding), everywhere)[0]
 
     def frames(self, hidden: Hidden) -> Tensor:
         """(T', B, D) -> (B, T, D): the frames without the CLS token."""
