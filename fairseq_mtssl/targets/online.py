@@ -17,13 +17,8 @@ def instance_norm(x: Tensor, lengths: Tensor, eps: float = 1e-5) -> Tensor:
     x: (B, T, D); lengths: (B,) valid frames. Returns: (B, T, D) float32, zero at padding. With no padding
     it is `torch.nn.functional.instance_norm`; a row of one frame becomes zeros.
     """
-    x = x.float()
-    # (B,) -> (B, T, 1)
-    valid = (torch.arange(x.size(1), device=x.device) < lengths.unsqueeze(1)).unsqueeze(-1)
-    count = lengths.clamp(min=1).view(-1, 1, 1)
-    centred = (x - (x * valid).sum(1, keepdim=True) / count) * valid
-    variance = centred.square().sum(1, keepdim=True) / count
-    return centred / torch.sqrt(variance + eps)
+    centred, rstd = _centred(x, lengths, eps)
+    return centred.mul_(rstd)
 
 
 def layer_average(results: Sequence[Tensor], lengths: Tensor) -> Tensor:
@@ -33,5 +28,19 @@ def layer_average(results: Sequence[Tensor], lengths: Tensor) -> Tensor:
     """
     total = instance_norm(results[0], lengths)
     for result in results[1:]:
-        total = total + instance_norm(result, lengths)
-    return total / len(results)
+        total.addcmul_(*_centred(result, lengths))
+    return total.div_(len(results))
+
+
+def _centred(x: Tensor, lengths: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
+    """x less its mean, float32, zero at padding, and one over its deviation, (B, 1, D)."""
+    count = lengths.clamp(min=1).view(-1, 1, 1)
+    # (B,) -> (B, T, 1)
+    padding = (torch.arange(x.size(1), device=x.device) >= lengths.unsqueeze(1)).unsqueeze(-1)
+    # on a GPU the host must not wait to learn whether there is any
+    padded = x.is_cuda or bool(padding.any())
+    x = x.to(torch.float32, copy=True)
+    x = x.masked_fill_(padding, 0) if padded else x
+    x -= x.sum(1, keepdim=True) / count
+    x = x.masked_fill_(padding, 0) if padded else x
+    return x, torch.rsqrt(x.square().sum(1, keepdim=True) / count + eps)
