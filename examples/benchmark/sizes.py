@@ -30,7 +30,7 @@ class Size:
     batch: tuple[int, float] = (3, 10.0)
     gpu_batch: tuple[int, float] = (12, 20.0)
     parity_batch: tuple[int, float] = (2, 2.0)
-    warm_up: int = 1
+    warm_up: int = 3
     updates: int = 2
     allocator_updates: int = 1
     dump_s: tuple[float, ...] = (3.5, 12.0, 6.2, 2.4, 9.3)
@@ -76,6 +76,7 @@ SIZES: dict[str, Size] = {
         batch=(2, 1.0),
         gpu_batch=(2, 1.0),
         parity_batch=(2, 1.0),
+        warm_up=1,
         dump_s=(0.7, 1.0),
         dump_layer=2,
         kmeans_mfcc=(600, 39, 8),
