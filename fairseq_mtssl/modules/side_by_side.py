@@ -48,8 +48,11 @@ def shares(count: int) -> list[slice]:
 
 
 def pieces(count: int, most: int) -> list[tuple[int, int]]:
-    """`count` items in stretches of about `most`, as long as each other, so that all cores end together."""
-    threads = torch.get_num_threads()
+    """`count` items in stretches of about `most`, as long as each other, so that all cores end together.
+
+    So few that handing them out would take longer than working on them are one stretch.
+    """
+    threads = torch.get_num_threads() if count * 32 > most else 1
     step = math.ceil(count / (math.ceil(count / (most * threads)) * threads))
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 

@@ -14,6 +14,8 @@ from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.modules import conv_features as fast
 from fairseq_mtssl.modules.conv_features import ConvFeatures, norm_of
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 STACKS = {
     "base": "[(12,10,5)] + [(12,3,2)] * 4 + [(12,2,2)] * 2",
     "small recipe": "[(32,40,10),(48,3,2)] + [(64,3,2)] * 2 + [(64,2,2)] * 2",

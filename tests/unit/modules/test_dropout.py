@@ -7,6 +7,8 @@ import torch
 
 from fairseq_mtssl.modules.dropout import MAX_RATE, Draws, dropout
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 

@@ -10,6 +10,8 @@ from fairseq_mtssl.modules import fast_attention
 from fairseq_mtssl.modules.dropout import Draws
 from fairseq_mtssl.modules.fast_attention import attention, pieces
 
+pytestmark = pytest.mark.usefixtures("either_way")
+
 SHAPE = (37, 3, 4, 8)  # (T, B, H, d)
 
 

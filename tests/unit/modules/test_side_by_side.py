@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fairseq_mtssl.modules.side_by_side import shares, side_by_side
+from fairseq_mtssl.modules.side_by_side import pieces, shares, side_by_side
 
 
 @pytest.fixture(autouse=True)
@@ -59,3 +59,17 @@ def test_shares_are_neighbours_and_cover_all() -> None:
         parts = shares(count)
         assert len(parts) == min(3, count)
         assert [item for part in parts for item in range(count)[part]] == list(range(count))
+
+
+@pytest.mark.parametrize(
+    ("count", "most"), [(1, 5), (5, 5), (7, 1), (47, 10), (3000, 1024), (100, 1000), (30, 1000)]
+)
+def test_pieces_are_alike_and_as_many_for_each_core(count: int, most: int) -> None:
+    found = pieces(count, most)
+    assert [start for start, _ in found] == [0, *(stop for _, stop in found[:-1])] and found[-1][1] == count
+    lengths = [stop - start for start, stop in found]
+    assert max(lengths) <= most and len(set(lengths[:-1])) <= 1
+    if count * 32 <= most:
+        assert len(found) == 1
+    elif count >= 3 * 3:
+        assert len(found) % 3 == 0 or max(lengths) * 3 > count
