@@ -93,7 +93,7 @@ schedules: $(VENV)/.installed
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(UPDATES),--updates '$(UPDATES)') \
 		$(if $(DATA),--data '$(DATA)') $(if $(FRESH),--fresh) $(ARGS)
 
-# About 15 minutes on two quiet cores; whatever else runs there meanwhile shows in the table.
+# About 20 minutes on two quiet cores; whatever else runs there meanwhile shows in the table.
 bench: $(VENV)/.installed
 	$(BIN)/python examples/benchmark/run.py --out '$(or $(OUT),runs/bench)' $(ARGS)
 

@@ -32,7 +32,7 @@ class Size:
     parity_batch: tuple[int, float] = (2, 2.0)
     warm_up: int = 3
     updates: int = 2
-    allocator_updates: int = 1
+    allocator_updates: int = 2
     dump_s: tuple[float, ...] = (3.5, 12.0, 6.2, 2.4, 9.3)
     dump_layer: int = 9
     kmeans_mfcc: tuple[int, int, int] = (200_000, 39, 100)
