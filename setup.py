@@ -84,8 +84,10 @@ class BuildApart(build_ext):
     def build_extension(self, ext: Any) -> None:
         temporary = self.build_temp
         self.build_temp = str(Path(temporary, ext.name))
-        super().build_extension(ext)
-        self.build_temp = temporary
+        try:
+            super().build_extension(ext)
+        finally:
+            self.build_temp = temporary
 
 
 on_x86 = platform.system() in ("Linux", "Darwin") and platform.machine() == "x86_64"
