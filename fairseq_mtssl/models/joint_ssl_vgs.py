@@ -27,8 +27,9 @@ from fairseq_mtssl.models.vgs_retrieval import (
     speech_encoder_of,
 )
 from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
+from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.masking import span_mask
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
 OFFLINE = ("hubert", "mt4ssl")
 ONLINE = ("data2vec", "mt4ssl")

@@ -15,7 +15,8 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import IGNORED_LABEL
 from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
 from fairseq_mtssl.modules.heads import build_label_head, identified
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, Hidden, SpeechEncoder
+from fairseq_mtssl.modules.hidden import Hidden
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.targets.online import layer_average
 
 

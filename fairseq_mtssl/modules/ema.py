@@ -8,7 +8,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from fairseq_mtssl.modules.speech_encoder import Hidden, run_layers
+from fairseq_mtssl.modules.hidden import Hidden, run_layers
 from fairseq_mtssl.modules.unchanging import Unchanging
 
 

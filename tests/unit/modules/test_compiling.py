@@ -18,7 +18,7 @@ from fairseq_mtssl.modules import compiling
 from fairseq_mtssl.modules.compiling import CompiledConvFeatures
 from fairseq_mtssl.modules.conv_features import ConvFeatures
 from fairseq_mtssl.modules.fast_layers import is_plain
-from fairseq_mtssl.modules.speech_encoder import Hidden, run_layers
+from fairseq_mtssl.modules.hidden import Hidden, run_layers
 
 LENGTHS = [[23, 23], [23, 9]]
 WHOLE = pytest.mark.parametrize("traced", ["aot_eager"], indirect=True)  # the backward pass, too

@@ -10,7 +10,7 @@ from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder, Wav2Vec2Config
 from torch import nn
 
 from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
-from fairseq_mtssl.modules.speech_encoder import Hidden
+from fairseq_mtssl.modules.hidden import Hidden
 
 
 def encoder() -> TransformerEncoder:

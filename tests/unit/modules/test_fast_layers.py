@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fairseq_mtssl.frames import padding_mask
 from fairseq_mtssl.modules.dropout import MAX_RATE
 from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer
-from fairseq_mtssl.modules.speech_encoder import Hidden, run_layers
+from fairseq_mtssl.modules.hidden import Hidden, run_layers
 
 LENGTHS = [[23, 23], [23, 9]]
 
