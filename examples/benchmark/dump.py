@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,17 @@ from fairseq_mtssl.targets.features import LayerFeatures
 Dump = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
 
 
-def measure(
-    size: str, side: str, precision: str, device: str, weights: str, repeats: int = 2
-) -> dict[str, Any]:
+def measure(size: str, side: str, precision: str, device: str, weights: str) -> Generator[dict[str, Any]]:
     """Time the features of all utterances. A sample is one pass over them."""
     sizes, where = SIZES[size], torch.device(device)
     dump = {"peer": dump_peer, "ours": dump_ours}[side](sizes, where, Path(weights), precision)
     wavs = utterances(sizes.dump_s)
     for _ in dump(wavs[:1]):
         pass
-    samples = []
-    for _ in range(repeats):
+    while True:
         with Timing(where) as timing:
             frames = sum(len(each) for each in dump(wavs))
-        samples.append(timing.sample())
-    return {"samples": samples, "audio_s": sum(sizes.dump_s), "frames": frames, **peak_mb(where)}
+        yield timing.sample(audio_s=sum(sizes.dump_s), frames=frames, **peak_mb(where))
 
 
 def dump_ours(size: Size, device: torch.device, weights: Path, precision: str) -> Dump:

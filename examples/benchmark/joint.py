@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Generator
 from typing import Any
 
 import torch
@@ -22,35 +24,30 @@ MODELS = ("joint", "vgs")
 SSL_ONLY = ("encoder_layers", "final_dim", "latent_vars", "num_negatives")
 
 
-def measure(size: str, model: str, device: str, updates: int = 1) -> dict[str, Any]:
+def measure(size: str, model: str, device: str) -> Generator[dict[str, Any]]:
     """Time updates of one model in this process.
 
-    Returns besides: the first loss, and how many parameters got a gradient though they serve SSL alone.
+    Yields besides: the first loss, and how many parameters got a gradient though they serve SSL alone.
     """
     sizes, where = SIZES[size], torch.device(device)
     own, criterion = build(sizes, model, where)
     sample = pairs(sizes, where)
     cfg = FusedAdamWConfig(weight_decay=0.01, lr=[1e-4])
     optimizer = FusedAdamW(cfg, list(trained(own)))
-    samples, losses = [], []
-    for _ in range(sizes.warm_up + updates):
+    clips, seconds = sizes.joint_batch
+    facts: dict[str, Any] = {"audio_s": clips * seconds}
+    for update in itertools.count():
         with Timing(where) as timing:
             optimizer.zero_grad()
             loss, _, _ = criterion(own, sample)
             loss.backward()
             optimizer.clip_grad_norm(1.0)
             optimizer.step()
-        samples.append(timing.sample())
-        losses.append(float(loss.detach()))
-    dead = sum(parameter.grad is not None for parameter in own.inactive_parameters(vgs=True, ssl=False))
-    clips, seconds = sizes.joint_batch
-    return {
-        "samples": samples[sizes.warm_up :],
-        "loss": losses[0],
-        "dead_gradients": dead,
-        "audio_s": clips * seconds,
-        **peak_mb(where),
-    }
+        facts.setdefault("loss", float(loss.detach()))
+        if update >= sizes.warm_up:
+            silent = own.inactive_parameters(vgs=True, ssl=False)
+            dead = sum(parameter.grad is not None for parameter in silent)
+            yield timing.sample(dead_gradients=dead, **facts, **peak_mb(where))
 
 
 def build(size: Size, model: str, device: torch.device) -> tuple[Any, Any]:

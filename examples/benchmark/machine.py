@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,15 @@ def memory_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (ValueError, OSError):
         return 0
+
+
+def available_bytes(path: Path = Path("/proc/meminfo")) -> int:
+    """What new processes can have of the memory without swapping; all of it where it is not told."""
+    try:
+        found = re.search(r"^MemAvailable:\s*(\d+) kB$", path.read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return 1024 * int(found[1]) if found else memory_bytes()
 
 
 def gemm(side: int, device: str, repeats: int = 8) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import types
+from collections.abc import Generator
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ UTTERANCE_S = 12.0
 STATES, DWELL_FRAMES = 200, 8
 
 
-def mfcc(size: str, side: str, repeats: int = 2) -> dict[str, Any]:
+def mfcc(size: str, side: str) -> Generator[dict[str, Any]]:
     """Time the MFCCs with differences of many utterances, one by one. A sample is one pass over them.
 
     Raises: MissingExtraError for the peer without torchaudio.
@@ -30,13 +31,11 @@ def mfcc(size: str, side: str, repeats: int = 2) -> dict[str, Any]:
     wavs = [waveform(seconds / count, seed) for seed in range(count)]
     extract = torchaudio_mfcc() if side == "peer" else Mfcc().extract
     extract(wavs[:1])
-    samples = []
-    for _ in range(repeats):
+    while True:
         with Timing() as timing:
             for wav in wavs:
                 extract([wav])
-        samples.append(timing.sample())
-    return {"samples": samples, "audio_s": seconds, **peak_mb()}
+        yield timing.sample(audio_s=seconds, **peak_mb())
 
 
 def mfcc_parity() -> dict[str, Any]:
@@ -100,22 +99,19 @@ def write_rows(size: str, kind: str, path: str) -> dict[str, Any]:
     return {"frames": frames, "dim": dim}
 
 
-def kmeans(size: str, side: str, kind: str, rows: str) -> dict[str, Any]:
-    """Time one fit. rows: the file of `write_rows`.
+def kmeans(size: str, side: str, kind: str, rows: str) -> Generator[dict[str, Any]]:
+    """Time fits. rows: the file of `write_rows`.
 
-    Returns besides: the mean squared distance of all frames to the nearest centroid.
+    Yields besides: the mean squared distance of all frames to the nearest centroid.
     """
     frames, _, clusters = getattr(SIZES[size], f"kmeans_{kind}")
     points = torch.from_numpy(np.load(rows))
-    with Timing() as timing:
-        centroids = {"ours": fit_ours, "peer": fit_hubert}[side](points, clusters)
-    return {
-        "samples": [timing.sample()],
-        "inertia": inertia(points, centroids),
-        "frames": frames,
-        "clusters": clusters,
-        **peak_mb(),
-    }
+    fit = {"ours": fit_ours, "peer": fit_hubert}[side]
+    while True:
+        with Timing() as timing:
+            centroids = fit(points, clusters)
+        peak = peak_mb()
+        yield timing.sample(inertia=inertia(points, centroids), frames=frames, clusters=clusters, **peak)
 
 
 def fit_ours(rows: torch.Tensor, clusters: int) -> np.ndarray:

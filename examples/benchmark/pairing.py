@@ -20,21 +20,16 @@ def chosen(samples: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def samples_of(records: Sequence[dict[str, Any]], variant: str) -> list[dict[str, Any]]:
-    """Of a variant, each with its round and its place in that round's process."""
-    return [
-        {**sample, "round": record["round"], "place": place}
-        for record in records
-        if record["variant"] == variant
-        for place, sample in enumerate(record["samples"])
-    ]
+    """Of a variant, round after round."""
+    return [record for record in records if record["variant"] == variant]
 
 
 def pairs(records: Sequence[dict[str, Any]], peer: str, ours: str) -> list[dict[str, Any]]:
-    """Peer's time over ours: the first sample of a round with the first of the same round, and so on."""
-    mine = {(each["round"], each["place"]): each for each in samples_of(records, ours)}
+    """Peer's time over ours of the same round."""
+    mine = {each["round"]: each for each in samples_of(records, ours)}
     found = []
     for theirs in samples_of(records, peer):
-        other = mine.get((theirs["round"], theirs["place"]))
+        other = mine.get(theirs["round"])
         if other is not None:
             found.append(
                 {
@@ -63,7 +58,7 @@ def speedup(found: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
 
 
 def summary(records: Sequence[dict[str, Any]], variant: str) -> dict[str, Any] | None:
-    """Median time, median peak memory and median seconds by part of a variant; None if it was not run."""
+    """Median time, peak memory and median seconds by part of a variant; None if it was not run."""
     samples = samples_of(records, variant)
     if not samples:
         return None
@@ -72,7 +67,7 @@ def summary(records: Sequence[dict[str, Any]], variant: str) -> dict[str, Any] |
         "seconds": median(sample["seconds"] for sample in kept),
         "samples": len(samples),
         "quiet": sum(map(quiet, samples)),
-        "peak_mb": median(record["peak_mb"] for record in records if record["variant"] == variant),
+        "peak_mb": max(sample["peak_mb"] for sample in samples),
     }
     parts = [sample["parts"] for sample in kept if sample.get("parts")]
     if parts:

@@ -17,7 +17,6 @@ SAME_ALLOCATOR = {
     "MALLOC_TOP_PAD_": "67108864",
 }
 """glibc then keeps big blocks; it alone makes fairseq's own path a tenth to a fifth faster."""
-ALLOCATOR_ROUNDS = 2
 NAMES = ("mt4ssl", "feature_dump", "kmeans", "mfcc", "abx", "retrieval", "joint", "start_up")
 
 
@@ -48,7 +47,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Part:
-    """variants: run in turn, round after round; ratios: name of a speed-up -> (slower side, faster side);
+    """variants: measured in turn, a sample a round; ratios: name of a speed-up -> (slower side, faster side);
     facts: jobs that are done once, before; unit: what `amount` of a result counts; rounds: at most."""
 
     name: str
@@ -99,7 +98,7 @@ def training(options: Options) -> list[Part]:
         }
         title = "The same, both sides with the same allocator settings"
         facts = {"parity": parity(options)}
-        found.append(Part("mt4ssl_same_allocator", title, variants, ratios, facts, rounds=ALLOCATOR_ROUNDS))
+        found.append(Part("mt4ssl_same_allocator", title, variants, ratios, facts))
     return found
 
 
@@ -123,7 +122,6 @@ def update(
         "side": side,
         "precision": precision,
         "device": options.device,
-        "updates": options.sizes.allocator_updates if environment else options.sizes.updates,
         "weights": options.weights,
         "compiled": compiled,
         "workers": options.workers,
@@ -201,7 +199,7 @@ def joint(options: Options) -> list[Part]:
         for name in ("vgs", "joint")
     }
     title = "Joint model, an update of VGS alone, beside the model built without SSL layers"
-    return [Part("joint", title, variants, {"joint_dead_branch": ("vgs", "joint")}, rounds=2)]
+    return [Part("joint", title, variants, {"joint_dead_branch": ("vgs", "joint")})]
 
 
 def start_up(options: Options) -> list[Part]:

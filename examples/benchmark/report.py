@@ -141,6 +141,8 @@ def noise(found: dict[str, Any]) -> list[str]:
         f"Samples in which other processes took more than {BUSY_CORES} of a core are left out of the "
         "medians, unless none remains. Where it is not known, they count."
     ]
+    if not all(part["together"] for part in found["parts"].values()):
+        lines.append("- variants had all their rounds one after the other, not in turns.")
     for part in found["parts"].values():
         for name, speed in part["speedup"].items():
             if not speed["quiet"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -11,38 +12,50 @@ from examples.benchmark import jobs, pairing
 from examples.benchmark.arithmetic import update_operations
 from examples.benchmark.plan import Options, Part
 
-Run = Callable[[jobs.Job], dict[str, Any]]
+Start = Callable[[jobs.Job], jobs.Turns]
 Record = dict[str, Any]
 BESIDES = ("inertia", "error", "loss", "dead_gradients", "grew_mb", "r10")
 """What else of a variant's result is shown."""
 
 
-def measure(part: Part, rounds: int, run: Run, facts: dict[str, Any]) -> dict[str, Any]:
-    """Do a part's jobs. Every other round goes backwards, so that a drift of the machine cancels.
+def measure(
+    part: Part, rounds: int, start: Start, facts: dict[str, Any], together: bool = True
+) -> dict[str, Any]:
+    """Do a part's jobs.
 
-    facts: of earlier parts, by job; not done twice.
-    Returns: {"facts", "records", "not_measured"}.
+    facts: of earlier parts, by job; not done twice. together: variants take turns, a sample each, every other
+    round backwards, so that a drift of the machine cancels; else one variant has all its rounds before the
+    next begins.
+    Returns: {"facts", "records", "not_measured", "together"}.
     """
-    found: dict[str, Any] = {"facts": {}, "records": [], "not_measured": {}}
+    found: dict[str, Any] = {"facts": {}, "records": [], "not_measured": {}, "together": together}
     for name, job in part.facts.items():
         key = repr(job) if job.worker == "parity" else f"{part.name} {name}"
         if key not in facts:
             tell(f"{part.name}: {name}")
-            facts[key] = run(job)
+            with contextlib.closing(start(job)) as once:
+                facts[key] = once.take()
         found["facts"][name] = facts[key]
-    for number in range(min(rounds, part.rounds or rounds)):
-        order = list(part.variants.items())
-        for variant, job in order if number % 2 == 0 else reversed(order):
-            if variant in found["not_measured"]:
-                continue
-            result = run(job)
-            if "not_measured" in result:
-                found["not_measured"][variant] = result
-                continue
-            found["records"].append({"variant": variant, "round": number, **result})
-            samples = ", ".join(f"{each['seconds']:.3g} s" for each in result["samples"])
-            tell(f"{part.name}: round {number + 1}, {variant}: {samples}")
+    variants = list(part.variants.items())
+    for group in [variants] if together else [[each] for each in variants]:
+        with contextlib.ExitStack() as stack:
+            order = [(name, stack.enter_context(contextlib.closing(start(job)))) for name, job in group]
+            for number in range(min(rounds, part.rounds or rounds)):
+                for variant, turns in order if number % 2 == 0 else reversed(order):
+                    take(part, variant, turns, number, found)
     return found
+
+
+def take(part: Part, variant: str, turns: jobs.Turns, number: int, found: dict[str, Any]) -> None:
+    """A variant's turn in the round of this number; none once it could not be measured."""
+    if variant in found["not_measured"]:
+        return
+    sample = turns.take()
+    if "not_measured" in sample:
+        found["not_measured"][variant] = sample
+        return
+    found["records"].append({"variant": variant, "round": number, **sample})
+    tell(f"{part.name}: round {number + 1}, {variant}: {sample['seconds']:.3g} s")
 
 
 def tell(text: str) -> None:

@@ -2,13 +2,14 @@
 
     make bench                 or      python examples/benchmark/run.py
 
-Every variant runs in a process of its own; they take turns, round after round, and a speed-up is the median
-of paired ratios. Writes runs/bench/<time>.json and the table beside it as .md.
+Every variant runs in a process of its own; they take turns, a sample each, and a speed-up is the median of
+paired ratios. Writes runs/bench/<time>.json and the table beside it as .md.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 import tempfile
@@ -29,8 +30,7 @@ def main(words: Sequence[str] | None = None) -> int:
     """Returns: 1 if a process failed or the two sides do not compute the same, else 0."""
     args = parse(words)
     if args.work:
-        asked = json.loads(args.work)
-        print(json.dumps(jobs.work(jobs.Job(asked["worker"], asked["arguments"]))))
+        jobs.serve(args.work)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         found = benchmark(args, Path(folder))
@@ -49,7 +49,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--size", choices=list(SIZES), default="base", help="base, or tiny for tests (base)")
-    parser.add_argument("--rounds", type=int, default=3, help="processes of each variant (3)")
+    parser.add_argument("--rounds", type=int, default=6, help="samples of each variant (6)")
     parser.add_argument("--only", type=names_in(plan.NAMES), default=plan.NAMES, help=",".join(plan.NAMES))
     parser.add_argument(
         "--precision", type=names_in(tuple(PRECISIONS)), default=tuple(PRECISIONS), help="ours (fp32,bf16)"
@@ -103,6 +103,17 @@ def options_of(args: argparse.Namespace, folder: Path) -> plan.Options:
     )
 
 
+def side_by_side(options: plan.Options, part: plan.Part) -> bool:
+    """Whether the processes of a part's variants can wait for one another: where memory holds them all.
+
+    Not on a GPU, whose memory they would take from one another; its times hardly drift.
+    """
+    from examples.benchmark.machine import available_bytes
+
+    needed = options.sizes.variant_gb * len(part.variants) * 1e9
+    return options.device == "cpu" and available_bytes() >= needed
+
+
 def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Measure, part after part. Returns: what is written as JSON."""
     from examples.benchmark.machine import describe
@@ -123,8 +134,9 @@ def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "failed": False,
     }
     facts: dict[str, Any] = {}
+    start = functools.partial(jobs.Turns, isolated=isolated)
     for part in plan.parts(options, args.only):
-        raw = results.measure(part, options.rounds, lambda job: jobs.run(job, isolated), facts)
+        raw = results.measure(part, options.rounds, start, facts, together=side_by_side(options, part))
         digest = results.digest(part, raw)
         found["parts"][part.name] = digest
         for name, each in digest["speedup"].items():

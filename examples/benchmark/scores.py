@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +21,19 @@ RATE_HZ, DIM = 50.0, 768
 PHONE_S = (0.04, 0.18)
 
 
-def abx(size: str, device: str) -> dict[str, Any]:
+def abx(size: str, device: str) -> Generator[dict[str, Any]]:
     """Time the cells across speakers, by angular distance. A sample is all of them.
 
     Speakers say each phone some times, one after the other, in any context.
     """
     plan = abx_plan(*SIZES[size].abx)
     frames = torch.randn(plan.frames, DIM, generator=torch.Generator().manual_seed(0))
-    samples = []
-    with torch.inference_mode():
-        between = frame_distance(frames.to(device), "angular")
-        with Timing(device) as timing:
+    between = frame_distance(frames.to(device), "angular")
+    while True:
+        with torch.inference_mode(), Timing(device) as timing:
             errors = cell_errors(plan.across, plan.start, plan.length, between)
-        samples.append(timing.sample())
-    error = plan.across.average(errors)
-    return {"samples": samples, "cells": len(plan.across), "error": error, **peak_mb(device)}
+        error = plan.across.average(errors)
+        yield timing.sample(cells=len(plan.across), error=error, **peak_mb(device))
 
 
 def abx_plan(speakers: int, phones: int, tokens: int) -> Plan:
@@ -59,7 +58,7 @@ def abx_plan(speakers: int, phones: int, tokens: int) -> Plan:
     return plan_abx(items, RATE_HZ, frames, "exact", "any", Sampling())
 
 
-def retrieval(size: str) -> dict[str, Any]:
+def retrieval(size: str) -> Generator[dict[str, Any]]:
     """Time both directions. A sample is one evaluation."""
     captions, images, dim = SIZES[size].retrieval
     generator = torch.Generator().manual_seed(0)
@@ -67,14 +66,9 @@ def retrieval(size: str) -> dict[str, Any]:
     group = torch.arange(captions) % images
     speech = image[group] + 3 * torch.randn(captions, dim, generator=generator)
     before = peak_mb()["peak_mb"]
-    with Timing() as timing:
-        result = evaluate_retrieval(speech, image, group, torch.arange(images))
-    peak = peak_mb()
-    return {
-        "samples": [timing.sample()],
-        "captions": captions,
-        "images": images,
-        "grew_mb": peak["peak_mb"] - before,
-        "r10": result.speech_to_image.recalls[10],
-        **peak,
-    }
+    while True:
+        with Timing() as timing:
+            result = evaluate_retrieval(speech, image, group, torch.arange(images))
+        peak, r10 = peak_mb(), result.speech_to_image.recalls[10]
+        grew = peak["peak_mb"] - before
+        yield timing.sample(captions=captions, images=images, grew_mb=grew, r10=r10, **peak)

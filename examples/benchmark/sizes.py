@@ -14,8 +14,8 @@ class Size:
     model: what differs from the paper's MT4SSL, by the names of our configuration; joint: from the paper's
     joint model. classes: of the labels, four special symbols included. batch, gpu_batch: (clips, seconds)
     of an update on a CPU and on a GPU; parity_batch: of the comparison of losses.
-    warm_up, updates: of a process, not timed and timed; allocator_updates: timed where both
-    sides have the same allocator settings.
+    warm_up: updates of a process that are not timed. variant_gb: that variants hold on a CPU, on average;
+    where there is less for all of a part, they do not take turns.
     dump_s: length of each utterance whose features are dumped; dump_layer: counted from 1.
     kmeans_mfcc, kmeans_layer: (frames, dimensions, clusters); the second has one round, since HuBERT's
     settings take minutes there. mfcc_s: audio of the MFCC dump, of utterances of 12 s.
@@ -31,8 +31,7 @@ class Size:
     gpu_batch: tuple[int, float] = (12, 20.0)
     parity_batch: tuple[int, float] = (2, 2.0)
     warm_up: int = 3
-    updates: int = 2
-    allocator_updates: int = 2
+    variant_gb: float = 5.5
     dump_s: tuple[float, ...] = (3.5, 12.0, 6.2, 2.4, 9.3)
     dump_layer: int = 9
     kmeans_mfcc: tuple[int, int, int] = (200_000, 39, 100)
@@ -77,6 +76,7 @@ SIZES: dict[str, Size] = {
         gpu_batch=(2, 1.0),
         parity_batch=(2, 1.0),
         warm_up=1,
+        variant_gb=0.5,
         dump_s=(0.7, 1.0),
         dump_layer=2,
         kmeans_mfcc=(600, 39, 8),

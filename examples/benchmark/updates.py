@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +54,16 @@ def measure(
     side: str,
     precision: str,
     device: str,
-    updates: int,
     weights: str,
     compiled: bool = False,
     workers: int = 0,
-) -> dict[str, Any]:
-    """Time updates of one side in this process.
+) -> Generator[dict[str, Any]]:
+    """Time updates of one side in this process, one after the other.
 
     workers: so many read the batches from files, and the time that an update waits for them is told;
     0: they lie ready.
-    Returns: samples of {"seconds", "others", "parts", with workers "wait_s"}, peak memory, the first loss,
-    and the audio seconds of an update.
+    Yields: {"seconds", "others", "parts", with workers "wait_s"}, peak memory, the first loss, and the audio
+    seconds of an update.
     """
     sizes, where = SIZES[size], torch.device(device)
     changes: dict[str, Any] = {"compile": True} if compiled else {}
@@ -70,24 +71,23 @@ def measure(
     cpu = where.type == "cpu"
     shape = sizes.batch if cpu else sizes.gpu_batch
     clock = Stopwatch(own, where) if cpu else None
-    samples, losses = [], []
+    facts: dict[str, Any] = {"audio_s": shape[0] * shape[1]}
     with tempfile.TemporaryDirectory() as folder:
         batches = from_files(sizes, shape, workers, Path(folder)) if workers else in_memory(sizes, shape)
-        for update in range(sizes.warm_up + updates):
+        for update in itertools.count():
             with Timing(where, watch=not workers) as timing:
                 with Timing() as wait:
                     sample = move(next(batches), where)
-                losses.append(one_update(own, sample, update, precision, clock))
+                loss = one_update(own, sample, update, precision, clock)
+            facts.setdefault("loss", float(loss))
+            parts = clock.lap() if clock else {}
+            if update < sizes.warm_up:
+                continue
             waited = {"wait_s": wait.seconds} if workers else {}
-            samples.append(timing.sample(parts=clock.lap() if clock else {}, **waited))
-        peak = peak_mb(where)
-        if not cpu:  # its borders make a GPU wait: an update of its own for them
-            clock = Stopwatch(own, where)
-            one_update(own, sample, sizes.warm_up + updates, precision, clock)
-            samples = [{**each, "parts": clock.seconds} for each in samples]
-    return {
-        "samples": samples[sizes.warm_up :],
-        "loss": float(losses[0]),
-        "audio_s": shape[0] * shape[1],
-        **peak,
-    }
+            peak = peak_mb(where)
+            if not cpu:  # the borders of the parts make a GPU wait: an update of its own for them
+                apart = Stopwatch(own, where)
+                one_update(own, sample, update, precision, apart)
+                parts = apart.lap()
+                apart.close()
+            yield timing.sample(parts=parts, **waited, **facts, **peak)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 from pathlib import Path
@@ -22,6 +23,7 @@ from examples.benchmark import (
     jobs,
     joint,
     load,
+    machine,
     offline,
     pairing,
     parity,
@@ -39,9 +41,12 @@ from examples.benchmark.stopwatch import PARTS, Stopwatch
 TINY, CPU = SIZES["tiny"], torch.device("cpu")
 
 
-def record(variant: str, number: int, *samples: tuple[float, float | None], peak: float = 100.0) -> Any:
-    timed = [{"seconds": seconds, "others": others} for seconds, others in samples]
-    return {"variant": variant, "round": number, "samples": timed, "peak_mb": peak, "audio_s": 30.0}
+def records_of(variant: str, *seconds: float, others: tuple[float | None, ...] = (0.0,) * 3) -> list[Any]:
+    """A sample a round."""
+    return [
+        {"variant": variant, "round": number, "seconds": each, "others": busy, "peak_mb": 100.0 + number}
+        for number, (each, busy) in enumerate(zip(seconds, others))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -55,26 +60,22 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_speedup_is_the_median_of_ratios_within_a_round() -> None:
-    records = [
-        record("peer", 0, (10.0, 0.0), (12.0, 0.0)),
-        record("ours", 0, (5.0, 0.0), (4.0, 0.0)),
-        record("ours", 1, (20.0, 0.0), (1.0, 0.0)),  # the machine slowed down: both sides
-        record("peer", 1, (42.0, 0.0)),
-    ]
+    # in the third round the machine slowed down: both sides; ours could not be measured any more
+    records = records_of("peer", 10.0, 12.0, 42.0) + records_of("ours", 5.0, 4.0, 20.0)
+    records += [{**records[2], "round": 3}]
     found = pairing.pairs(records, "peer", "ours")
-    assert [(pair["round"], pair["ratio"]) for pair in found] == [(0, 2.0), (0, 3.0), (1, 2.1)]
+    assert [(pair["round"], pair["ratio"]) for pair in found] == [(0, 2.0), (1, 3.0), (2, 2.1)]
     assert pairing.speedup(found) == {"median": 2.1, "pairs": 3, "quiet": 3}
+    assert pairing.summary(records, "ours")["peak_mb"] == 102.0
 
 
 def test_pairs_in_which_others_were_busy_are_left_out_unless_none_remains() -> None:
     noisy = load.BUSY_CORES + 0.01
-    records = [
-        record("peer", 0, (10.0, noisy), (9.0, load.BUSY_CORES), (8.0, None)),
-        record("ours", 0, (1.0, 0.0), (3.0, 0.0), (2.0, 0.0)),
-    ]
+    records = records_of("peer", 10.0, 9.0, 8.0, others=(noisy, load.BUSY_CORES, None))
+    records += records_of("ours", 1.0, 3.0, 2.0)
     assert pairing.speedup(pairing.pairs(records, "peer", "ours")) == {"median": 3.5, "pairs": 3, "quiet": 2}
     assert pairing.summary(records, "peer")["seconds"] == 8.5
-    loud = [record("peer", 0, (10.0, noisy)), record("ours", 0, (5.0, 0.0))]
+    loud = records_of("peer", 10.0, others=(noisy,)) + records_of("ours", 5.0)
     assert pairing.speedup(pairing.pairs(loud, "peer", "ours")) == {"median": 2.0, "pairs": 1, "quiet": 0}
     assert pairing.summary(loud, "peer")["quiet"] == 0
     assert pairing.speedup([]) is None and pairing.summary(records, "nobody") is None
@@ -82,20 +83,28 @@ def test_pairs_in_which_others_were_busy_are_left_out_unless_none_remains() -> N
 
 def test_rounds_alternate_and_a_variant_that_cannot_be_measured_is_named_once() -> None:
     asked = []
-    result = {"samples": [{"seconds": 1.0, "others": None}], "peak_mb": 100.0, "audio_s": 30.0}
 
-    def answer(job: jobs.Job) -> dict[str, Any]:
-        asked.append(job.worker)
-        return {"not_measured": "no library"} if job.worker == "b" else dict(result)
+    class Recorded(jobs.Turns):
+        def take(self) -> dict[str, Any]:
+            asked.append(self.job.worker)
+            result = {"seconds": 1.0, "others": None, "peak_mb": 100.0, "audio_s": 30.0}
+            return {"not_measured": "no library"} if self.job.worker == "b" else result
+
+        def close(self) -> None:
+            asked.append("closed")
 
     part = plan.Part("p", "P", {"a": jobs.Job("a"), "b": jobs.Job("b")}, {"r": ("a", "b")})
-    found = results.measure(part, 2, answer, {})
-    assert asked == ["a", "b", "a"] and found["not_measured"] == {"b": {"not_measured": "no library"}}
+    found = results.measure(part, 2, Recorded, {})
+    assert asked == ["a", "b", "a", "closed", "closed"]
+    assert found["not_measured"] == {"b": {"not_measured": "no library"}}
     part = plan.Part("p", "P", {"a": jobs.Job("a"), "c": jobs.Job("c")}, {"r": ("a", "c")})
     asked.clear()
-    found = results.measure(part, 3, answer, {})
-    assert asked == ["a", "c", "c", "a", "a", "c"]
+    found = results.measure(part, 3, Recorded, {})
+    assert asked == ["a", "c", "c", "a", "a", "c", "closed", "closed"]
     digest = results.digest(part, found)
+    asked.clear()
+    assert results.measure(part, 3, Recorded, {}, together=False)["records"]
+    assert asked == ["a", "a", "a", "closed", "c", "c", "c", "closed"]
     assert digest["speedup"]["r"]["median"] == 1.0 and digest["memory"] == {"r": 1.0}
     assert digest["variants"]["a"]["rate"] == 30.0
 
@@ -216,27 +225,30 @@ def test_the_parts_of_an_update_add_up_to_it(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("side", sides.SIDES)
 def test_an_update_is_measured_in_either_precision(side: str, precision: str, weights: Path) -> None:
-    found = updates.measure("tiny", side, precision, "cpu", 2, str(weights))
-    assert len(found["samples"]) == 2 and found["audio_s"] == 2.0 and found["peak_mb"] > 50
-    assert found["loss"] == pytest.approx(5.3, abs=0.4)
+    turns = updates.measure("tiny", side, precision, "cpu", str(weights))
+    first, second = next(turns), next(turns)
+    assert first["seconds"] != second["seconds"] and first["loss"] == second["loss"]
+    assert second["audio_s"] == 2.0 and second["peak_mb"] > 50
+    assert first["loss"] == pytest.approx(5.3, abs=0.4)
 
 
 def test_batches_come_from_files_with_the_time_that_is_waited_for_them(weights: Path) -> None:
-    found = updates.measure("tiny", "ours", "fp32", "cpu", 1, str(weights), workers=1)
-    (sample,) = found["samples"]
+    with contextlib.closing(updates.measure("tiny", "ours", "fp32", "cpu", str(weights), workers=1)) as turns:
+        sample = next(turns)
     assert 0 <= sample["wait_s"] <= sample["seconds"] and sample["others"] is None
 
 
 def test_a_compiled_update_is_measured_with_the_same_loss(traced: Traced, weights: Path) -> None:
     found, plain = (
-        updates.measure("tiny", "ours", "fp32", "cpu", 1, str(weights), compiled=on) for on in (True, False)
+        next(updates.measure("tiny", "ours", "fp32", "cpu", str(weights), compiled=on))
+        for on in (True, False)
     )
     assert traced.graphs() == 2  # student and teacher; the warm-up has made both
     assert found["loss"] == pytest.approx(plain["loss"], rel=0.05)  # dropout draws otherwise
 
 
 def test_the_joint_model_without_ssl_computes_what_the_smaller_model_does() -> None:
-    both, vgs = (joint.measure("tiny", model, "cpu") for model in ("joint", "vgs"))
+    both, vgs = (next(joint.measure("tiny", model, "cpu")) for model in ("joint", "vgs"))
     assert both["loss"] == pytest.approx(vgs["loss"], rel=1e-6) and both["dead_gradients"] == 0
 
 
@@ -245,12 +257,12 @@ def test_the_joint_model_without_ssl_computes_what_the_smaller_model_does() -> N
 
 @pytest.mark.parametrize("side", sides.SIDES)
 def test_features_are_dumped_whole(side: str, weights: Path) -> None:
-    found = dump.measure("tiny", side, "fp32", "cpu", str(weights), repeats=1)
+    found = next(dump.measure("tiny", side, "fp32", "cpu", str(weights)))
     assert found["frames"] == sum(batches.frames_of(round(s * 16_000), TINY) for s in TINY.dump_s)
 
 
 def test_torchaudios_mfccs_are_ours() -> None:
-    found = jobs.work(jobs.Job("mfcc_parity"))
+    found = next(jobs.begin(jobs.Job("mfcc_parity")))
     if "not_measured" in found:
         pytest.skip(found["not_measured"])
     assert found["mfcc"] < 1e-4  # float32 against float32 logarithms
@@ -259,15 +271,17 @@ def test_torchaudios_mfccs_are_ours() -> None:
 def test_kmeans_tells_the_inertia_of_all_rows(tmp_path: Path) -> None:
     path = str(tmp_path / "rows.npy")
     assert offline.write_rows("tiny", "mfcc", path) == {"frames": 600, "dim": 39}
-    found = offline.kmeans("tiny", "ours", "mfcc", path)
+    found = next(offline.kmeans("tiny", "ours", "mfcc", path))
     assert found["inertia"] > 0 and found["clusters"] == 8
     rows = torch.tensor([[0.0, 0.0], [2.0, 0.0], [10.0, 0.0]])
     assert offline.inertia(rows, np.array([[1.0, 0.0], [10.0, 1.0]], dtype=np.float32)) == pytest.approx(1.0)
 
 
 def test_abx_and_retrieval_count_what_they_time() -> None:
-    assert scores.abx("tiny", "cpu")["cells"] == 3 * 4 * 3 * 2  # A by phone and speaker, B, speakers of X
-    found = scores.retrieval("tiny")
+    assert (
+        next(scores.abx("tiny", "cpu"))["cells"] == 3 * 4 * 3 * 2
+    )  # A by phone and speaker, B, speakers of X
+    found = next(scores.retrieval("tiny"))
     assert (found["captions"], found["images"]) == (60, 20) and found["r10"] > 50
 
 
@@ -275,7 +289,7 @@ def test_abx_and_retrieval_count_what_they_time() -> None:
 
 
 def test_the_tiny_size_runs_from_end_to_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run.main(["--size", "tiny", "--rounds", "1", "--device", "cpu", "--out", str(tmp_path)]) == 0
+    assert run.main(["--size", "tiny", "--rounds", "2", "--device", "cpu", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*.json")
     found = json.loads(path.read_text())
     assert set(found["parts"]) >= {*plan.NAMES, "mt4ssl_same_allocator", "kmeans_layer"}
@@ -284,7 +298,7 @@ def test_the_tiny_size_runs_from_end_to_end(tmp_path: Path, capsys: pytest.Captu
     assert wanted <= set(found["speedup"]) <= {*wanted, "mfcc"}
     assert all(value > 0 for value in found["speedup"].values())
     assert found["other_ratios"].keys() == {"joint_dead_branch"}
-    assert len(found["parts"]["mt4ssl"]["pairs"]["mt4ssl_fp32"]) == TINY.updates
+    assert len(found["parts"]["mt4ssl"]["pairs"]["mt4ssl_fp32"]) == 2
     assert found["limit"]["operations"] > 0 and set(found["limit"]["gemm"]) == {"fp32", "bf16"}
     shares = found["parts"]["mt4ssl"]["variants"]["ours fp32"]["parts"]
     assert sum(shares.values()) == pytest.approx(1.0)
@@ -294,9 +308,34 @@ def test_the_tiny_size_runs_from_end_to_end(tmp_path: Path, capsys: pytest.Captu
     assert "| ours bf16 |" in table and table in capsys.readouterr().out
 
 
-def test_a_measurement_runs_in_a_process_of_its_own() -> None:
-    job = jobs.Job("gemm", {"side": 16, "device": "cpu"}, {"OMP_NUM_THREADS": "1"})
-    assert set(jobs.run(job)) == {"fp32", "bf16"}
+def test_a_measurement_runs_in_a_process_of_its_own_that_waits_for_its_turns(weights: Path) -> None:
+    asked = {"size": "tiny", "side": "ours", "precision": "fp32", "device": "cpu", "weights": str(weights)}
+    with contextlib.closing(jobs.Turns(jobs.Job("dump", asked, {"OMP_NUM_THREADS": "1"}))) as turns:
+        first, second = turns.take(), turns.take()
+        process = turns._process
+    assert first["frames"] == second["frames"] and first["peak_mb"] <= second["peak_mb"]
+    assert process is not None and process.returncode == 0
+
+
+def test_a_process_that_fails_is_told_and_the_benchmark_goes_on() -> None:
+    job = jobs.Job("gemm", {"side": "wide", "device": "cpu"})
+    with contextlib.closing(jobs.Turns(job)) as turns:
+        assert turns.take() == {"not_measured": "its process ended with status 1", "failed": True}
+
+
+def test_what_can_be_had_of_the_memory_is_what_the_kernel_says(tmp_path: Path) -> None:
+    path = tmp_path / "meminfo"
+    path.write_text("MemTotal:       25000 kB\nMemAvailable:       2000 kB\n")
+    assert machine.available_bytes(path) == 2_048_000
+    assert machine.available_bytes(tmp_path / "none") == machine.memory_bytes()
+
+
+def test_variants_take_turns_where_memory_holds_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    part, _ = plan.training(plan.Options("base", 3, ("fp32", "bf16"), "cpu", Path("f")))
+    for device, gigabytes, together in (("cpu", 17, True), ("cpu", 16, False), ("cuda", 900, False)):
+        monkeypatch.setattr(machine, "available_bytes", lambda gigabytes=gigabytes: gigabytes * 10**9)
+        options = plan.Options("base", 3, ("fp32", "bf16"), device, Path("f"))
+        assert run.side_by_side(options, part) is together
 
 
 def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
