@@ -59,7 +59,11 @@ EXTRAS["dev"] = [
     "types-tqdm",
 ]
 
-NATIVE = ("fairseq_mtssl/modules/native.cpp", "fairseq_mtssl/modules/native_vectors.h")
+MODULES = Path("fairseq_mtssl/modules")
+NATIVE = [
+    str(MODULES / name)
+    for name in ("native.cpp", *sorted(p.name for p in (HERE / MODULES).glob("native_*.h")))
+]
 # what modules/native.py calls a build, and the oldest processor that it runs on
 BUILDS = (("avx512_bf16", "cooperlake"), ("avx512", "skylake-avx512"), ("avx2", "haswell"))
 
@@ -70,7 +74,7 @@ def native(instructions: str, march: str) -> Extension:
     return Extension(
         f"fairseq_mtssl.modules._native_{instructions}",
         [NATIVE[0]],
-        depends=[NATIVE[1]],
+        depends=NATIVE[1:],
         language="c++",
         define_macros=[("SOURCE", f"{zlib.crc32(text)}u")],
         extra_compile_args=["-std=c++17", "-O3", f"-march={march}", "-fno-math-errno", "-Wno-psabi", "-g0"],

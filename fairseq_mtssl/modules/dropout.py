@@ -47,10 +47,9 @@ class Draws:
             bits = torch.from_numpy(words).view(torch.int16)[:count]
         return bits.view(shape)
 
-    def drawn(self, shape: torch.Size) -> native.Dropout:
+    def compiled(self) -> native.Dropout:
         """For the compiled part."""
-        numbers = self.numbers(shape) if self.rate > 0 else None
-        return native.Dropout(numbers, *self._limits, self.scale)
+        return native.Dropout(self._seed, *self._limits, self.scale if self.rate > 0 else 0.0)
 
     def drop(self, x: Tensor, numbers: Tensor) -> Tensor:
         """x with 0 where dropped, elsewhere as it is, not scaled."""

@@ -1,12 +1,13 @@
 """Self-attention with dropout on a CPU, a few heads at a time.
 
-With dropout, torch keeps three (T, T) arrays of each head for the backward pass; here a head's array is
+With dropout, torch keeps three (T, T) arrays of each head for the backward pass; here what a head needs is
 computed, used and forgotten while it is in the cache, and computed again in the backward pass. Each core has
 heads of its own.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -14,12 +15,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fairseq_mtssl.modules import native, torch_attention
 from fairseq_mtssl.modules.dropout import Draws, new_seed
-from fairseq_mtssl.modules.row_softmax import softmax_dropout, softmax_dropout_backward_
 from fairseq_mtssl.modules.side_by_side import side_by_side
 
 PIECE = 2**18
-"""Attention weights that are worked on at a time, or one head's."""
+"""Attention weights that torch works on at a time, or one head's."""
+SHARES = 6
+"""Of the compiled part's work, for each core: few to hand out, enough for all cores to end together."""
 
 
 class _Attention(torch.autograd.Function):
@@ -28,52 +31,39 @@ class _Attention(torch.autograd.Function):
         ctx: Any, query: Tensor, key: Tensor, value: Tensor, cuts: list[Piece], rate: float
     ) -> Tensor:
         ctx.pieces, ctx.rate, ctx.seed = cuts, rate, new_seed() if rate > 0 else 0
+        ctx.compiled = native.takes(query, key, value)
         ctx.save_for_backward(query, key, value)
-        out, scale = torch.empty_like(query), query.size(-1) ** -0.5
+        out, attend = torch.empty_like(query), native.attend if ctx.compiled else torch_attention.attend
 
-        def attend(piece: Piece) -> None:
-            q, k, v, o = piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(out)
-            draws, scores = Draws(rate, ctx.seed + piece.number, q.dtype), _product(q, k.mT)
-            _product(softmax_dropout(scores, scores, scale, draws), v, o)
+        def work(piece: Piece) -> None:
+            draws = Draws(rate, ctx.seed + piece.number, query.dtype)
+            attend(piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(out), draws)
 
-        side_by_side(attend, cuts)
+        side_by_side(work, cuts)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value = ctx.saved_tensors
+        grad = grad if grad.stride(-1) == 1 else grad.contiguous()
         # of keys, those that are padding belong to no piece
         grads = [torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)]
-        scale = query.size(-1) ** -0.5
+        turn_back = native.attend_backward if ctx.compiled else torch_attention.attend_backward
 
-        def turn_back(piece: Piece) -> None:
-            q, k, v, g = piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(grad)
-            draws, weights = Draws(ctx.rate, ctx.seed + piece.number, q.dtype), _product(q, k.mT)
-            dropped = softmax_dropout(weights, torch.empty_like(weights), scale, draws)
-            _product(dropped.mT, g, piece.keys(grads[2]))
-            scores = softmax_dropout_backward_(_product(g, v.mT), weights, dropped, scale, draws)
-            _product(scores, k, piece.queries(grads[0]))
-            _product(scores.mT, q, piece.keys(grads[1]))
+        def work(piece: Piece) -> None:
+            draws = Draws(ctx.rate, ctx.seed + piece.number, query.dtype)
+            given = (piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(grad))
+            found = (piece.queries(grads[0]), piece.keys(grads[1]), piece.keys(grads[2]))
+            turn_back(*given, found, draws)
 
-        side_by_side(turn_back, ctx.pieces)
+        side_by_side(work, ctx.pieces)
         return (*grads, None, None)
 
 
-def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """(n, T, d) · (n, d, S) -> (n, T, S), in `out` if that is given."""
-    if out is None:
-        out = a.new_empty(a.size(0), a.size(1), b.size(2))
-    if len(out) > 1:
-        return out.copy_(torch.bmm(a, b))
-    # one matrix product takes its arguments as they lie, a batch of one would copy them first
-    torch.mm(a[0], b[0], out=out[0])
-    return out
-
-
 class Piece(NamedTuple):
-    """Some heads of a row. number: counted from 0; valid: positions of the row that are not padding; packed:
-    where its queries lie, if those of all rows lie behind one another."""
+    """Some heads of a row. number: of the first, counted through all rows; valid: positions of the row that
+    are not padding; packed: where its queries lie, if those of all rows lie behind one another."""
 
     number: int
     row: int
@@ -92,20 +82,24 @@ class Piece(NamedTuple):
 
 
 def pieces(
-    shape: Sequence[int], lengths: Sequence[int] | None, counts: Sequence[int] | None = None
+    shape: Sequence[int],
+    lengths: Sequence[int] | None,
+    counts: Sequence[int] | None = None,
+    at_once: int | None = None,
 ) -> list[Piece]:
-    """Those of keys (T, B, H, d); lengths, counts: as for `attention`."""
+    """Those of keys (T, B, H, d); lengths, counts: as for `attention`; at_once: heads, by default what PIECE
+    allows."""
     steps, rows, heads, _ = shape
     found: list[Piece] = []
     start = 0
     for row in range(rows):
-        valid = steps if lengths is None else lengths[row]
+        valid = steps if lengths is None else max(1, lengths[row])  # a softmax needs a key
         queries = steps if counts is None else counts[row]
         packed = None if counts is None else slice(start, start + queries)
         start += queries
-        at_once = max(1, PIECE // max(1, queries * valid))
-        for head in range(0, heads if queries > 0 else 0, at_once):
-            found.append(Piece(len(found), row, slice(head, head + at_once), valid, packed))
+        some = at_once or max(1, PIECE // max(1, queries * valid))
+        for head in range(0, heads if queries > 0 else 0, some):
+            found.append(Piece(row * heads + head, row, slice(head, head + some), valid, packed))
     return found
 
 
@@ -124,4 +118,9 @@ def attention(
     each row has, which then lie behind one another, (M, H, d); None: T.
     Returns: like query, at padding what attends to the valid positions.
     """
-    return _Attention.apply(query, key, value, pieces(key.shape, lengths, counts), rate)
+    compiled = native.takes(query, key, value)
+    if rate == 0 and counts is None and query.dtype == torch.float32 and not compiled:
+        return torch_attention.fused(query, key, value, lengths)
+    _, rows, heads, _ = key.shape
+    at_once = math.ceil(rows * heads / (SHARES * torch.get_num_threads())) if compiled else None
+    return _Attention.apply(query, key, value, pieces(key.shape, lengths, counts, at_once), rate)

@@ -1,7 +1,6 @@
 """fairseq's transformer layers, run in less time on a CPU: the same parameters, the same numbers.
 
-Dropout, and attention with dropout or in 16 bits, are those of `dropout` and `fast_attention`; otherwise
-torch's fused attention runs, without a mask where nothing is padded. In 16 bits the sums of residuals and the
+Dropout and attention are those of `dropout` and `fast_attention`. In 16 bits the sums of residuals and the
 layer norms are computed in 32: a layer norm's gradients in torch's own 16 bits are off by some per cent on a
 CPU.
 """
@@ -81,24 +80,8 @@ def self_attention(
     q, k, v = (proj(each).unflatten(-1, (module.num_heads, -1)) for proj, each in parts)
     dropping = module.training or module.dropout_module.apply_during_inference
     rate = module.dropout_module.p if dropping else 0.0
-    if mask is not None or rate > 0 or q.dtype != torch.float32:
-        counts = None if mask is None else mask.sum(1).tolist()
-        out = attention(q, k, v, lengths, rate, counts)
-    else:
-        out = fused_attention(q, k, v, lengths)
+    out = attention(q, k, v, lengths, rate, None if mask is None else mask.sum(1).tolist())
     return module.out_proj(out.reshape(own.shape))
-
-
-def fused_attention(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None) -> Tensor:
-    """As `attention`, by torch, without dropout."""
-    steps = query.size(0)
-    mask = None
-    if lengths is not None:
-        # (B, 1, 1, S): True where a key may be looked at
-        mask = torch.arange(steps) < torch.tensor(lengths).view(-1, 1, 1, 1)
-    # (T, B, H, d) -> (B, H, T, d) and back
-    q, k, v = (each.permute(1, 2, 0, 3) for each in (query, key, value))
-    return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3)
 
 
 def layer_norm(norm: Any, x: Tensor) -> Tensor:

@@ -3,67 +3,9 @@
 // Compiled once for each kind of processor that is named in setup.py, with vectors as wide as its own. All sums
 // and functions are computed in 32 bits, whatever the rows are kept in.
 
-#include "native_vectors.h"
+#include "native_attention.h"
 
 namespace {
-
-// Which elements to drop: those whose random number lies in low … high.
-struct Dropout {
-    const int16_t *numbers;
-    int16_t low, high;
-    float scale;  // of the others
-
-    template <class Count> INLINE Floats apply(Floats x, long at, Count count) const {
-        Shorts drawn = load(numbers + at, count);
-        Ints gone = __builtin_convertvector((drawn >= low) & (drawn <= high), Ints);
-        return gone ? Floats{} : x * scale;
-    }
-};
-
-template <class T>
-void softmax(T *scores, T *dropped, Dropout dropout, long rows, long columns, float scale) {
-    Row row(columns);
-    for (long at = 0; at < rows * columns; at += columns) {
-        Floats most = all(-__builtin_inff());
-        sweep(columns, [&](long j, auto count) __attribute__((always_inline)) {
-            Floats x = within(load(scores + at + j, count) * scale, -__builtin_inff(), count);
-            row.set(j, x);
-            most = x > most ? x : most;
-        });
-        float top = greatest(most);
-        Floats total{};
-        for (long j = 0; j < columns; j += LANES) {
-            Floats x = exponential(row.get(j) - top);
-            row.set(j, x);
-            total += x;
-        }
-        float share = 1.0f / sum(total);
-        sweep(columns, [&](long j, auto count) __attribute__((always_inline)) {
-            Floats x = row.get(j) * share;
-            if (dropped != scores) store(scores + at + j, x, count);
-            if (dropout.numbers) x = dropout.apply(x, at + j, count);
-            store(dropped + at + j, x, count);
-        });
-    }
-}
-
-template <class T>
-void softmax_backward(const T *weights, const T *dropped, T *grad, float kept, long rows, long columns, float scale) {
-    Row row(columns);
-    for (long at = 0; at < rows * columns; at += columns) {
-        Floats total{};
-        sweep(columns, [&](long j, auto count) __attribute__((always_inline)) {
-            Floats g = load(grad + at + j, count) * kept;
-            if (dropped != weights) g = load(dropped + at + j, count) == 0.0f ? Floats{} : g;
-            row.set(j, g);
-            total += g * load(weights + at + j, count);
-        });
-        float mean = sum(total);
-        sweep(columns, [&](long j, auto count) __attribute__((always_inline)) {
-            store(grad + at + j, load(weights + at + j, count) * scale * (row.get(j) - mean), count);
-        });
-    }
-}
 
 // A layer norm's parameters; without weight there is no norm.
 struct Norm {
@@ -138,12 +80,12 @@ void norm_gelu_backward(const T *x, Norm norm, const Grad *grad, T *out, float *
     }
 }
 
-uint64_t scrambled(uint64_t x) {  // SplitMix64's output function
-    x += 0x9e3779b97f4a7c15;
-    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
-    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
-    return x ^ (x >> 31);
-}
+// (heads, rows, columns), elements of a row behind one another; head, row: elements from one to the next.
+struct Tensor {
+    void *at;
+    long head, row;
+    template <class T> Rows<T> rows(long which) const { return {(T *)at + which * head, row}; }
+};
 
 // f of a pointer as what it points at
 template <class F> void typed(void *x, int half, F f) { half ? f((BFloat16 *)x) : f((float *)x); }
@@ -162,33 +104,36 @@ uint32_t source() { return SOURCE; }
 // Random 16-bit integers, `count` of them, the same ones from the same seed: two from the hash of each number counted
 // from 0.
 void random_numbers(int16_t *out, long count, uint64_t seed) {
-    uint64_t key = scrambled(seed);
-    Words low = Words{} + uint32_t(key), high = Words{} + uint32_t(key >> 32), number;
-    for (int i = 0; i < LANES; i++) number[i] = i;
-    for (long at = 0; at < count; at += 2 * LANES, number += LANES) {
-        Words x = number * 0x9e3779b9u + low;
-        x = (x ^ (x >> 16)) * 0x7feb352du ^ high;
-        x = (x ^ (x >> 15)) * 0x846ca68bu;
-        x ^= x >> 16;
-        memcpy(out + at, &x, count - at >= 2 * LANES ? sizeof x : 2 * (count - at));
-    }
+    random_words(seed, 0, (count + 1) / 2, [&](long at, Words x) __attribute__((always_inline)) {
+        memcpy(out + 2 * at, &x, count - 2 * at >= 2 * LANES ? sizeof x : 2 * (count - 2 * at));
+    });
 }
 
-// scores: softmax of scale · scores, in place, and `dropped`: the same after dropout; or, where both are the same
-// tensor, only the latter. numbers: (rows, columns), or null: none are dropped.
-void softmax_dropout(void *scores, void *dropped, int half, long rows, long columns, float scale,
-                     const int16_t *numbers, int low, int high, float kept) {
-    Dropout dropout{numbers, int16_t(low), int16_t(high), kept};
-    typed(scores, half, [&](auto *x) { softmax(x, (decltype(x))dropped, dropout, rows, columns, scale); });
+// Attention with dropout; each tensor (heads, rows, dim). A seed is of the first head, the next has the next. kept: what
+// is multiplied with what was not dropped, 0: nothing is dropped.
+void attention(Tensor query, Tensor key, Tensor value, Tensor out, int half, long heads, long queries, long keys,
+               long dim, float scale, uint64_t seed, int low, int high, float kept) {
+    typed(query.at, half, [&](auto *as) {
+        typedef std::remove_pointer_t<decltype(as)> T;
+        for (long head = 0; head < heads; head++) {
+            Head<T> one(queries, keys, dim, scale, {seed + head, int16_t(low), int16_t(high), kept});
+            one.attend(query.rows<const T>(head), key.rows<const T>(head), value.rows<const T>(head), out.rows<T>(head));
+        }
+    });
 }
 
-// The gradient of scores, in place of that of what `softmax_dropout` left in `dropped`; weights: what it left in
-// scores, the same tensor as `dropped` if nothing was dropped.
-void softmax_dropout_backward(const void *weights, const void *dropped, void *grad, int half, long rows,
-                              long columns, float scale, float kept) {
-    typed(grad, half, [&](auto *g) {
-        using T = const std::remove_pointer_t<decltype(g)>;
-        softmax_backward((T *)weights, (T *)dropped, g, kept, rows, columns, scale);
+// Its gradients, in query_grad, key_grad and value_grad, from that of `out`.
+void attention_backward(Tensor query, Tensor key, Tensor value, Tensor grad, Tensor query_grad, Tensor key_grad,
+                        Tensor value_grad, int half, long heads, long queries, long keys, long dim, float scale,
+                        uint64_t seed, int low, int high, float kept) {
+    typed(query.at, half, [&](auto *as) {
+        typedef std::remove_pointer_t<decltype(as)> T;
+        for (long head = 0; head < heads; head++) {
+            Head<T> one(queries, keys, dim, scale, {seed + head, int16_t(low), int16_t(high), kept});
+            one.back(query.rows<const T>(head), key.rows<const T>(head), value.rows<const T>(head),
+                     grad.rows<const T>(head), query_grad.rows<T>(head), key_grad.rows<T>(head),
+                     value_grad.rows<T>(head));
+        }
     });
 }
 

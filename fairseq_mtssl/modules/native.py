@@ -1,4 +1,4 @@
-"""The compiled part: on a CPU, row by row in one pass what torch does in several (native.cpp).
+"""The compiled part: on a CPU, in one pass through the cache what torch does in several (native.cpp).
 
 Compiled when the package is installed, where a compiler is. Whoever calls it has a way by torch, too, and
 takes that where `ready` says no, which with MTSSL_NATIVE=0 in the environment it always does.
@@ -13,18 +13,30 @@ import sysconfig
 import warnings
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+if TYPE_CHECKING:
+    from fairseq_mtssl.modules.dropout import Draws
+
 TYPES = (torch.float32, torch.bfloat16)
 
 _POINTER, _INT, _LONG, _FLOAT = ctypes.c_void_p, ctypes.c_int, ctypes.c_long, ctypes.c_float
+
+
+class _Rows(ctypes.Structure):
+    """(heads, rows, columns): where, and elements from one head and from one row to the next."""
+
+    _fields_ = [("at", _POINTER), ("head", _LONG), ("row", _LONG)]
+
+
+_HEADS = [_INT, _LONG, _LONG, _LONG, _LONG, _FLOAT, ctypes.c_uint64, _INT, _INT, _FLOAT]
 _SIGNATURES = {
     "random_numbers": [_POINTER, _LONG, ctypes.c_uint64],
-    "softmax_dropout": [_POINTER, _POINTER, _INT, _LONG, _LONG, _FLOAT, _POINTER, _INT, _INT, _FLOAT],
-    "softmax_dropout_backward": [_POINTER, _POINTER, _POINTER, _INT, _LONG, _LONG, _FLOAT, _FLOAT],
+    "attention": [*[_Rows] * 4, *_HEADS],
+    "attention_backward": [*[_Rows] * 7, *_HEADS],
     "norm_gelu": [_POINTER, _INT, _POINTER, _POINTER, _FLOAT, _POINTER, _INT, _LONG, _LONG],
     "norm_gelu_backward": [
         *(_POINTER, _INT, _POINTER, _POINTER, _FLOAT, _POINTER, _INT),
@@ -34,10 +46,10 @@ _SIGNATURES = {
 
 
 class Dropout(NamedTuple):
-    """numbers: int16, one for each element, or None: none are dropped; low, high: the first and the last of
-    the numbers whose elements are dropped; kept: what the others are multiplied with."""
+    """low, high: the first and the last of the random 16-bit numbers whose elements are dropped; kept: what
+    the others are multiplied with, or 0: nothing is dropped. Each head has numbers of its own."""
 
-    numbers: Tensor | None
+    seed: int
     low: int
     high: int
     kept: float
@@ -69,7 +81,7 @@ def library() -> ctypes.CDLL | None:
     if not path.exists():
         return None
     found = ctypes.CDLL(str(path))
-    sources = [here.with_name(name) for name in ("native.cpp", "native_vectors.h")]
+    sources = [here.with_name("native.cpp"), *sorted(here.parent.glob("native_*.h"))]
     if all(source.exists() for source in sources):
         text = b"".join(source.read_bytes() for source in sources)
         if found.source() & 0xFFFFFFFF != zlib.crc32(text):
@@ -83,8 +95,13 @@ def library() -> ctypes.CDLL | None:
 
 
 def ready(*tensors: Tensor) -> bool:
-    """Whether the functions below can take these."""
-    fit = all(x.device.type == "cpu" and x.is_contiguous() and x.dtype in TYPES for x in tensors)
+    """Whether the functions for rows can take these."""
+    return all(x.is_contiguous() for x in tensors) and takes(*tensors)
+
+
+def takes(*tensors: Tensor) -> bool:
+    """Whether `attend` can take these, whose rows may lie apart."""
+    fit = all(x.device.type == "cpu" and x.dtype in TYPES and x.stride(-1) == 1 for x in tensors)
     return fit and library() is not None
 
 
@@ -98,26 +115,23 @@ def random_numbers(count: int, seed: int) -> Tensor | None:
     return out
 
 
-def softmax_dropout(scores: Tensor, dropped: Tensor, scale: float, dropout: Dropout) -> None:
-    """Softmax of scale · scores over the last dimension, in place, and what dropout makes of it.
-
-    scores: (…, S); dropped: where to put the latter, or scores itself: then only the latter is left.
-    """
-    _library().softmax_dropout(
-        *(_at(scores), _at(dropped), _half(scores), *_size(scores), scale), *_drawn(dropout)
-    )
+def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: Draws) -> None:
+    """As `torch_attention.attend`."""
+    rows = map(_rows, (query, key, value, out))
+    _library().attention(*rows, *_heads(query, key), *draws.compiled())
 
 
-def softmax_dropout_backward(
-    weights: Tensor, dropped: Tensor, grad: Tensor, scale: float, kept: float
+def attend_backward(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    grad: Tensor,
+    grads: tuple[Tensor, Tensor, Tensor],
+    draws: Draws,
 ) -> None:
-    """The gradient of scores, in place of that of `dropped`, from what `softmax_dropout` left.
-
-    weights, dropped: (…, S), the same tensor where nothing was dropped; grad: (…, S).
-    """
-    _library().softmax_dropout_backward(
-        *(_at(weights), _at(dropped), _at(grad), _half(grad), *_size(grad), scale, kept)
-    )
+    """As `torch_attention.attend_backward`."""
+    rows = map(_rows, (query, key, value, grad, *grads))
+    _library().attention_backward(*rows, *_heads(query, key), *draws.compiled())
 
 
 def norm_gelu(x: Tensor, norm: Norm, out: Tensor) -> None:
@@ -154,8 +168,14 @@ def _size(x: Tensor) -> tuple[int, int]:
     return x.numel() // columns, columns
 
 
-def _drawn(dropout: Dropout) -> tuple[int | None, int, int, float]:
-    return _at(dropout.numbers), dropout.low, dropout.high, dropout.kept
+def _rows(x: Tensor) -> _Rows:
+    return _Rows(x.data_ptr(), x.stride(0), x.stride(1))
+
+
+def _heads(query: Tensor, key: Tensor) -> tuple[bool, int, int, int, int, float]:
+    """Type, heads, queries, keys, dimensions, and what scores are multiplied with."""
+    heads, queries, dim = query.shape
+    return _half(query), heads, queries, key.size(1), dim, dim**-0.5
 
 
 def _parts(norm: Norm) -> tuple[int | None, int | None, float]:

@@ -8,7 +8,7 @@
 #include <cstring>
 #include <memory>
 #include <type_traits>
-#ifdef __AVX512BF16__
+#ifdef __AVX512F__
 #include <immintrin.h>
 #endif
 
@@ -105,20 +105,30 @@ INLINE float greatest(Floats x) {
     return parts[0];
 }
 
-// eˣ for x ≤ 88, to 1e-7 of it; what is below 1e-38 comes out as that. x = n · ln 2 + r, a polynomial of r.
-INLINE Floats exponential(Floats x) {
-    x = x < -87.0f ? all(-87.0f) : x;
-    Floats shifted = x * 1.44269504f + 12582912.0f;  // n in the last bits
+// 2ˣ for x ≤ 127, to 1e-7 of it and of x; what is below 2⁻¹²⁶ comes out as that. x = n + r, a polynomial of r.
+INLINE Floats two_to(Floats x) {
+#ifdef __AVX512F__
+    x = (Floats)_mm512_max_ps((__m512)all(-126.0f), (__m512)x);  // NaN stays
+    Floats n = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
+    x = x < -126.0f ? all(-126.0f) : x;
+    Floats shifted = x + 12582912.0f;  // n in the last bits
     Floats n = shifted - 12582912.0f;
-    Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
-    Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-    p = p * r + 8.3334519073e-3f;
-    p = p * r + 4.1665795894e-2f;
-    p = p * r + 1.6666665459e-1f;
-    p = p * r + 5.0000001201e-1f;
-    p = p * (r * r) + r + 1.0f;
+#endif
+    Floats r = x - n;
+    Floats p = r * 1.32764444e-3f + 9.67553769e-3f;
+    p = p * r + 5.55071332e-2f;
+    p = p * r + 2.40221198e-1f;
+    p = p * r + 6.93146967e-1f;
+    p = p * r + 1.0f;
+#ifdef __AVX512F__
+    return (Floats)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
     return p * (Floats)(((Ints)shifted + 127) << 23);
+#endif
 }
+
+constexpr float LOG2_E = 1.44269504f;
 
 // What of the normal distribution lies below x, to 2e-7: a rational function fitted to it between −5.5 and 5.5, beyond
 // which lies 2e-8.
@@ -140,7 +150,27 @@ INLINE Floats below(Floats x) {
 }
 
 INLINE Floats gelu(Floats x) { return x * below(x); }
-INLINE Floats gelu_slope(Floats x) { return below(x) + x * exponential(x * x * -0.5f) * 0.39894228f; }
+INLINE Floats gelu_slope(Floats x) { return below(x) + x * two_to(x * x * (-0.5f * LOG2_E)) * 0.39894228f; }
+
+uint64_t scrambled(uint64_t x) {  // SplitMix64's output function
+    x += 0x9e3779b97f4a7c15;
+    x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9;
+    x = (x ^ (x >> 27)) * 0x94d049bb133111eb;
+    return x ^ (x >> 31);
+}
+
+// body(at, random words) for each vector of `count` of them: hashes of the numbers from `first` on.
+template <class Body> INLINE void random_words(uint64_t seed, uint32_t first, long count, Body body) {
+    uint64_t key = scrambled(seed);
+    Words low = Words{} + uint32_t(key), high = Words{} + uint32_t(key >> 32), number;
+    for (int i = 0; i < LANES; i++) number[i] = first + i;
+    for (long at = 0; at < count; at += LANES, number += LANES) {
+        Words x = number * 0x9e3779b9u + low;
+        x = (x ^ (x >> 16)) * 0x7feb352du ^ high;
+        x = (x ^ (x >> 15)) * 0x846ca68bu;
+        body(at, x ^ (x >> 16));
+    }
+}
 
 // Room for a row, with a vector to spare.
 struct Row {

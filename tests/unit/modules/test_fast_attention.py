@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.modules import fast_attention
-from fairseq_mtssl.modules.dropout import Draws
 from fairseq_mtssl.modules.fast_attention import attention, pieces
 
 pytestmark = pytest.mark.usefixtures("either_way")
@@ -45,28 +44,55 @@ def test_output_and_gradients_equal_plain_attention(
 
 
 @pytest.mark.parametrize("lengths", [None, [37, 20, 5]])
-def test_dropout_is_that_of_the_draws_forward_and_backward(
-    lengths: list[int] | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("piece", [1, 37 * 37 * 2])
+def test_forward_and_backward_drop_the_same_weights_at_the_rate(
+    lengths: list[int] | None, piece: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_attention, "new_seed", lambda: 11)
-    monkeypatch.setattr(fast_attention, "PIECE", 37 * 37 * 2)  # two heads at a time
-    given, rate = inputs(), 0.2
-    steps, rows, heads, _ = SHAPE
-    number = 11
-    keep = torch.zeros(rows, heads, steps, steps)
-    for row, valid in enumerate(lengths or [steps] * rows):
-        count = 2 if lengths is None or valid == steps else max(1, fast_attention.PIECE // (steps * valid))
-        for head in range(0, heads, count):
-            draws, number = Draws(rate, number, torch.float32), number + 1
-            shape = torch.Size((min(count, heads - head), steps, valid))
-            kept = draws.drop(torch.ones(shape), draws.numbers(shape))
-            keep[row, head : head + count, :, :valid] = kept * draws.scale
+    monkeypatch.setattr(fast_attention, "PIECE", piece)
+    given, rate = inputs((37, 3, 4, 40)), 0.2
+    weight = torch.randn(37, 3, 4, 40)
+    identity = torch.eye(37, 40)[:, None, None].expand(37, 3, 4, 40).contiguous()
+    with torch.no_grad():  # values that are the identity show the weights themselves, (T, B, H, S)
+        shown = attention(given[0], given[1], identity, lengths, rate)[..., :37]
+        whole = plain(given[0], given[1], identity, lengths)[..., :37]
+    keep = torch.where(whole > 0, shown / whole, 0.0).permute(1, 2, 0, 3)
+    values = keep[keep > 0]
+    torch.testing.assert_close(values, torch.full_like(values, 1 / (1 - rate)), rtol=1e-4, atol=0)
+    count = int((whole > 0).sum())
+    assert abs(len(values) / count - (1 - rate)) < 5 * (rate * (1 - rate) / count) ** 0.5
+    if lengths is None:  # no two heads and no two queries alike
+        assert len({tuple(row) for row in (keep > 0).flatten(0, 2).tolist()}) == 3 * 4 * 37
+
     out, expected = attention(*given, lengths, rate), plain(*given, lengths, keep)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
-    weight = torch.randn(SHAPE)
     found = torch.autograd.grad(out, given, weight)
     for gradient, wanted in zip(found, torch.autograd.grad(expected, given, weight), strict=True):
         torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_gradient_may_lie_in_any_order() -> None:
+    given = inputs()
+    weight = torch.randn(8, 4, 3, 37).permute(3, 2, 1, 0)
+    torch.manual_seed(5)
+    found = torch.autograd.grad(attention(*given, None, 0.2), given, weight)
+    torch.manual_seed(5)
+    wanted = torch.autograd.grad(attention(*given, None, 0.2), given, weight.contiguous())
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_is_dropped_does_not_depend_on_the_cores(threads: int) -> None:
+    given, before = inputs(), torch.get_num_threads()
+    torch.manual_seed(5)
+    expected = attention(*given, None, 0.2)
+    torch.set_num_threads(threads)
+    try:
+        torch.manual_seed(5)
+        torch.testing.assert_close(attention(*given, None, 0.2), expected)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_on_average_dropout_changes_nothing() -> None:
@@ -92,6 +118,13 @@ def test_half_precision_stays_near(dtype: torch.dtype) -> None:
         torch.testing.assert_close(mine.grad.float(), theirs.grad, rtol=0.1, atol=0.1)
 
 
+def test_a_row_of_nothing_but_padding_gives_numbers() -> None:
+    given = inputs()
+    out = attention(*given, [37, 20, 0], 0.1)
+    out.sum().backward()
+    assert out.isfinite().all() and all(each.grad.isfinite().all() for each in given)
+
+
 def test_padded_keys_get_no_gradient() -> None:
     given = inputs()
     attention(*given, [37, 20, 1], 0.1).square().sum().backward()
@@ -106,3 +139,6 @@ def test_pieces_cover_every_head_once() -> None:
     assert [tuple(each.queries(x).shape) for each in found] == [(3, 5, 4), (3, 5, 4)]
     assert [tuple(each.keys(x).shape) for each in found] == [(3, 5, 4), (3, 2, 4)]
     assert torch.equal(torch.cat([each.queries(x).flatten() for each in found]).sort()[0], x.flatten())
+    found = pieces(x.shape, [5, 2], at_once=2)
+    assert [tuple(each.keys(x).shape) for each in found] == [(2, 5, 4), (1, 5, 4), (2, 2, 4), (1, 2, 4)]
+    assert [each.number for each in found] == [0, 2, 3, 5]

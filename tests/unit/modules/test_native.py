@@ -18,6 +18,15 @@ from fairseq_mtssl.modules import dropout, native
 HERE = Path(native.__file__).parent
 BUILDS = ("avx512_bf16", "avx512", "avx2")
 SHAPES = [(3, 16), (5, 2), (2, 7), (4, 33), (7, 512)]
+HEADS = [
+    (2, 5, 7, 8),
+    (1, 1, 1, 1),
+    (3, 49, 50, 64),
+    (2, 97, 131, 64),
+    (1, 60, 33, 20),
+    (2, 48, 64, 80),
+    (1, 50, 17, 3),
+]
 DTYPES = [torch.float32, torch.bfloat16]
 TOLERANCE = {torch.float32: {"rtol": 2e-5, "atol": 2e-6}, torch.bfloat16: {"rtol": 1e-2, "atol": 1e-2}}
 
@@ -48,49 +57,69 @@ def test_it_is_there_wherever_a_compiler_is() -> None:
     assert (HERE / f"_native_{native.instructions()}{suffix}").exists()
 
 
+def attended(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, rate: float = 0.0) -> list[Tensor]:
+    """Output and gradients, of (heads, rows, d), in tensors that were full of something else."""
+    draws = dropout.Draws(rate, 3, q.dtype)
+    out, grads = torch.full_like(q, torch.nan), tuple(torch.full_like(x, torch.nan) for x in (q, k, v))
+    native.attend(q, k, v, out, draws)
+    native.attend_backward(q, k, v, grad, grads, draws)
+    return [out, *grads]
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("rate", [0.0, 0.2])
-def test_softmax_and_dropout_equal_torchs(
-    build: str, shape: tuple[int, int], dtype: torch.dtype, rate: float
+@pytest.mark.parametrize("heads, queries, keys, dim", HEADS)
+def test_attention_and_its_gradients_equal_torchs(
+    build: str, heads: int, queries: int, keys: int, dim: int, dtype: torch.dtype
 ) -> None:
     torch.manual_seed(0)
-    draws, scale = dropout.Draws(rate, 3, dtype), 0.3
-    given = (torch.randn(shape) * 5).to(dtype)
-    scores, dropped = given.clone(), torch.empty_like(given)
-    native.softmax_dropout(scores, dropped, scale, draws.drawn(scores.shape))
-    weights = torch.softmax(given.float() * scale, -1)
-    wanted = draws.drop(weights.to(dtype), draws.numbers(scores.shape)).float() * draws.scale
-    near(scores, weights, dtype)
-    near(dropped, wanted, dtype)
-    assert torch.equal(dropped == 0, wanted == 0)
-    alone = given.clone()
-    native.softmax_dropout(alone, alone, scale, draws.drawn(scores.shape))
-    assert torch.equal(alone, dropped)
-
-    grad = torch.randn(shape).to(dtype)
-    leaf = given.float().requires_grad_()
-    mask = (wanted != 0) * draws.scale
-    (torch.softmax(leaf * scale, -1) * mask).backward(grad.float())
-    native.softmax_dropout_backward(scores, dropped, grad, scale, draws.scale)
-    near(grad, leaf.grad, dtype)
+    shapes = ((queries, heads, dim), (keys, heads, dim), (keys, heads, dim), (queries, heads, dim))
+    q, k, v, grad = ((torch.randn(shape) * 1.5).to(dtype).transpose(0, 1) for shape in shapes)
+    leaves = [each.double().requires_grad_() for each in (q, k, v)]
+    wanted = torch.nn.functional.scaled_dot_product_attention(*leaves)
+    wanted.backward(grad.double())
+    found = attended(q, k, v, grad)
+    limit = 2e-6 if dtype == torch.float32 else 8e-3
+    for mine, theirs in zip(found, [wanted.detach(), *(leaf.grad for leaf in leaves)], strict=True):
+        assert mine.dtype == dtype
+        assert float((mine - theirs).norm()) <= limit * float(theirs.norm()) + 1e-6
 
 
-def test_rows_of_a_softmax_that_are_far_apart_stay_finite(build: str) -> None:
-    scores = torch.tensor([[1e4, -1e4, 0.0], [-3e38, -3e38, -3e38], [float("-inf"), 0.0, 0.0]])
-    wanted = torch.softmax(scores, -1)
-    native.softmax_dropout(scores, scores, 1.0, native.Dropout(None, 0, 0, 1.0))
-    torch.testing.assert_close(scores, wanted)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attentions_dropout_is_the_same_forward_and_backward(build: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    q, k, v, grad = (torch.randn(2, 50, 64).to(dtype) for _ in range(4))
+    identity = torch.eye(50, 64, dtype=dtype).repeat(2, 1, 1)
+    shown = attended(q, k, identity, grad, 0.3)[0][..., :50].double()
+    leaves = [each.double().requires_grad_() for each in (q, k, v)]
+    weights = torch.softmax(leaves[0] @ leaves[1].mT / 8, -1)
+    keep = torch.where(shown > 0, 1 / 0.7, 0.0)
+    torch.testing.assert_close(shown, weights.detach() * keep, rtol=2e-2, atol=1e-4)
+    assert 0.65 < float((keep > 0).double().mean()) < 0.75 and not torch.equal(keep[0], keep[1])
+    wanted = (weights * keep) @ leaves[2]
+    wanted.backward(grad.double())
+    for mine, theirs in zip(
+        attended(q, k, v, grad, 0.3), [wanted.detach(), *(leaf.grad for leaf in leaves)], strict=True
+    ):
+        limit = 1e-4 if dtype == torch.float32 else 1e-2  # the scale, rounded to 2⁻¹⁶
+        assert float((mine - theirs).norm()) <= limit * float(theirs.norm())
+
+
+def test_scores_that_are_far_apart_stay_finite(build: str) -> None:
+    q, v = torch.tensor([[[1.0]]]), torch.tensor([[[1.0], [2.0], [4.0]]])
+    k = torch.tensor([[[1e4], [-1e4], [0.0]], [[-3e38], [-3e38], [-3e38]], [[float("-inf")], [0.0], [0.0]]])
+    for keys, wanted in zip(k, (1.0, 7 / 3, 3.0), strict=True):
+        found = attended(q, keys[None], v, torch.ones_like(q))[0]
+        assert found.item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_what_is_not_a_number_stays_so(build: str) -> None:
-    scores = torch.tensor([[0.0, float("nan")], [0.0, float("inf")]])
     for dtype in DTYPES:
-        given = scores.to(dtype).clone()
-        native.softmax_dropout(given, given, 1.0, native.Dropout(None, 0, 0, 1.0))
-        assert given.isnan().all()
-        out = torch.empty_like(given)
-        native.norm_gelu(scores.to(dtype), native.Norm(None, None, 0.0), out)
+        for bad in (float("nan"), float("inf")):
+            q, k = torch.ones(1, 1, 1, dtype=dtype), torch.tensor([[[0.0], [bad]]]).to(dtype)
+            assert attended(q, k, torch.ones_like(k), q)[0].isnan().all()
+        x = torch.tensor([[0.0, float("nan")], [0.0, float("inf")]]).to(dtype)
+        out = torch.empty_like(x)
+        native.norm_gelu(x, native.Norm(None, None, 0.0), out)
         assert out[0, 1].isnan() and out[0, 0] == 0 and out[1, 1] == float("inf")
 
 
@@ -145,6 +174,17 @@ def test_rounding_is_torchs(build: str) -> None:
 
 
 def test_nothing_is_written_beyond_the_end(build: str) -> None:
+    for dtype in DTYPES:
+        room = torch.full((8, 9, 3, 24), 7.0, dtype=dtype)
+        inner = [room[i, 1:8, 1:2, 2:21].transpose(0, 1) for i in range(8)]  # (1, 7, 19)
+        draws = dropout.Draws(0.1, 3, dtype)
+        native.attend(*inner[:4], draws)
+        native.attend_backward(*inner[:4], (inner[5], inner[6], inner[7]), draws)
+        kept = room.clone()
+        for written in (3, 5, 6, 7):
+            assert (inner[written] != 7).any()
+            kept[written, 1:8, 1:2, 2:21] = 7.0
+        assert (kept == 7).all()
     for count in (1, 15, 17, 31):
         room = torch.full((3, 64), 7.0)
         out = room.view(-1)[64 : 64 + count]
@@ -195,3 +235,4 @@ def test_what_it_cannot_take_goes_to_torch() -> None:
         warnings.simplefilter("error")
         assert not native.ready(torch.zeros(2, dtype=torch.float16))
         assert not native.ready(torch.zeros(4, 4).t()[:2])
+        assert not native.takes(torch.zeros(1, 4, 4).mT)
