@@ -27,7 +27,8 @@ SHARED = {
     "checkpoint.save_interval_updates": 0,
     "checkpoint.no_epoch_checkpoints": True,
 }
-# Batch norms over two flat pictures of a few cells can make a loss of rounding errors. With this seed they do not.
+# Batch norms over two flat pictures of a few cells can make a loss of rounding errors; with this seed they do
+# not.
 JOINT = {
     **TINY,
     **SHARED,
