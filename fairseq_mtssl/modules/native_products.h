@@ -111,7 +111,7 @@ template <class T> void as_left(Rows<const T> x, long rows, long columns, Unit *
 }
 
 // The left side xᵀ (columns, rows) of x (rows, columns), units along rows. x: as `as_left` leaves it, rows `step` units
-// apart, a row of zeros behind an odd last one. room: of units(rows) · step.
+// apart, a row of zeros behind an odd last one. room: units(rows) lines of all columns.
 template <class T> Left across(const Unit *x, long rows, long columns, long step, Unit *room) {
     if (Math<T>::PER_UNIT == 1) return {x, 1, step};
     long step_out = padded(columns, LANES);
