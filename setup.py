@@ -67,6 +67,9 @@ NATIVE = [
 # what modules/native.py calls a build, and the oldest processor that it runs on
 BUILDS = (("avx512_bf16", "cooperlake"), ("avx512", "skylake-avx512"), ("avx2", "haswell"))
 
+# what gcc says of wide vectors and of its own headers
+QUIET = ("-Wno-psabi", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
+
 
 def native(instructions: str, march: str) -> Extension:
     """native.cpp for processors with these instructions; left out where it does not compile."""
@@ -77,7 +80,7 @@ def native(instructions: str, march: str) -> Extension:
         depends=NATIVE[1:],
         language="c++",
         define_macros=[("SOURCE", f"{zlib.crc32(text)}u")],
-        extra_compile_args=["-std=c++17", "-O3", f"-march={march}", "-fno-math-errno", "-Wno-psabi", "-g0"],
+        extra_compile_args=["-std=c++17", "-O3", f"-march={march}", "-fno-math-errno", "-g0", *QUIET],
         optional=True,
     )
 
