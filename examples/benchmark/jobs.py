@@ -88,7 +88,9 @@ class Turns:
         return dict(json.loads(line))
 
     def close(self) -> None:
-        """End the process."""
+        """End it, and its process."""
+        if self._here is not None:
+            self._here.close()
         if self._process is not None:
             self._process.communicate()
             self._process = None

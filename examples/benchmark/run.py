@@ -103,7 +103,7 @@ def options_of(args: argparse.Namespace, folder: Path) -> plan.Options:
     )
 
 
-def side_by_side(options: plan.Options, part: plan.Part) -> bool:
+def all_fit(options: plan.Options, part: plan.Part) -> bool:
     """Whether the processes of a part's variants can wait for one another: where memory holds them all.
 
     Not on a GPU, whose memory they would take from one another; its times hardly drift.
@@ -136,7 +136,7 @@ def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     start = functools.partial(jobs.Turns, isolated=isolated)
     for part in plan.parts(options, args.only):
-        raw = results.measure(part, options.rounds, start, facts, together=side_by_side(options, part))
+        raw = results.measure(part, options.rounds, start, facts, together=all_fit(options, part))
         digest = results.digest(part, raw)
         found["parts"][part.name] = digest
         for name, each in digest["speedup"].items():

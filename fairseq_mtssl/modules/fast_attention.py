@@ -28,12 +28,12 @@ SHARES = 6
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, cuts: list[Piece], rate: float
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, cuts: list[Piece], rate: float, compiled: bool
     ) -> Tensor:
         ctx.pieces, ctx.rate, ctx.seed = cuts, rate, new_seed() if rate > 0 else 0
-        ctx.compiled = native.takes(query, key, value)
+        ctx.compiled = compiled
         ctx.save_for_backward(query, key, value)
-        out, attend = torch.empty_like(query), native.attend if ctx.compiled else torch_attention.attend
+        out, attend = torch.empty_like(query), native.attend if compiled else torch_attention.attend
 
         def work(piece: Piece) -> None:
             draws = Draws(rate, ctx.seed + piece.number, query.dtype)
@@ -58,7 +58,7 @@ class _Attention(torch.autograd.Function):
             turn_back(*given, found, draws)
 
         side_by_side(work, ctx.pieces)
-        return (*grads, None, None)
+        return (*grads, None, None, None)
 
 
 class Piece(NamedTuple):
@@ -123,4 +123,4 @@ def attention(
         return torch_attention.fused(query, key, value, lengths)
     _, rows, heads, _ = key.shape
     at_once = math.ceil(rows * heads / (SHARES * torch.get_num_threads())) if compiled else None
-    return _Attention.apply(query, key, value, pieces(key.shape, lengths, counts, at_once), rate)
+    return _Attention.apply(query, key, value, pieces(key.shape, lengths, counts, at_once), rate, compiled)

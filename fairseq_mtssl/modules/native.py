@@ -1,7 +1,7 @@
 """The compiled part: on a CPU, in one pass through the cache what torch does in several (native.cpp).
 
 Compiled when the package is installed, where a compiler is. Whoever calls it has a way by torch, too, and
-takes that where `ready` says no, which with MTSSL_NATIVE=0 in the environment it always does.
+takes that where `ready` or `takes` says no, which with MTSSL_NATIVE=0 in the environment it always does.
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ template <class T> void as_right(Rows<const T> x, long rows, long columns, Unit 
     constexpr int PER = Math<T>::PER_UNIT;
     for (long c = 0; c < columns; c += WIDE)
         for (long p = 0; p < units<T>(rows); p++, out += WIDE) {
-            memset(out, 0, WIDE * sizeof(Unit));
+            if (columns - c < WIDE) memset(out, 0, WIDE * sizeof(Unit));
             const T *even = x[p * PER] + c, *odd = PER * (p + 1) <= rows ? x[p * PER + PER - 1] + c : nullptr;
             sweep(columns - c < WIDE ? columns - c : WIDE, [&](long j, auto count) __attribute__((always_inline)) {
                 Words both = Math<T>::join(load(even + j, count), odd ? load(odd + j, count) : Floats{});

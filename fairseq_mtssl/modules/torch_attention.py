@@ -24,7 +24,8 @@ def fused(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | No
 
 def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: Draws) -> None:
     """out: dropout of softmax(query · key / √d), times value; (n, T, d), keys and values (n, S, d)."""
-    _product(_dropped(_weights(query, key), draws), value, out)
+    weights = _weights(query, key)
+    _product(_dropped(weights, draws, weights), value, out)
 
 
 def attend_backward(
@@ -37,7 +38,7 @@ def attend_backward(
 ) -> None:
     """grads: of query, key and value, from that of what `attend` gave."""
     weights = _weights(query, key)
-    dropped = _dropped(weights.clone(), draws)
+    dropped = _dropped(weights, draws, torch.empty_like(weights))
     _product(dropped.mT, grad, grads[2])
     slopes = _product(grad, value.mT)
     if draws.rate > 0:
@@ -53,11 +54,11 @@ def _weights(query: Tensor, key: Tensor) -> Tensor:
     return torch.softmax(scores, -1, out=scores)
 
 
-def _dropped(weights: Tensor, draws: Draws) -> Tensor:
-    """In place."""
+def _dropped(weights: Tensor, draws: Draws, out: Tensor) -> Tensor:
+    """Dropout of weights, in `out`, which may be weights; weights themselves where nothing is dropped."""
     if draws.rate == 0:
         return weights
-    return draws.drop_(weights.mul_(draws.scale), draws.numbers(weights.shape))
+    return draws.drop_(torch.mul(weights, draws.scale, out=out), draws.numbers(weights.shape))
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:

@@ -335,7 +335,7 @@ def test_variants_take_turns_where_memory_holds_them_all(monkeypatch: pytest.Mon
     for device, gigabytes, together in (("cpu", 17, True), ("cpu", 16, False), ("cuda", 900, False)):
         monkeypatch.setattr(machine, "available_bytes", lambda gigabytes=gigabytes: gigabytes * 10**9)
         options = plan.Options("base", 3, ("fp32", "bf16"), device, Path("f"))
-        assert run.side_by_side(options, part) is together
+        assert run.all_fit(options, part) is together
 
 
 def test_unknown_parts_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
