@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_faults
 from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, same_image_mask
+from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
-from fairseq_mtssl.modules.resdavenet import FrameBatchNorm
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
 

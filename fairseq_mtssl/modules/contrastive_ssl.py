@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from fairseq.modules import GumbelVectorQuantizer
 from torch import Tensor, nn
+
+from fairseq_mtssl.modules.quantizer import ProductQuantizer
 
 
 @dataclass
@@ -54,7 +55,7 @@ class ContrastiveSslHead(nn.Module):
         feature_dropout: float,
     ) -> None:
         super().__init__()
-        self.quantizer = GumbelVectorQuantizer(
+        self.quantizer = ProductQuantizer(
             dim=feature_dim,
             num_vars=latent_vars,
             temp=latent_temp,

@@ -69,9 +69,10 @@ def normalise(energies: Tensor, frames: Tensor) -> Tensor:
 
     frames: (B,) at least 1 each.
     """
-    past = padding_mask(frames, energies.size(1)).unsqueeze(-1)
+    # masked by a product: on a CPU `masked_fill` with a mask that all bins share takes several times as long
+    keep = (~padding_mask(frames, energies.size(1))).type_as(energies).unsqueeze(-1)
     count = frames.view(-1, 1, 1)
-    mean = energies.masked_fill(past, 0).sum(1, keepdim=True) / count
-    centred = (energies - mean).masked_fill(past, 0)
+    mean = (energies * keep).sum(1, keepdim=True) / count
+    centred = energies.sub(mean).mul_(keep)
     variance = centred.square().sum(1, keepdim=True) / count
-    return centred * (variance + EPSILON).rsqrt()
+    return centred.mul_((variance + EPSILON).rsqrt())

@@ -35,7 +35,8 @@ def log_mel(source: Tensor, bins: int) -> Tensor:
     window, mel = _matrices(bins, source.device)
     # Kaldi takes away the mean of each window and then emphasises. Both are linear: emphasise all, then take
     # away what that leaves of the mean. Only the first sample of a window would differ; its weight is 0.
-    emphasised = torch.cat([source[:, :1], source[:, 1:] - PRE_EMPHASIS * source[:, :-1]], dim=1)
+    emphasised = source.clone()
+    emphasised[:, 1:].sub_(source[:, :-1], alpha=PRE_EMPHASIS)
     # (B, S) -> (B, T, 400)
     emphasised = emphasised.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES)
     means = source.unfold(1, WINDOW_SAMPLES, HOP_SAMPLES).mean(2, keepdim=True) * (1 - PRE_EMPHASIS)
@@ -43,12 +44,15 @@ def log_mel(source: Tensor, bins: int) -> Tensor:
 
     def transform(start: int) -> None:
         part = slice(start, min(start + step, frames))
-        padded = source.new_zeros(len(source), part.stop - start, SPECTRUM_SIZE)
+        padded = source.new_empty(len(source), part.stop - start, SPECTRUM_SIZE)
+        padded[..., WINDOW_SAMPLES:] = 0
         inside = padded[..., :WINDOW_SAMPLES]
         torch.sub(emphasised[:, part], means[:, part], out=inside)
         inside.mul_(window)
-        power = torch.view_as_real(torch.fft.rfft(padded)).square_().sum(-1)
-        found[:, part] = (power @ mel).clamp_(min=FLOOR).log_()
+        # (B, t, 257) complex -> (B, t, 514): real and imaginary part of each frequency in turn. Their squares
+        # are summed by the product with the filters, in which every frequency stands twice.
+        squares = torch.view_as_real(torch.fft.rfft(padded)).flatten(-2).square_()
+        found[:, part] = (squares @ mel).clamp_(min=FLOOR).log_()
 
     with torch.autocast(source.device.type, enabled=False):
         side_by_side(transform, range(0, frames, step))
@@ -58,7 +62,7 @@ def log_mel(source: Tensor, bins: int) -> Tensor:
 @lru_cache(maxsize=8)
 @torch.inference_mode(False)  # else what the first caller gets could be used under inference mode alone
 def _matrices(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Povey's window (400,) and mel filters (257, bins)."""
+    """Povey's window (400,) and mel filters (514, bins), each frequency of the spectrum in two rows."""
     time = torch.arange(WINDOW_SAMPLES, dtype=torch.float64)
     window = (0.5 - 0.5 * torch.cos(2 * math.pi * time / (WINDOW_SAMPLES - 1))) ** 0.85
     edges = torch.linspace(_mel(LOW_HZ), _mel(SAMPLE_RATE_HZ / 2), bins + 2, dtype=torch.float64)
@@ -68,7 +72,7 @@ def _matrices(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     rising = (places[:, None] - left) / (centre - left)
     falling = (right - places[:, None]) / (right - centre)
     mel = torch.minimum(rising, falling).clamp(min=0)
-    return window.float().to(device), mel.float().to(device)
+    return window.float().to(device), mel.float().repeat_interleave(2, dim=0).to(device)
 
 
 def _mel(hertz: float) -> float:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import Length, padding_mask
+from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 
 
 def output_lengths(lengths: Length, strides: Sequence[int]) -> Length:
@@ -23,55 +23,9 @@ def output_lengths(lengths: Length, strides: Sequence[int]) -> Length:
     return lengths
 
 
-class FrameBatchNorm(nn.BatchNorm1d):
-    """Batch norm over (B, C, T) whose statistics can be taken over the valid frames only.
-
-    A batch with a single frame has no variance: it is normalised by the running statistics and
-    leaves them alone. Statistics are those of this process (as in the paper), in float32.
-    """
-
-    def forward(self, x: Tensor, padding: Tensor | None = None) -> Tensor:
-        """x: (B, C, T); padding: (B, 1, T) bool, True where padded, or None when every frame counts."""
-        if self.training and padding is not None:
-            return self._masked(x, padding)
-        if self.training and x.shape[0] * x.shape[2] > 1:
-            return super().forward(x)
-        return F.batch_norm(
-            x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
-        )
-
-    def _masked(self, x: Tensor, padding: Tensor) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None  # for mypy: always tracked
-        frames = (~padding).sum()
-        count = frames.clamp(min=1).float()
-        x32 = x.float()
-        mean = x32.masked_fill(padding, 0.0).sum((0, 2)) / count
-        centred = x32 - mean[:, None]
-        var = centred.masked_fill(padding, 0.0).square().sum((0, 2)) / count
-        several = frames > 1
-        self._track(mean.detach(), var.detach(), count, several)
-        # One frame: fall back to the running statistics, as without padding.
-        shift = torch.where(several, torch.zeros_like(mean), mean - self.running_mean.float())
-        var = torch.where(several, var, self.running_var.float())
-        scale = torch.rsqrt(var + self.eps) * self.weight.float()
-        return torch.addcmul((self.bias.float() + shift * scale)[:, None], centred, scale[:, None]).to(
-            x.dtype
-        )
-
-    @torch.no_grad()
-    def _track(self, mean: Tensor, var: Tensor, count: Tensor, several: Tensor) -> None:
-        assert self.running_mean is not None and self.running_var is not None  # for mypy: always tracked
-        assert self.num_batches_tracked is not None
-        momentum = torch.where(several, 0.1 if self.momentum is None else self.momentum, 0.0)
-        unbiased = var * count / (count - 1).clamp(min=1)
-        self.running_mean.add_((mean - self.running_mean) * momentum)
-        self.running_var.add_((unbiased - self.running_var) * momentum)
-        self.num_batches_tracked.add_(several)
-
-
-def zero_padding(x: Tensor, padding: Tensor | None) -> Tensor:
-    """Set padded frames of (B, C, T) to 0, whatever they hold; unchanged without a mask."""
-    return x if padding is None else x.masked_fill(padding, 0.0)
+def zero_padding(x: Tensor, keep: Tensor | None) -> Tensor:
+    """Set padded frames of (B, C, T), which are finite, to 0; unchanged without a mask."""
+    return x if keep is None else x * keep.to(x.dtype)
 
 
 class ResidualBlock(nn.Module):
@@ -90,13 +44,14 @@ class ResidualBlock(nn.Module):
             self.shortcut_conv = nn.Conv1d(in_channels, channels, 1, stride, bias=False)
             self.shortcut_norm = FrameBatchNorm(channels)
 
-    def forward(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """x: (B, C_in, T), zero where padded; padding: (B, 1, ceil(T / stride)) of the output, or None."""
-        hidden = zero_padding(F.relu(self.norm1(self.conv1(x), padding)), padding)
-        hidden = self.norm2(self.conv2(hidden), padding)
+    def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
+        """x: (B, C_in, T), zero where padded; keep: (B, 1, ceil(T / stride)), 0 where the output is
+        padded and 1 elsewhere, or None."""
+        hidden = zero_padding(F.relu(self.norm1(self.conv1(x), keep)), keep)
+        hidden = self.norm2(self.conv2(hidden), keep)
         if self.shortcut_conv is not None and self.shortcut_norm is not None:
-            x = self.shortcut_norm(self.shortcut_conv(x), padding)
-        return zero_padding(F.relu(hidden + x), padding)
+            x = self.shortcut_norm(self.shortcut_conv(x), keep)
+        return zero_padding(F.relu(hidden + x), keep)
 
 
 class ResDavenet(nn.Module):
@@ -146,23 +101,24 @@ class ResDavenet(nn.Module):
         Returns: (B, T', channels[-1]) and its (B,) valid lengths (None for None);
             T' = `output_lengths(T, strides)`.
         """
-        padding = self._padding(lengths, frames.shape[1])
-        if padding is not None:
-            frames = frames.masked_fill(padding.transpose(1, 2), 0.0)
+        keep = self._keep(lengths, frames)
+        if keep is not None:  # not by a product: whatever lies in the padding must not get in
+            frames = frames.masked_fill(keep.transpose(1, 2) == 0, 0.0)
         x = self.input(frames).transpose(1, 2)  # (B, T, C) -> (B, C, T), channels first until the end
-        x = zero_padding(F.relu(self.input_norm(x, padding)), padding)
+        x = zero_padding(F.relu(self.input_norm(x, keep)), keep)
         for blocks, stride in zip(self.stages, self.strides, strict=True):
-            size = output_lengths(x.shape[2], (stride,))
             lengths = None if lengths is None else output_lengths(lengths, (stride,))
-            padding = self._padding(lengths, size)
+            keep = self._keep(lengths, frames, output_lengths(x.shape[2], (stride,)))
             for block in blocks:  # type: ignore[attr-defined]
-                x = block(x, padding)
+                x = block(x, keep)
         return x.transpose(1, 2), lengths
 
-    def _padding(self, lengths: Tensor | None, size: int) -> Tensor | None:
+    def _keep(self, lengths: Tensor | None, frames: Tensor, size: int | None = None) -> Tensor | None:
+        """(B, 1, size) of the type of `frames`, (B, T, ·): 1 at valid frames, 0 at padded ones; size: T."""
         if not self.masked or lengths is None:
             return None
-        return padding_mask(lengths, size)[:, None]  # (B, T) -> (B, 1, T): the same for every channel
+        padded = padding_mask(lengths, frames.shape[1] if size is None else size)
+        return (~padded).to(frames.dtype)[:, None]  # (B, T) -> (B, 1, T): the same for every channel
 
 
 def _check_sizes(channels: Sequence[int], kernel: int, blocks_per_stage: int, strides: Sequence[int]) -> None:

@@ -15,8 +15,8 @@ def fused(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | No
     steps = key.size(0)
     mask = None
     if lengths is not None:
-        # (B, 1, 1, S): True where a key may be looked at
-        mask = torch.arange(steps) < torch.tensor(lengths).view(-1, 1, 1, 1)
+        # (B, 1, 1, S): True where a key may be looked at; a softmax needs one at least
+        mask = torch.arange(steps) < torch.tensor(lengths).clamp(min=1).view(-1, 1, 1, 1)
     # (T, B, H, d) -> (B, H, T, d) and back
     q, k, v = (each.permute(1, 2, 0, 3) for each in (query, key, value))
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3)

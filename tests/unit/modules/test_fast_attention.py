@@ -30,10 +30,12 @@ def plain(q: Tensor, k: Tensor, v: Tensor, lengths: list[int] | None, keep: Tens
 
 @pytest.mark.parametrize("lengths", [None, [37, 20, 1]])
 @pytest.mark.parametrize("piece", [1, 2**18])
+@pytest.mark.parametrize("fused_frames", [0, 37])
 def test_output_and_gradients_equal_plain_attention(
-    lengths: list[int] | None, piece: int, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int] | None, piece: int, fused_frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_attention, "PIECE", piece)
+    monkeypatch.setattr(fast_attention, "FUSED_FRAMES", fused_frames)
     given = inputs()
     out, expected = attention(*given, lengths, 0.0), plain(*given, lengths)
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-5)
