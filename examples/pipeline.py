@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +75,8 @@ class Pipeline:
         self.fresh = fresh
         self.seconds: dict[str, float] = {}
         self.commands: list[str] = []
+        self.redone: set[str] = set()  # names of stages that were run by this object
         self._wall = 0.0
-        self._redone: set[str] = set()
         (out / RECORDS).mkdir(parents=True, exist_ok=True)
         activate = Path(sys.prefix, "bin", "activate")
         if activate.is_file() and shutil.which("mtssl") != _program("mtssl"):
@@ -106,14 +106,21 @@ class Pipeline:
             run.result()
         self._wall += max(self.seconds[stage.name] for stage in together)
 
-    def run_queue(self, stages: Sequence[Stage], at_once: int) -> None:
+    def run_queue(
+        self,
+        stages: Sequence[Stage],
+        at_once: int,
+        then: Callable[[Stage], Iterable[Stage]] = lambda stage: (),
+    ) -> None:
         """Do stages that are not done, so many at the same time, in this order; each has one core.
 
         Where a GPU is found they are done one after the other with all cores, as with one at once. When one
         fails or all are interrupted, those under way are run to their ends and no other is begun.
+        then: of a stage that is done, what comes straight after it on the same core, one after the other; a
+        generator goes on when the stage that it gave is done.
         Raises: as `run`, for the first in the order that failed.
         """
-        self.commands += [stage.line for stage in stages]
+        followers: dict[str, list[Stage]] = {stage.name: [] for stage in stages}
         at_once = 1 if torch.cuda.is_available() else max(1, min(at_once, len(stages)))
         environment = {**os.environ, "OMP_NUM_THREADS": "1"} if at_once > 1 else None
         free: SimpleQueue[int] = SimpleQueue()
@@ -124,6 +131,9 @@ class Pipeline:
             position = free.get()
             try:
                 self._run(stage, environment, position)
+                for follower in then(stage):
+                    followers[stage.name].append(follower)
+                    self._run(follower, environment, position)
             finally:
                 free.put(position)
 
@@ -136,18 +146,22 @@ class Pipeline:
         for run in runs:
             if not run.cancelled():
                 run.result()
-        self._wall += clock_seconds([self.seconds[stage.name] for stage in stages], at_once)
+        chains = [[stage, *followers[stage.name]] for stage in stages]
+        self.commands += [each.line for chain in chains for each in chain]
+        self._wall += clock_seconds(
+            [sum(self.seconds[each.name] for each in chain) for chain in chains], at_once
+        )
 
     def _run(self, stage: Stage, environment: Mapping[str, str] | None = None, position: int = 0) -> None:
         record = self._read(stage)
         fingerprint = stage.fingerprint  # once: a recipe may be edited while it trains
         same = record.get("fingerprint") == fingerprint and not self.fresh
-        same = same and not self._redone.intersection(stage.needs)
+        same = same and not self.redone.intersection(stage.needs)
         if same and record.get("finished") and not _missing(stage):
             self.seconds[stage.name] = record["seconds"]
             _say(f"— {stage.name}: done before ({record['seconds']:.0f} s)\n  {stage.line}")
             return
-        self._redone.add(stage.name)
+        self.redone.add(stage.name)
         before = float(record.get("seconds", 0.0)) if same else 0.0
         if not same:
             self._clear(stage, made_here=bool(record))

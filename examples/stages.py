@@ -86,6 +86,14 @@ def items_stage(data: Path, split: str, out: Path) -> Stage:
     return Stage("items", command, out / "items", [data / f"{split}.item"], needs=("data",))
 
 
+def labels_stage(name: str, features: str, clusters: int, data: Path, out: Path) -> Stage:
+    """`mtssl make-targets` of every split of a data folder, into out/labels/name."""
+    folder = out / "labels" / name
+    command = ["mtssl", "make-targets", "--data", str(data), "--features", features]
+    command += ["--clusters", str(clusters), "--out", str(folder)]
+    return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=("data",))
+
+
 def curves_stage(
     runs: Mapping[str, Stage], phases: Sequence[Mapping[str, Any]], picture: Path, folder: Path
 ) -> Stage:

@@ -2,8 +2,9 @@
 
     make schedules             or      python examples/schedules/run.py --out runs/schedules
 
-Leaves in the output folder results.json, index.html, paper/ (Tables I and II, Figures 2 and 3, findings) and
-a folder a run with its checkpoints and evaluations. Run again, it does only what is not done yet.
+Leaves in the output folder results.json, findings.json, tables.md, index.html, paper/ (Tables I and II,
+Figures 2 and 3, findings) and a folder a run with its checkpoints and evaluations. Run again, it does only
+what is not done yet. With --from-results tables are rebuilt from recorded results, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -11,32 +12,26 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples import results, stages
+from examples import records, stages
 from examples.pipeline import Pipeline, Stage, run_example
+from examples.schedules.reporting import about_records, about_runs, report
+from examples.variants import BRANCHES, FIRST_PARTS, NEVER, NINE, PARTS, Variant, seeds_of, variants_of
 from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.report.page import Table
-from fairseq_mtssl.schedule import SCHEDULES
 
-VARIANTS = tuple("_".join(kinds) for kinds in SCHEDULES)
-PARTS, FIRST_PARTS = 7, 2  # of the paper's 70 epochs: a checkpoint after every 10, phases of 20 and 50
-MEASURED_PARTS = (1, 2, 3, 5, 7)  # whose checkpoints ABX is measured on
-UPDATES, EPOCHS = 420, 70
-# so few updates leave nothing to regularise: with masks VGS hardly starts in 400
-SMALL_OVERRIDES = ("model.vgs_mask_prob=0",)
-COSTS = {"w2v2": 1.0, "vgs": 1.0, "vgsplus": 1.6}  # of an update, to begin with the longest runs
+MEASURED_PARTS = {"ends": (FIRST_PARTS, PARTS), "all": (1, 2, 3, 5, 7)}  # where ABX is measured
+UPDATES, EPOCHS = 1505, 70
+CLUSTERS = 100
 SPLIT = "test"
 ABX_OPTIONS = ("--slicing", "librilight")  # the paper's protocol, with items that span triphones
 SAVED = re.compile(r"Saved checkpoint (?P<path>.+?) \(epoch \d+ @ (?P<updates>\d+) updates")
 KEPT = re.compile(r"checkpoint(\d+|_\d+_\d+)\.pt")
-NEVER = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -48,16 +43,17 @@ class Length:
 
     @property
     def part(self) -> int:
-        """From one kept checkpoint to the next."""
+        """A seventh."""
         return self.amount // PARTS
 
-    def overrides(self) -> list[str]:
-        """How long a run is, and which checkpoints it keeps."""
+    def overrides(self, kept_parts: int = 1) -> list[str]:
+        """How long a run is, and after how many parts each it keeps a checkpoint."""
+        every = kept_parts * self.part
         if self.unit == "epochs":
             settings = {
                 "optimization.max_epoch": self.amount,
                 "optimization.max_update": 0,
-                "checkpoint.save_interval": self.part,
+                "checkpoint.save_interval": every,
                 "checkpoint.keep_last_epochs": -1,
                 "checkpoint.no_epoch_checkpoints": "false",
             }
@@ -66,47 +62,83 @@ class Length:
                 "optimization.max_epoch": 0,
                 "optimization.max_update": self.amount,
                 "dataset.validate_interval": NEVER,
-                "dataset.validate_interval_updates": self.part,
+                "dataset.validate_interval_updates": every,
                 "checkpoint.save_interval": NEVER,
-                "checkpoint.save_interval_updates": self.part,
+                "checkpoint.save_interval_updates": every,
                 "checkpoint.keep_interval_updates": -1,
                 "checkpoint.no_epoch_checkpoints": "true",
                 "common.log_interval": max(1, min(25, self.part // 4)),
             }
         return [f"{key}={value}" for key, value in settings.items()]
 
-    def phases(self, variant: str) -> str:
-        """task.lengths of a variant."""
-        both = "_" in variant
+    def phases(self, schedule: str) -> str:
+        """task.lengths of a schedule."""
+        both = "_" in schedule
         return f"task.lengths=[{FIRST_PARTS * self.part} {self.unit},rest]" if both else "task.lengths=[rest]"
+
+    def __str__(self) -> str:
+        return f"{self.amount} {self.unit}"
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run every stage that is not done yet. Raises: MtsslError."""
     args = parse(argv)
-    length, seeds, variants = length_of(args), seeds_of(args.seeds), variants_of(args.only)
+    if args.from_results:
+        rebuild(args)
+        return
+    length, seeds = length_of(args), seeds_of(args.seeds)
+    variants = variants_of(args.only, NINE | BRANCHES if args.branches else NINE)
     out, data = args.out, args.data or args.out / "data"
     item = find_item(args, data)
     pipeline = Pipeline(out, args.fresh)
     if args.data is None:
         pipeline.run(stages.manifest_stage(args.corpus, data))
         pipeline.run(stages.items_stage(data, SPLIT, out))
-    at_once = min(args.at_once or usable_cores(), len(variants) * len(seeds))
-    trainings = [
-        training(variant, seed, args, data, length)
+    labels = stages.labels_stage("mfcc-cmn", "mfcc-cmn", CLUSTERS, data, out)
+    if any(variant.needs_labels for variant in variants):
+        pipeline.run(labels)
+    jobs = {
+        run.name: (run, variant, seed)
         for seed in seeds
-        for variant in sorted(variants, key=lambda name: -cost(name))
-    ]
-    pipeline.run_queue(trainings, at_once)
-    evaluations = []
-    for run in trainings:
-        folder = run.folder / "evaluation" / "retrieval"
-        evaluations.append(stages.retrieval_stage(run, data, out, args.relevance, folder=folder))
-        evaluations += abx_stages(run, item, data) if item is not None else []
-    pipeline.run_queue(evaluations, at_once)
-    paper = paper_stage(trainings, evaluations, out)
-    pipeline.run(paper)
-    report(pipeline, paper.folder, trainings, length, seeds, out)
+        for variant in sorted(variants, key=lambda each: -each.cost)
+        for run in [training(variant, seed, args, data, length, labels)]
+    }
+    evaluations: list[str] = []
+
+    def measure(run: Stage) -> Iterator[Stage]:
+        """The evaluations of a run that is trained; when they are done, its record."""
+        for stage in evaluations_of(run, args, item, data):
+            evaluations.append(stage.name)
+            yield stage
+        _, variant, seed = jobs[run.name]
+        facts = {"ssl": variant.ssl, "length": str(length)}
+        record = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
+        for folder in (out / "records", args.record):
+            if folder is not None:
+                records.write_record(record, folder)
+
+    pipeline.run_queue([run for run, *_ in jobs.values()], args.at_once or usable_cores(), measure)
+    folders = {run.folder: variant for run, variant, _ in jobs.values()}
+    papers = papers_of({path: each.title for path, each in folders.items()}, out, [*jobs, *evaluations])
+    for paper in papers.values():
+        pipeline.run(paper)
+    runs = [run for run, *_ in jobs.values()]
+    report(papers, about_runs(pipeline, str(length), seeds), {run.name: run.folder for run in runs}, out)
+
+
+def rebuild(args: argparse.Namespace) -> None:
+    """Tables, figures and findings of recorded results, without training. Raises: MtsslError."""
+    found = records.read_records(args.from_results)
+    pipeline = Pipeline(args.out, fresh=True)
+    titles = {}
+    for record in found:
+        folder = args.out / "restored" / record["name"]
+        records.restore_run(record, folder)
+        titles[folder] = record["title"]
+    papers = papers_of(titles, args.out)
+    for paper in papers.values():
+        pipeline.run(paper)
+    report(papers, about_records(found), {}, args.out)
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -120,6 +152,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--corpus", choices=("scenes",), default="scenes", help="made here (scenes)")
     source.add_argument("--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs")
+    source.add_argument(
+        "--from-results",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="train nothing: rebuild tables, figures and findings from what --record wrote; can be repeated",
+    )
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="also write a small JSON a run here (OUT/records)"
+    )
     parser.add_argument(
         "--item", type=Path, metavar="FILE", help=f"ABX items of the split {SPLIT} (DIR/{SPLIT}.item)"
     )
@@ -139,8 +181,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     much.add_argument(
         "--epochs", type=int, metavar="N", help=f"instead of updates ({EPOCHS}, if the recipe is not small)"
     )
+    parser.add_argument(
+        "--abx",
+        choices=tuple(MEASURED_PARTS),
+        help="ends: at the ends of both phases; all: after 1, 2, 3, 5 and 7 sevenths, which keeps more "
+        "checkpoints, so that runs made with the other are trained anew (ends, if the recipe is small)",
+    )
     parser.add_argument("--seeds", default="1", metavar="S,…", help="each variant is trained with each (1)")
-    parser.add_argument("--only", metavar="V,…", help=f"some variants (all of {','.join(VARIANTS)})")
+    parser.add_argument(
+        "--branches",
+        action="store_true",
+        help="the other SSL branches too, all at constant speed as labels want it",
+    )
+    parser.add_argument(
+        "--only",
+        metavar="V,…",
+        help=f"some variants (all of {','.join(NINE)}; with --branches also {','.join(BRANCHES)})",
+    )
     parser.add_argument(
         "--relevance",
         choices=("image", "label"),
@@ -155,8 +212,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def length_of(args: argparse.Namespace) -> Length:
     """--updates or --epochs. Raises: ConfigError unless it can be cut into the paper's seven parts."""
-    is_small = args.config.endswith("_small")
-    if args.epochs is not None or (args.updates is None and not is_small):
+    if args.epochs is not None or (args.updates is None and not is_small(args)):
         amount, unit = args.epochs if args.epochs is not None else EPOCHS, "epochs"
     else:
         amount, unit = args.updates if args.updates is not None else UPDATES, "updates"
@@ -167,21 +223,14 @@ def length_of(args: argparse.Namespace) -> Length:
     return Length(amount, unit)
 
 
-def seeds_of(text: str) -> list[int]:
-    """--seeds. Raises: ConfigError."""
-    words = [word.strip() for word in text.split(",")]
-    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
-        raise ConfigError("--seeds", [f"got {text!r}, wanted whole numbers, each once, such as 1,2,3"])
-    return [int(word) for word in words]
+def is_small(args: argparse.Namespace) -> bool:
+    """Whether the recipe is one that minutes suffice for."""
+    return bool(args.config.endswith("_small"))
 
 
-def variants_of(text: str | None) -> list[str]:
-    """--only. Raises: ConfigError naming every unknown variant."""
-    words = list(dict.fromkeys(word.strip() for word in text.split(","))) if text else list(VARIANTS)
-    unknown = [word for word in words if word not in VARIANTS]
-    if unknown:
-        raise ConfigError("--only", [f"got {', '.join(unknown)}, wanted some of {', '.join(VARIANTS)}"])
-    return words
+def measured_parts(args: argparse.Namespace) -> Sequence[int]:
+    """--abx: the sevenths of a run after which ABX is measured."""
+    return MEASURED_PARTS[args.abx or ("ends" if is_small(args) else "all")]
 
 
 def find_item(args: argparse.Namespace, data: Path) -> Path | None:
@@ -198,27 +247,35 @@ def find_item(args: argparse.Namespace, data: Path) -> Path | None:
     return None
 
 
-def cost(variant: str) -> float:
-    """Of an update, on average over the phases."""
-    kinds = variant.split("_")
-    shares = [1.0] if len(kinds) == 1 else [FIRST_PARTS / PARTS, 1 - FIRST_PARTS / PARTS]
-    return sum(share * COSTS[kind] for share, kind in zip(shares, kinds, strict=True))
+def training(
+    variant: Variant, seed: int, args: argparse.Namespace, data: Path, length: Length, labels: Stage
+) -> Stage:
+    """One variant with one seed: one fairseq-hydra-train, whose product is its last checkpoint.
 
-
-def training(variant: str, seed: int, args: argparse.Namespace, data: Path, length: Length) -> Stage:
-    """One variant with one seed: one fairseq-hydra-train, whose product is its last checkpoint."""
+    labels: what makes those of the variants that predict some.
+    """
     settings = [
-        f"task.schedule={variant}",
-        length.phases(variant),
+        f"task.schedule={variant.schedule}",
+        length.phases(variant.schedule),
         f"task.relevance={args.relevance}",
         f"common.seed={seed}",
-        *length.overrides(),
-        *(SMALL_OVERRIDES if args.config.endswith("_small") else ()),
+        # every seventh, or only the end of what would be a first phase
+        *length.overrides(1 if len(measured_parts(args)) > 2 else FIRST_PARTS),
+        *variant.settings,
+        *([f"task.labels=[{stages.hydra_value(str(labels.folder))}]"] if variant.needs_labels else []),
         *args.overrides,
     ]
-    run = stages.training_stage(f"{variant}-seed{seed}", args.config, data, args.out, settings)
+    needs = ("data", labels.name) if variant.needs_labels else ("data",)
+    run = stages.training_stage(f"{variant.name}-seed{seed}", args.config, data, args.out, settings, needs)
     # not the best on valid: what a second phase does to the first is seen at its end
     return replace(run, products=[run.folder / "checkpoint_last.pt"])
+
+
+def evaluations_of(run: Stage, args: argparse.Namespace, item: Path | None, data: Path) -> list[Stage]:
+    """Retrieval at the end of a run, and ABX where there are items."""
+    folder = run.folder / "evaluation" / "retrieval"
+    retrieval = stages.retrieval_stage(run, data, args.out, args.relevance, folder=folder)
+    return [retrieval, *(abx_stages(run, item, data, measured_parts(args)) if item is not None else [])]
 
 
 def kept_checkpoints(folder: Path) -> dict[int, Path]:
@@ -233,15 +290,15 @@ def kept_checkpoints(folder: Path) -> dict[int, Path]:
     return dict(sorted(kept.items()))
 
 
-def abx_stages(run: Stage, item: Path, data: Path) -> list[Stage]:
-    """ABX of a run's checkpoints after 1, 2, 3, 5 and 7 sevenths of it."""
+def abx_stages(run: Stage, item: Path, data: Path, parts: Sequence[int]) -> list[Stage]:
+    """ABX of a run's checkpoints after so many sevenths of it."""
     kept = kept_checkpoints(run.folder)
     if len(kept) < 2:
         raise ConfigError(
             str(run.folder), ["keeps no checkpoint by update or epoch; leave checkpoint.* as they are"]
         )
     end = max(kept)
-    wanted = [round(end * part / PARTS) for part in MEASURED_PARTS]
+    wanted = [round(end * part / PARTS) for part in parts]
     missing = [updates for updates in wanted if updates not in kept]
     if missing:  # fairseq keeps none where an update is also the end of an epoch
         print(
@@ -251,57 +308,26 @@ def abx_stages(run: Stage, item: Path, data: Path) -> list[Stage]:
     return [stages.abx_stage(run, kept[updates], updates, item, data, ABX_OPTIONS) for updates in chosen]
 
 
-def paper_stage(trainings: Sequence[Stage], evaluations: Sequence[Stage], out: Path) -> Stage:
-    """`mtssl report … --paper`."""
-    folder = out / "paper"
-    command = ["mtssl", "report", *(str(run.folder) for run in trainings), "--paper", str(folder)]
-    needs = [stage.name for stage in (*trainings, *evaluations)]
-    return Stage("paper", command, folder, [folder / "paper.json", folder / "fig3.png"], needs=needs)
+def papers_of(titles: Mapping[Path, str], out: Path, needs: Sequence[str] = ()) -> dict[str, Stage]:
+    """`mtssl report … --paper`: of the nine, and where there are more, of all in a folder of its own.
 
-
-def report(
-    pipeline: Pipeline, paper: Path, trainings: Sequence[Stage], length: Length, seeds: list[int], out: Path
-) -> None:
-    """Write results.json and the page."""
-    numbers = results.read_json(paper / "paper.json")
-    content: dict[str, Any] = {
-        **numbers,
-        "length": f"{length.amount} {length.unit}",
-        "seeds": seeds,
-        "seconds": pipeline.total_seconds(),
-        "commands": pipeline.commands,
-        "versions": results.versions(),
-    }
-    results.write_json(out / "results.json", content)
-    columns = ("claim", "verdict", "numbers")
-    findings = [[finding[name] for name in columns] for finding in numbers["findings"]]
-    tables = [
-        (title, numbers["tables"][name]["note"], Table(**keep_table(numbers["tables"][name])))
-        for title, name in (("Table I: retrieval", "retrieval"), ("Table II: ABX", "abx"))
-    ]
-    rules = "The rules are those of fairseq_mtssl/report/findings.py, fixed before any run."
-    pictures = {
-        "Fig. 2: ABX error by layer and by update": paper / "fig2.png",
-        "Fig. 2 in full: by layer at each checkpoint": paper / "fig2_layers.png",
-        "Fig. 3: losses": paper / "fig3.png",
-    }
-    page = results.write_report(
-        "Nine schedules of self-supervision and visual grounding",
-        content,
-        [*tables, ("Findings", rules, Table(["finding", "verdict", "numbers"], findings))],
-        {name: path for name, path in pictures.items() if path.is_file()},
-        {run.name: run.folder / ".hydra" / "config.yaml" for run in trainings},
-        out / "index.html",
-    )
-    print()
-    for finding in numbers["findings"]:
-        print(f"{finding['verdict']}: {finding['claim']}")
-    print(f"\n{out / 'results.json'}, {paper}; all in one page: {page}")
-
-
-def keep_table(content: dict[str, Any]) -> dict[str, Any]:
-    """A table of paper.json without its note."""
-    return {name: content[name] for name in ("header", "rows")}
+    titles: run folder -> title of its row.
+    """
+    nine = {variant.title for variant in NINE.values()}
+    rows = [variant.title for variant in (*NINE.values(), *BRANCHES.values())]
+    ordered = sorted(titles, key=lambda run: rows.index(titles[run]) if titles[run] in rows else len(rows))
+    chosen = {"paper": [folder for folder in ordered if titles[folder] in nine]}
+    if len(chosen["paper"]) < len(titles):
+        chosen["branches"] = ordered
+    found = {}
+    for name, folders in chosen.items():
+        if folders:
+            folder = out / name
+            words = [f"{titles[run]}={run}" for run in folders]
+            command = ["mtssl", "report", *words, "--paper", str(folder)]
+            products = [folder / "paper.json", folder / "fig3.png"]
+            found[name] = Stage(name, command, folder, products, needs=needs)
+    return found
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def test_two_variants_end_in_tables_figures_and_findings(
     data, out = make_data(tmp_path / "data"), tmp_path / "out"
     overrides = [f"{key}={hydra(value)}" for key, value in SETTINGS.items()]
     words = ["--data", data, "--out", out, "--updates", 7, "--only", "w2v2,vgs_w2v2", "--at-once", 2]
+    words += ["--abx", "all", "--record", tmp_path / "kept"]
     example.main([*map(str, words), *overrides])
 
     runs = {name: out / f"{name}-seed1" for name in ("w2v2", "vgs_w2v2")}
@@ -97,6 +98,20 @@ def test_two_variants_end_in_tables_figures_and_findings(
     once = len(commands)
     example.main([*map(str, words), *overrides])
     assert len(commands) == once  # nothing is done twice
+
+    again = tmp_path / "again"
+    example.main(["--from-results", str(tmp_path / "kept"), "--out", str(again)])
+    assert commands[once:] == ["paper"]  # nothing is trained
+    rebuilt = json.loads((again / "results.json").read_text())
+    assert rebuilt["tables"] == content["tables"] and rebuilt["findings"] == content["findings"]
+    for name in ("findings.json", "tables.md"):
+        assert (again / name).read_text() == (out / name).read_text()
+    assert (again / "paper" / "fig3.png").is_file() and (again / "index.html").is_file()
+    record = tmp_path / "kept" / "vgs_w2v2-seed1.json"
+    assert record.stat().st_size < 8000 and str(tmp_path) not in record.read_text()
+    kept = json.loads(record.read_text())
+    assert (kept["title"], kept["seed"], kept["updates"]) == ("(VGS, W2V2)", 1, 7)
+    assert [phase["updates"] for phase in kept["phases"]] == [2, 7] and set(kept["abx"]) == set("12357")
 
 
 def hydra(value: object) -> str:

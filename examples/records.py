@@ -1,0 +1,171 @@
+"""Recorded results: one small JSON a run, from which tables and figures are rebuilt without training.
+
+A record holds what `mtssl report` reads of a run's folder: the measures, the two losses by update, the
+schedule and the seed; and what a reader wants to know of it: its command, the commit, how long it took, what
+was logged last in each phase. Folders are named relative to the current or the output folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from examples.pipeline import Pipeline, Stage
+from examples.results import read_json
+from examples.stages import ROOT
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.report.evaluations import ABX_NAME
+from fairseq_mtssl.report.training_log import TrainingLog, read_training_log
+
+CURVES = ("loss_vgs", "loss_ssl", "alpha", "phase")
+POINTS = 60  # of a curve at most
+ABX_KEYS = ("slicing", "context", "tokens", "scores")
+NO_MEASURE = ("wps", "ups", "wpb", "bsz", "left_min", "wall", "train_wall", "update", "epoch", "num_updates")
+
+FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\],]+/)+")  # of an absolute path
+
+Record = dict[str, Any]
+
+
+def make_record(run: Stage, title: str, schedule: str, seed: int, pipeline: Pipeline, **facts: Any) -> Record:
+    """What is kept of a run that is trained and measured.
+
+    title: of its row in tables; runs of one title are seeds of it. facts: further entries.
+    The commit is null where the run was finished by an earlier call of the example.
+    Raises: TrainingLogError, ConfigError for a folder that is no run's.
+    """
+    log = read_training_log(run.folder)
+    retrieval = sorted(run.folder.rglob("retrieval.json"))
+    found = {path: ABX_NAME.fullmatch(path.name) for path in sorted(run.folder.rglob("abx_*.json"))}
+    abx = {
+        name[1]: {key: value for key, value in read_json(path).items() if key in ABX_KEYS}
+        for path, name in found.items()
+        if name is not None
+    }
+    return {
+        "name": run.name,
+        "title": title,
+        "schedule": schedule,
+        "seed": seed,
+        **facts,
+        "updates": log.last_update,
+        "seconds": pipeline.seconds.get(run.name),
+        "commit": commit() if run.name in pipeline.redone else None,
+        "command": portable(run.line, pipeline.out),
+        "retrieval": read_json(retrieval[0]) if retrieval else None,
+        "abx": dict(sorted(abx.items(), key=lambda entry: int(entry[0]))),
+        "phases": last_of_each_phase(log),
+        "curves": thin_curves(log),
+    }
+
+
+def portable(line: str, out: Path) -> str:
+    """A command without absolute paths: relative to the current or output folder, else the last name."""
+    text = line.replace(str(out), out.name) if out.is_absolute() else line
+    return FOLDERS.sub("", text.replace(f"{Path.cwd()}/", ""))
+
+
+def commit() -> str | None:
+    """The commit of the checkout, with `-dirty` where tracked files differ from it; None without git."""
+    words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def last_of_each_phase(log: TrainingLog) -> list[dict[str, float]]:
+    """The measures of the last training line of each phase, and in the last phase those of validation."""
+    lines = [record for record in log.records if record.kind == "train_inner"]
+    last = {line.values.get("phase", 0.0): line for line in lines}
+    phases = [{"updates": line.updates, **_measures(line.values)} for line in last.values()]
+    valid = next((line for line in reversed(log.records) if line.kind == "valid"), None)
+    if phases and valid is not None:
+        phases[-1] |= {f"valid_{key}": value for key, value in _measures(valid.values).items()}
+    return phases
+
+
+def thin_curves(log: TrainingLog) -> dict[str, list[float | None]]:
+    """Updates and, for each curve that was logged, its values (null where it has none), thinned evenly."""
+    lines = [record for record in log.records if record.kind == "train_inner"]
+    step = math.ceil(len(lines) / POINTS) or 1
+    # counted from the end, so that the last is among them
+    kept = lines[::-1][::step][::-1]
+    curves: dict[str, list[float | None]] = {"num_updates": [line.updates for line in kept]}
+    for key in CURVES:
+        values = [line.values.get(key) for line in kept]
+        if any(value is not None for value in values):
+            curves[key] = values
+    return curves
+
+
+def write_record(record: Record, folder: Path) -> Path:
+    """Write folder/NAME.json, an entry a line, unless it is there for the same command with a commit."""
+    path = folder / f"{record['name']}.json"
+    if record["commit"] is None and path.is_file() and read_json(path).get("command") == record["command"]:
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    entries = (
+        f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in record.items()
+    )
+    path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
+    return path
+
+
+def read_records(folders: Iterable[Path]) -> list[Record]:
+    """Every record of some folders, by title and seed in the order of their names.
+
+    Raises: ConfigError naming every fault: a folder without records, a file that is none, one run twice.
+    """
+    found: list[Record] = []
+    faults = []
+    for folder in folders:
+        paths = sorted(folder.glob("*.json"))
+        if not paths:
+            faults.append(f"{folder} holds no record (*.json); give a folder that --record has written")
+        for path in paths:
+            try:
+                record = read_json(path)
+                missing = [
+                    key for key in ("name", "title", "schedule", "seed", "curves") if key not in record
+                ]
+                if missing:
+                    faults.append(f"{path} lacks {', '.join(missing)}; wanted what --record writes")
+                found.append(record)
+            except (OSError, ValueError, TypeError) as error:
+                faults.append(f"{path} cannot be read as JSON ({error}); wanted what --record writes")
+    names = [record.get("name") for record in found]
+    faults += [f"{name} is there twice; keep one" for name in dict.fromkeys(names) if names.count(name) > 1]
+    if faults:
+        raise ConfigError("--from-results", faults)
+    return found
+
+
+def restore_run(record: Mapping[str, Any], folder: Path) -> None:
+    """Write what `mtssl report` reads of a run's folder: configuration, log, measures."""
+    for name in (".hydra", "evaluation"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    # JSON is YAML
+    config = {"task": {"schedule": record["schedule"], "phases": None}, "common": {"seed": record["seed"]}}
+    (folder / ".hydra" / "config.yaml").write_text(json.dumps(config) + "\n", encoding="utf-8")
+    (folder / "train.log").write_text("\n".join(_log_lines(record["curves"])) + "\n", encoding="utf-8")
+    measures = {f"abx_{updates}": content for updates, content in record.get("abx", {}).items()}
+    if record.get("retrieval") is not None:
+        measures["retrieval"] = record["retrieval"]
+    for name, content in measures.items():
+        (folder / "evaluation" / f"{name}.json").write_text(json.dumps(content) + "\n", encoding="utf-8")
+
+
+def _log_lines(curves: Mapping[str, Sequence[float | None]]) -> Iterable[str]:
+    for row in zip(*curves.values(), strict=True):
+        values = {key: value for key, value in zip(curves, row, strict=True) if value is not None}
+        yield json.dumps({"epoch": 1, "update": values["num_updates"], **values})
+
+
+def _measures(values: Mapping[str, float]) -> dict[str, float]:
+    return {key: value for key, value in values.items() if key not in NO_MEASURE}

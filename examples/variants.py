@@ -1,0 +1,88 @@
+"""What the grounding examples train: the paper's nine schedules, and the same with other SSL branches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.report.published import variant_name
+from fairseq_mtssl.schedule import SCHEDULES
+
+PARTS, FIRST_PARTS = 7, 2  # of the paper's 70 epochs: phases of 20 and 50, a measurement after every 10 or so
+NEVER = 1_000_000
+COSTS = {"w2v2": 1.0, "vgs": 1.0, "vgsplus": 1.6}  # of an update, to begin with the longest runs
+BRANCH_TITLES = {"hubert": "HuBERT", "data2vec": "data2vec", "mt4ssl": "MT4SSL"}
+LABELLED = ("hubert", "mt4ssl")
+CONSTANT_SPEED = "task.speed_perturb=0"
+BRANCH_NOTE = (
+    "HuBERT and MT4SSL predict cluster labels of MFCC-CMN (100 clusters). Labels lie on the frames of the "
+    "audio as it is, so that these clips cannot be played faster or slower (task.speed_perturb=0). data2vec "
+    "and the rows called 'at constant speed' are trained in the same way: compare the branches with those. "
+    "The rows of the paper's nine are trained with the recipe's changes of speed."
+)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A row of the tables. name: of its runs' folders. schedule: the task's. title: as the tables name it.
+
+    settings: its own overrides. ssl: the model's branch.
+    """
+
+    name: str
+    schedule: str
+    title: str
+    settings: tuple[str, ...] = field(default=())
+    ssl: str = "wav2vec2"
+
+    @property
+    def needs_labels(self) -> bool:
+        return self.ssl in LABELLED
+
+    @property
+    def cost(self) -> float:
+        """Of an update, on average over the phases."""
+        kinds = self.schedule.split("_")
+        shares = [1.0] if len(kinds) == 1 else [FIRST_PARTS / PARTS, 1 - FIRST_PARTS / PARTS]
+        return sum(share * COSTS[kind] for share, kind in zip(shares, kinds, strict=True))
+
+
+def _nine() -> dict[str, Variant]:
+    names = ("_".join(kinds) for kinds in SCHEDULES)
+    return {name: Variant(name, name, variant_name(name)) for name in names}
+
+
+def _branches() -> dict[str, Variant]:
+    """(branch, VGS) and branch+VGS of the other three branches, and what they are compared with."""
+    found = [
+        Variant(f"{name}-constant-speed", name, f"{variant_name(name)} at constant speed", (CONSTANT_SPEED,))
+        for name in ("w2v2_vgs", "vgs", "vgsplus")
+    ]
+    for ssl, title in BRANCH_TITLES.items():
+        settings = (f"model.ssl={ssl}", CONSTANT_SPEED)
+        found += [
+            Variant(f"{ssl}_vgs", "w2v2_vgs", f"({title}, VGS)", settings, ssl),
+            Variant(f"{ssl}+vgs", "vgsplus", f"{title}+VGS", settings, ssl),
+        ]
+    return {variant.name: variant for variant in found}
+
+
+NINE = _nine()
+BRANCHES = _branches()
+
+
+def variants_of(text: str | None, known: dict[str, Variant]) -> list[Variant]:
+    """--only. Raises: ConfigError naming every unknown variant."""
+    words = list(dict.fromkeys(word.strip() for word in text.split(","))) if text else list(known)
+    unknown = [word for word in words if word not in known]
+    if unknown:
+        raise ConfigError("--only", [f"got {', '.join(unknown)}, wanted some of {', '.join(known)}"])
+    return [known[word] for word in words]
+
+
+def seeds_of(text: str) -> list[int]:
+    """--seeds. Raises: ConfigError."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
+        raise ConfigError("--seeds", [f"got {text!r}, wanted whole numbers, each once, such as 1,2,3"])
+    return [int(word) for word in words]
