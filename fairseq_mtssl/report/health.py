@@ -215,13 +215,13 @@ def _ssl_branches(values: Mapping[str, float]) -> list[Branch]:
     if "contrastive" in values and "ssl_accuracy" in values:
         branches.append(_contrastive(values))
     elif "ssl_accuracy" in values:
-        shares = {key: values[f"ssl_{key}"] for key in LABEL_SHARES if f"ssl_{key}" in values}
+        shares = {share: values[f"ssl_{share}"] for share in LABEL_SHARES if f"ssl_{share}" in values}
         branches.append(_labels("labels", {**values, **shares}))
     for key in sorted(key for key in values if re.fullmatch(r"acc_off(_\d+)?", key)):
         tail = key.removeprefix("acc_off")
-        keys = {key: f"{mt4ssl}_off{tail}" for key, mt4ssl in LABEL_SHARES.items()}
-        shares = {key: values[percent] / 100 for key, percent in keys.items() if percent in values}
-        losses = {key: values[f"{key}{tail}"] for key in LABEL_LOSSES if f"{key}{tail}" in values}
+        percents = {share: f"{start}_off{tail}" for share, start in LABEL_SHARES.items()}
+        shares = {share: values[name] / 100 for share, name in percents.items() if name in values}
+        losses = {loss: values[f"{loss}{tail}"] for loss in LABEL_LOSSES if f"{loss}{tail}" in values}
         branches.append(_labels(f"labels of set {int(tail[1:]) + 1}" if tail else "labels", shares | losses))
     if "loss_on" in values:
         branches.append(_regression(values))
