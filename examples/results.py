@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from examples.stages import title
+from examples.training_bar import phases_run
+from fairseq_mtssl.report.health import PhaseHealth, phase_healths
 from fairseq_mtssl.report.page import Section, Table, write_page
+from fairseq_mtssl.report.training_log import phase_starts, read_training_log
 from fairseq_mtssl.report.versions import versions as versions  # what the examples' results.json has, too
 
 DIRECTIONS = {"speech_to_image": "s→i", "image_to_speech": "i→s"}
@@ -54,6 +57,14 @@ def schedule_line(phases: Sequence[Mapping[str, Any]]) -> str:
     return ", then ".join(f"{title(phase['name'])} {phase['updates']} updates" for phase in phases)
 
 
+def run_health(folder: Path) -> list[PhaseHealth]:
+    """Whether each phase of a run learned, read from the log in its folder."""
+    log = read_training_log(folder)
+    found = phases_run(log.path.read_text(encoding="utf-8"))
+    phases = [(phase["first_update"], title(phase["name"])) for phase in found]
+    return phase_healths(log, phases or phase_starts(log))
+
+
 def write_report(
     heading: str,
     results: Mapping[str, Any],
@@ -61,11 +72,14 @@ def write_report(
     pictures: Mapping[str, Path],
     configurations: Mapping[str, Path],
     out: Path,
+    more: Sequence[Section] = (),
 ) -> Path:
-    """The page. tables: heading, text, table; pictures: heading -> PNG; configurations: run -> YAML."""
+    """The page. tables: heading, text, table; pictures: heading -> PNG; configurations: run -> YAML; more:
+    sections between the pictures and the commands."""
     seconds = results["seconds"]
     sections = [Section(name, text, table) for name, text, table in tables]
     sections += [Section(name, picture=path) for name, path in pictures.items()]
+    sections += more
     sections.append(Section("Commands", "Each can be typed by itself.", code="\n".join(results["commands"])))
     rows = [[name, f"{value:.0f}"] for name, value in seconds.items()]
     sections.append(Section("Time", table=Table(["stage", "seconds"], rows)))

@@ -17,6 +17,7 @@ PHASE = re.compile(
     r"phase (?P<number>\d+) of (?P<count>\d+), (?P<name>.+?): updates (?P<start>\d+) to (?P<end>\d+), "
     r"alpha (?P<alpha>[\d.]+(?: to [\d.]+)?)"
 )
+JUDGED = re.compile(r"\[fairseq_mtssl\.tasks\.health_watch\]\[INFO\] - (.*\S)")
 RESUMED = re.compile(r"Loaded checkpoint .* @ (\d+) updates")
 BEGUN = "begin training epoch"
 SHOWN = {"loss_vgs": "L_AV", "loss_ssl": "L_AUD", "loss_off": "L_off", "loss_on": "L_on"}
@@ -25,7 +26,8 @@ SECONDS_BETWEEN_LINES = 15.0  # where the output is a file, a bar is a line each
 
 
 class TrainingBar:
-    """Updates done, updates to go, time left and the losses; phases and validations as lines above it.
+    """Updates done, updates to go, time left and the losses; phases, whether they learned, and validations as
+    lines above it.
 
     name: shown before the bar. folder: the run's `checkpoint.save_dir`, where its composed configuration says
     how many updates there will be. position: lines below the first, where several bars are shown.
@@ -51,6 +53,9 @@ class TrainingBar:
         phase = PHASE.search(line)
         if phase:
             self._say(phase[0])
+        judged = JUDGED.search(line)
+        if judged:
+            self._say(judged[1])
         if BEGUN in line:
             self._open()
         resumed = RESUMED.search(line)

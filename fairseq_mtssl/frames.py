@@ -24,6 +24,9 @@ SAMPLE_RATE_HZ = 16_000
 IGNORED_LABEL = 1
 """fairseq's padding index: a frame without a label."""
 
+SPECIAL_SYMBOLS = 4
+"""Classes of a label dictionary that are no label: the special symbols at its front, padding among them."""
+
 
 def parse_conv_layers(text: str) -> list[ConvLayer]:
     """Read fairseq's ``conv_feature_layers`` notation.

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples import results, stages
 from examples.pipeline import Pipeline, run_example
 from examples.training_bar import phases_run
+from fairseq_mtssl.report.run_sections import health_section
 
 SEQUENTIAL, VGS_ONLY = "joint_sequential_small", "vgs_small"
 # so few updates leave nothing to regularise: with masks VGS hardly starts in 400
@@ -61,11 +62,13 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.run(stages.curves_stage(runs, phases, out / "curves.png", out / "curves"))
 
     scores = {name: results.read_json(stage.products[0]) for name, stage in evaluations.items()}
+    health = {name: results.run_health(run.folder) for name, run in runs.items()}
     content = {
         "retrieval": scores["(W2V2, VGS)"],
         "retrieval_vgs_only": scores["VGS"],
         "schedule": phases,
         "vgs_only_updates": args.vgs_updates,
+        "health": {name: [phase.to_json() for phase in phases] for name, phases in health.items()},
         "seconds": pipeline.total_seconds(),
         "checkpoint": str(sequential.products[0]),
         "checkpoint_vgs_only": str(vgs_only.products[0]),
@@ -86,9 +89,13 @@ def main(argv: list[str] | None = None) -> None:
         {"Losses": out / "curves.png", "Captions and their five best images": out / "gallery.png"},
         {name: run.folder / ".hydra" / "config.yaml" for name, run in runs.items()},
         out / "index.html",
+        [health_section(health)],
     )
     print("\n" + "\n".join(texts) + "\n")
     results.print_table(table)
+    print()
+    for name, judged in health.items():
+        print("\n".join(f"{name}: {phase.sentence}" for phase in judged))
     print(f"\n{out / 'results.json'}, {out / 'curves.png'}, {out / 'gallery.png'}; all in one page: {page}")
     print(f"Ask it with a recording of yours:  mtssl retrieve --checkpoint {sequential.products[0]} \\")
     print(f"    --images {data / 'images'} --query my_recording.wav")

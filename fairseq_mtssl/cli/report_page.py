@@ -73,9 +73,10 @@ def run(
     """
     from fairseq_mtssl.cli.run_folder import read_run_folder
     from fairseq_mtssl.report.canvas import new_figure
+    from fairseq_mtssl.report.health import phase_healths
     from fairseq_mtssl.report.layer_results import find_layer_results, read_layer_result
     from fairseq_mtssl.report.page import asset, write_page
-    from fairseq_mtssl.report.run_sections import layer_sections, training_section
+    from fairseq_mtssl.report.run_sections import health_section, layer_sections, training_section
 
     new_figure(1.0, 1.0)  # told now, rather than after the encoding, if matplotlib is absent
     folder = path if path.is_dir() else path.parent
@@ -87,6 +88,7 @@ def run(
     layers += [read_layer_result(each) for each in args.layers or [] if Path(each).resolve() not in known]
     sections = [
         training_section(log, name, phases),
+        health_section({"": phase_healths(log, phases)}),
         *layer_sections(layers),
         *_retrieval_sections(args, about),
         *_record_sections(about),

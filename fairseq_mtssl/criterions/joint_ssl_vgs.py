@@ -11,6 +11,7 @@ from fairseq.criterions import register_criterion
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
+from fairseq_mtssl.criterions.label_counts import LabelCounts
 from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig
 
 
@@ -50,6 +51,7 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
         self.feature_penalty = feature_penalty
         self.online_weight = online_weight
         self.offline_weight = offline_weight
+        self._labels = LabelCounts()
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a mean over the batch, in nats), 1, what to log."""
@@ -64,9 +66,7 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
             log["loss_ssl"] = loss_ssl.detach()
             terms.append(self.ssl_weight * loss_ssl)
         if self.vgs_weight > 0:
-            loss_vgs = self.vgs_loss(model, out, sample)
-            log["loss_vgs"] = loss_vgs.detach()
-            terms.append(self.vgs_weight * loss_vgs)
+            terms.append(self.vgs_weight * self.vgs_loss(model, out, sample, log))
         if vgs and not model.training:
             log["embeddings"] = self.embeddings(out, sample)
         loss = sum(terms[1:], terms[0])
@@ -87,7 +87,13 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
         diversity = sum((output.codes - output.perplexity) / output.codes for output in outputs)
         penalty = sum(output.penalty for output in outputs)
         log["contrastive"] = contrastive.detach()
-        log["ssl_accuracy"] = sum(output.correct * (output.frames / frames) for output in outputs)
+        for key, name in (
+            ("contrastive_chance", "contrastive_chance"),
+            ("ssl_accuracy", "correct"),
+            ("ssl_chance", "correct_chance"),
+        ):
+            log[key] = sum(getattr(output, name) * (output.frames / frames) for output in outputs)
+        log["codes"] = outputs[0].codes
         log["code_perplexity"] = share * sum(output.perplexity.detach() for output in outputs)
         log["temp"] = outputs[0].temperature
         return contrastive + share * (self.diversity_weight * diversity + self.feature_penalty * penalty)
@@ -99,6 +105,7 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
         if "regression" in outputs[0]:
             regression: Tensor = sum(output["regression"] for output in outputs) / frames
             log["loss_on"] = regression.detach()
+            log["loss_on_mean"] = sum(output["regression_of_mean"] for output in outputs) / frames
             log["target_var"], log["prediction_var"] = outputs[0]["target_var"], outputs[0]["prediction_var"]
             terms.append(self.online_weight * regression)
         if "classification" in outputs[0]:
@@ -106,6 +113,14 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
             log["loss_off"] = entropy.detach()
             labelled = total(outputs, "labelled").clamp(min=1)
             log["ssl_accuracy"] = total(outputs, "correct") / labelled
+            sets = [self._labels.add(outputs, index) for index in range(len(outputs[0]["labelled"]))]
+            for key, name, count in (
+                ("ssl_chance", "chance", labelled),
+                ("ssl_frequent", "frequent", labelled),
+                ("loss_off_chance", "entropy_at_most", frames),
+                ("loss_off_entropy", "entropy", frames),
+            ):
+                log[key] = sum(each[name] for each in sets) / count
             terms.append(self.offline_weight * entropy)
         loss: Tensor = sum(terms[1:], terms[0])
         return loss

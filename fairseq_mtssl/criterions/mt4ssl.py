@@ -14,11 +14,23 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
+from fairseq_mtssl.criterions.label_counts import LabelCounts
 from fairseq_mtssl.errors import ConfigError
 
 logger = logging.getLogger(__name__)
 
 VARIANCES = ("target_var", "prediction_var", "feature_var")
+
+LABEL_MEANS = (
+    ("loss_off", "loss_off", 1.0, 4),
+    ("acc_off", "correct", 100.0, 2),
+    # what is known without learning anything, to judge the others by (report/health.py)
+    ("chance_off", "chance", 100.0, 2),
+    ("frequent_off", "frequent", 100.0, 2),
+    ("loss_off_entropy", "entropy", 1.0, 4),
+    ("loss_off_chance", "entropy_at_most", 1.0, 4),
+)
+"""Logged of each label set: key, sum over its labelled frames that it is the mean of, factor, decimals."""
 
 
 @dataclass
@@ -85,6 +97,7 @@ class Mt4sslCriterion(FairseqCriterion):
         self.collapse_check_updates = collapse_check_updates
         self.floors = dict(zip(VARIANCES, (min_target_var, min_prediction_var, min_feature_var), strict=True))
         self._checked = 0
+        self._labels = LabelCounts()
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a sum over masked frames), masked frames, what to log (sums, on the device)."""
@@ -100,6 +113,7 @@ class Mt4sslCriterion(FairseqCriterion):
         if "regression" in out:
             terms.append(self.online_weight * out["regression"])
             log["loss_on"] = out["regression"].detach()
+            log["loss_on_mean"] = out["regression_of_mean"]
         if "identified" in out:
             log["identified"] = out["identified"]
         if "classification" in out:
@@ -108,6 +122,8 @@ class Mt4sslCriterion(FairseqCriterion):
                 log[f"loss_off_{index}"] = loss.detach()
                 log[f"correct_{index}"] = out["correct"][index]
                 log[f"labelled_{index}"] = out["labelled"][index]
+                known = self._labels.add([out], index)
+                log.update({f"{name}_{index}": value for name, value in known.items()})
         if "classification_unmasked" in out:
             terms.append(self.unmasked_weight * frames * sum(out["classification_unmasked"]))
         if not terms:
@@ -140,7 +156,7 @@ class Mt4sslCriterion(FairseqCriterion):
 
         names = {name for log in logging_outputs for name in log}
         frames = total("sample_size") or 1
-        for name in ("loss", "loss_on", *VARIANCES):
+        for name in ("loss", "loss_on", "loss_on_mean", *VARIANCES):
             if name in names:
                 metrics.log_scalar(name, total(name) / frames, frames, round=4)
         if "identified" in names:
@@ -150,9 +166,9 @@ class Mt4sslCriterion(FairseqCriterion):
             tail = "" if len(sets) == 1 else f"_{index}"
             labelled = total(f"labelled_{index}")
             labelled = labelled.clamp(min=1) if torch.is_tensor(labelled) else max(labelled, 1)
-            metrics.log_scalar(f"loss_off{tail}", total(f"loss_off_{index}") / labelled, frames, round=4)
-            accuracy = 100.0 * total(f"correct_{index}") / labelled
-            metrics.log_scalar(f"acc_off{tail}", accuracy, frames, round=2)
+            for key, name, factor, places in LABEL_MEANS:
+                value = factor * total(f"{name}_{index}") / labelled
+                metrics.log_scalar(f"{key}{tail}", value, frames, round=places)
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:

@@ -18,6 +18,9 @@ from fairseq_mtssl.schedule import Moment
 MEANS = (
     *("loss", "loss_vgs", "loss_ssl", "contrastive", "ssl_accuracy", "code_perplexity", "temp"),
     *("loss_on", "loss_off", "target_var", "prediction_var"),
+    # what is known without learning anything, to judge the others by (report/health.py)
+    *("loss_vgs_chance", "contrastive_chance", "ssl_chance", "ssl_frequent", "codes"),
+    *("loss_on_mean", "loss_off_chance", "loss_off_entropy"),
 )
 """What is logged as a mean over the batches that have it."""
 
@@ -60,16 +63,21 @@ class VgsRetrievalCriterion(FairseqCriterion):
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a mean over the batch, in nats), 1, what to log."""
         out = model(**sample["net_input"])
-        loss = self.vgs_loss(model, out, sample)
-        log = {"loss": loss.detach(), "loss_vgs": loss.detach(), **self._log(sample)}
+        log = self._log(sample)
+        loss = self.vgs_loss(model, out, sample, log)
+        log["loss"] = loss.detach()
         if not model.training:
             log["embeddings"] = self.embeddings(out, sample)
         return loss, 1, log
 
-    def vgs_loss(self, model: Any, out: dict[str, Any], sample: dict[str, Any]) -> Tensor:
-        """L_AV of a batch, in nats."""
+    def vgs_loss(
+        self, model: Any, out: dict[str, Any], sample: dict[str, Any], log: dict[str, Any]
+    ) -> Tensor:
+        """L_AV of a batch, in nats. Adds it to ``log``, and what it is when nothing is known."""
         gather = self.gather_negatives if model.training else False
-        loss: Tensor = model.vgs_loss(out, sample["image_group"], self.margin, gather)
+        loss: Tensor
+        loss, log["loss_vgs_chance"] = model.vgs_loss(out, sample["image_group"], self.margin, gather)
+        log["loss_vgs"] = loss.detach()
         return loss
 
     def _log(self, sample: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.frames import IGNORED_LABEL
+from fairseq_mtssl.frames import IGNORED_LABEL, SPECIAL_SYMBOLS
 from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
 from fairseq_mtssl.modules.heads import build_label_head, identified
 from fairseq_mtssl.modules.hidden import Hidden
@@ -107,9 +107,10 @@ class MaskedPrediction(nn.Module):
         mask: (V·B, T) bool, the masks of V views one after the other; the views are run as one batch.
         labels: (B, T' ≤ T) dictionary indices, one tensor a label set, padded with 1; T' is below T where the
         batch is padded further than its longest clip. unmasked: classify the other frames, too.
-        Returns: frames (masked frames, int); feature_var; with online targets regression, target_var,
-        prediction_var and, in evaluation, identified (frames whose own target is the nearest of their
-        clip's); with labels one entry a set of classification, correct, labelled (frames with a label), and
+        Returns: frames (masked frames, int); feature_var; with online targets regression, regression_of_mean
+        (what it is for the mean of the batch's targets), target_var, prediction_var and, in evaluation,
+        identified (frames whose own target is the nearest of their clip's); with labels one entry a set of
+        classification, correct, labelled (frames with a label), label_counts ((K,) frames of each label), and
         with unmasked also of classification_unmasked, a mean over the other frames. All are of all views.
         Beside it the state of the first view after layer `keep`, or None; where nothing else is asked of the
         last layer, it is computed at masked frames alone.
@@ -141,7 +142,7 @@ class MaskedPrediction(nn.Module):
                 classify(head(states[layer]), at_frames(to_width(label, mask.size(1)), mask))
                 for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True)
             ]
-            for index, name in enumerate(("classification", "correct", "labelled")):
+            for index, name in enumerate(("classification", "correct", "labelled", "label_counts")):
                 out[name] = [score[index] for score in scores]
             if unmasked:
                 out["classification_unmasked"] = self._classify_others(encoder, after, labels, mask)
@@ -154,7 +155,7 @@ class MaskedPrediction(nn.Module):
         losses = []
         for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True):
             truth = at_frames(to_width(label, mask.size(1)), ~mask)
-            loss, _, labelled = classify(head(encoder.frames(after[layer])[~mask]), truth)
+            loss, _, labelled, _ = classify(head(encoder.frames(after[layer])[~mask]), truth)
             losses.append(loss / labelled.clamp(min=1))
         return losses
 
@@ -163,6 +164,7 @@ class MaskedPrediction(nn.Module):
         # Σ‖ŷ − y‖² / √D
         out["regression"] = (predictions - targets).square().sum() / math.sqrt(targets.size(-1))
         out["target_var"], out["prediction_var"] = variance(targets), variance(predictions.detach())
+        out["regression_of_mean"] = loss_of_mean(out["target_var"], len(targets), targets.size(-1))
         if not self.training:
             out["identified"] = identified(predictions, targets, mask.nonzero()[:, 0])
 
@@ -218,14 +220,27 @@ def to_width(labels: Tensor, frames: int) -> Tensor:
     return nn.functional.pad(labels, (0, more), value=IGNORED_LABEL)
 
 
-def classify(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of the cross-entropies in nats, frames that are right, frames that have a label.
+def classify(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum of the cross-entropies in nats, frames that are right, frames that have a label, and (K,) frames of
+    each label.
 
-    logits: (M, classes); truth: (M,) ints, 1 where there is no label.
+    logits: (M, classes), K labels behind the special symbols; truth: (M,) ints, 1 where there is no label.
     """
     loss = nn.functional.cross_entropy(logits.float(), truth, ignore_index=IGNORED_LABEL, reduction="sum")
     known = truth != IGNORED_LABEL
-    return loss, ((logits.argmax(-1) == truth) & known).sum(), known.sum()
+    counts = logits.new_zeros(logits.size(-1), dtype=torch.float32)
+    # bincount would make the host wait for a GPU
+    counts.index_add_(0, truth, torch.ones_like(truth, dtype=torch.float32))
+    return loss, ((logits.argmax(-1) == truth) & known).sum(), known.sum(), counts[SPECIAL_SYMBOLS:]
+
+
+def loss_of_mean(target_var: Tensor, frames: int, dim: int) -> Tensor:
+    """The regression's loss Σ‖ŷ − y‖² / √D of a prediction ŷ that is the mean of the targets at every frame.
+
+    target_var: as `variance` gives it, the mean over D channels of Σ(y − ȳ)² / (M − 1). So Σ‖ȳ − y‖² over M
+    frames is D · (M − 1) times it, and the loss √D · (M − 1) times it.
+    """
+    return target_var * (max(frames - 1, 0) * math.sqrt(dim))
 
 
 def variance(x: Tensor) -> Tensor:

@@ -17,7 +17,13 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_faults
-from fairseq_mtssl.modules.contrastive import gather_pairs, info_nce, margin_info_nce, same_image_mask
+from fairseq_mtssl.modules.contrastive import (
+    gather_pairs,
+    info_nce,
+    margin_info_nce,
+    same_image_mask,
+    tied_loss,
+)
 from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
@@ -220,12 +226,12 @@ class VgsRetrievalModel(BaseFairseqModel):
 
     def vgs_loss(
         self, out: dict[str, Any], groups: Tensor, margin: float, gather: Optional[bool] = None
-    ) -> Tensor:
-        """L_AV of what ``forward`` returned.
+    ) -> tuple[Tensor, Tensor]:
+        """L_AV of what ``forward`` returned, and what it is when nothing is known.
 
         groups: (B,) ints, equal where captions count as having the same image. margin: for raw products.
         gather: take negatives from all ranks; None does so with cosine similarity.
-        Returns: scalar in nats, both directions summed.
+        Returns: two scalars in nats, both directions summed; the second has no gradient.
         """
         speech, image, scale = out["speech"], out["image"][out["image_index"]], out["scale"]
         if (scale is not None) if gather is None else gather:
@@ -233,8 +239,8 @@ class VgsRetrievalModel(BaseFairseqModel):
         else:
             same = same_image_mask(groups)
         if scale is None:
-            return margin_info_nce(speech, image, margin, same)
-        return info_nce(speech, image, scale, same)
+            return margin_info_nce(speech, image, margin, same), tied_loss(same, margin)
+        return info_nce(speech, image, scale, same), tied_loss(same)
 
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) waveforms of (B,) samples -> (B, D), unmasked."""

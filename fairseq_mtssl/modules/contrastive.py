@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -52,6 +53,18 @@ def info_nce(
     with torch.autocast(speech.device.type, enabled=False):
         factor = scale.float() if isinstance(scale, Tensor) else scale
         return _both_directions(factor * (image.float() @ speech.float().T), same_image)
+
+
+@torch.no_grad()
+def tied_loss(same_image: Tensor, margin: float = 0.0) -> Tensor:
+    """What both losses are when all scores tie, that is when nothing is known of the pairs.
+
+    same_image: (B, B) bool, symmetric, True on the diagonal; margin: of `margin_info_nce`, else 0.
+    Returns: scalar in nats, the mean over the rows of 2·ln(1 + n·exp(margin)), n being a row's negatives;
+        2·ln(B) with margin 0 and B different images.
+    """
+    negatives = (~same_image).sum(1).float()
+    return 2.0 * torch.log1p(negatives * math.exp(margin)).mean()
 
 
 def same_image_mask(image_ids: Tensor) -> Tensor:

@@ -19,13 +19,16 @@ class SslOutput:
     """One batch of the self-supervised branch.
 
     contrastive: scalar, mean cross-entropy in nats over the masked frames; correct: scalar, share of
-    frames whose target scores above every negative; frames: masked frames that had a negative;
-    perplexity: scalar, of the mean code distribution summed over groups; codes: code book size over
-    all groups; penalty: scalar, mean square of the conv features; temperature: of the Gumbel softmax.
+    frames whose target scores above every negative; contrastive_chance, correct_chance: what both are
+    when nothing is known (`chance_of`); frames: masked frames that had a negative; perplexity: scalar, of
+    the mean code distribution summed over groups; codes: code book size over all groups; penalty: scalar,
+    mean square of the conv features; temperature: of the Gumbel softmax.
     """
 
     contrastive: Tensor
     correct: Tensor
+    contrastive_chance: Tensor
+    correct_chance: Tensor
     frames: int
     perplexity: Tensor
     codes: int
@@ -84,17 +87,23 @@ class ContrastiveSslHead(nn.Module):
         rows = mask.nonzero()[:, 0]
         count, start = counts[rows], starts[rows]  # (M,)
         chosen = self._draw_negatives(count, start)  # (M, N)
-        logits = self._logits(predictions, targets, chosen, counts, starts)
-        logits = logits[count > 1].float()
+        marks = fingerprints(targets)
+        logits = self._logits(predictions, targets, marks, chosen, counts, starts)
+        compared = count > 1
+        logits = logits[compared].float()
         truth = torch.zeros(logits.size(0), dtype=torch.long, device=logits.device)
         if logits.size(0):
             contrastive = nn.functional.cross_entropy(logits, truth)
             correct = (logits[:, :1] > logits[:, 1:]).all(1).float().mean()
+            chances = chance_of(marks[compared], marks[chosen[compared]])
         else:
             contrastive, correct = predictions.sum() * 0.0, predictions.new_zeros(())
+            chances = (correct, correct)
         return SslOutput(
             contrastive=contrastive,
             correct=correct,
+            contrastive_chance=chances[0],
+            correct_chance=chances[1],
             frames=logits.size(0),
             perplexity=quantized["prob_perplexity"],
             codes=quantized["num_vars"],
@@ -112,11 +121,17 @@ class ContrastiveSslHead(nn.Module):
         return start.unsqueeze(1) + chosen.clamp(max=(count - 1).unsqueeze(1))
 
     def _logits(
-        self, predictions: Tensor, targets: Tensor, chosen: Tensor, counts: Tensor, starts: Tensor
+        self,
+        predictions: Tensor,
+        targets: Tensor,
+        marks: Tensor,
+        chosen: Tensor,
+        counts: Tensor,
+        starts: Tensor,
     ) -> Tensor:
         """Cosines over the temperature, (M, 1 + N): the target first. A negative that equals the
-        target exactly is −inf. All cosines of a row come from one product, then the drawn ones are
-        picked: 1 + N vectors a frame are never copied.
+        target exactly (marks: `fingerprints` of the targets) is −inf. All cosines of a row come from one
+        product, then the drawn ones are picked: 1 + N vectors a frame are never copied.
         """
         frames = torch.arange(predictions.size(0), device=predictions.device)
         predictions = nn.functional.normalize(predictions.float(), dim=-1, eps=1e-8)
@@ -132,9 +147,25 @@ class ContrastiveSslHead(nn.Module):
         indices = torch.cat([frames.unsqueeze(1), chosen], dim=1)  # (M, 1 + N)
         flat = (row.unsqueeze(1) * width + place.unsqueeze(1)) * width + place[indices]
         logits = cosines.flatten()[flat] / self.logit_temp
-        marks = fingerprints(targets)
         twins = marks[chosen] == marks.unsqueeze(1)
         return torch.cat([logits[:, :1], logits[:, 1:].masked_fill(twins, float("-inf"))], dim=1)
+
+
+@torch.no_grad()
+def chance_of(target: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """Contrastive loss and accuracy of predictions that know nothing, means over the frames.
+
+    target: (M,), negatives: (M, N): marks that are equal for equal vectors. A negative that equals the target
+    is not compared. Where all scores tie, the loss of a frame is ln(1 + negatives compared), in nats. The
+    accuracy is one over the *different* vectors compared, since equal negatives have one score: with 50 draws
+    among 20 frames it is at least 1/20, and with a code book that has collapsed to one entry it is 1.
+    """
+    ordered, _ = negatives.sort(dim=1)
+    is_new = torch.ones_like(ordered, dtype=torch.bool)
+    is_new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+    different = (is_new & (ordered != target.unsqueeze(1))).sum(1)
+    compared = (negatives != target.unsqueeze(1)).sum(1)
+    return (1.0 + compared).log().mean(), (1.0 / (1.0 + different)).mean()
 
 
 @torch.no_grad()

@@ -159,10 +159,10 @@ def _falls_to_chance(scores: Scores) -> Finding:
     if not pairs:
         return Finding(claim, *_parts(_not_measured(scores, "R@10", FORGETTING, "VGS")))
     verdict = NOT_SHOWN
-    if all(_above_chance(vgs) for _, vgs in pairs):
+    if all(above_chance(vgs) for _, vgs in pairs):
         if all(_at_chance(forgot) for forgot, _ in pairs):
             verdict = SHOWN
-        elif all(_above_chance(forgot) for forgot, _ in pairs):
+        elif all(above_chance(forgot) for forgot, _ in pairs):
             verdict = CONTRADICTED
     return Finding(claim, verdict, _against_chance(pairs, FORGETTING, "VGS"))
 
@@ -173,14 +173,14 @@ def _keeps_a_good_part(scores: Scores) -> Finding:
     if not pairs:
         return Finding(claim, *_parts(_not_measured(scores, "R@10", KEEPING, "VGS+")))
     verdict, numbers = NOT_SHOWN, _against_chance(pairs, KEEPING, "VGS+")
-    if all(_above_chance(before) for _, before in pairs):
+    if all(above_chance(before) for _, before in pairs):
         part = statistics.mean(
             (kept.value - kept.chance) / (before.value - before.chance) for kept, before in pairs
         )
         numbers = f"part kept {part:.2f}, wanted {GOOD_PART}; {numbers}"
-        if all(_above_chance(kept) for kept, _ in pairs) and part >= GOOD_PART:
+        if all(above_chance(kept) for kept, _ in pairs) and part >= GOOD_PART:
             verdict = SHOWN
-        elif not any(_above_chance(kept) for kept, _ in pairs):
+        elif not any(above_chance(kept) for kept, _ in pairs):
             verdict = CONTRADICTED
     return Finding(claim, verdict, numbers)
 
@@ -197,23 +197,25 @@ def _not_measured(scores: Scores, measure: str, *variants: str) -> Finding:
     return Finding("", NOT_SHOWN, f"not measured: {lacking}")
 
 
-def _chance_bound(score: Score) -> float:
+def chance_bound(score: Score) -> float:
+    """How far from chance a score must be to differ from it, in points."""
     return BOUND * sampling_error([score.chance], [score.count])
 
 
-def _above_chance(score: Score) -> bool:
-    return score.value > score.chance + _chance_bound(score)
+def above_chance(score: Score) -> bool:
+    """Whether a score is above chance by more than two standard errors of chance."""
+    return score.value > score.chance + chance_bound(score)
 
 
 def _at_chance(score: Score) -> bool:
-    return abs(score.value - score.chance) <= _chance_bound(score)
+    return abs(score.value - score.chance) <= chance_bound(score)
 
 
 def _against_chance(pairs: Sequence[tuple[Score, Score]], one: str, other: str) -> str:
     first = pairs[0][0]
     return (
         f"R@10 {one} {_values(pairs, 0)}, {other} {_values(pairs, 1)}, chance {first.chance:.1f} ± "
-        f"{_chance_bound(first):.1f}; {_seeds(pairs)}"
+        f"{chance_bound(first):.1f}; {_seeds(pairs)}"
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fairseq_mtssl.report.curves import curves_figure
+from fairseq_mtssl.report.health import PhaseHealth
 from fairseq_mtssl.report.inline import inline_svg
 from fairseq_mtssl.report.layer_results import LayerResult, in_series
 from fairseq_mtssl.report.page import Section, Table, folded, table_markup
@@ -14,6 +16,7 @@ from fairseq_mtssl.report.training_log import TrainingLog
 
 NOT_MEASURED = {"wps", "wpb", "bsz", "ups", "wall", "num_updates", "epoch", "alpha", "phase"}
 NOT_MEASURED |= {"ntokens", "nsentences", "train_wall"}
+LEARNED = {True: "yes", False: "no", None: ""}
 WAYS = {"speech_to_image": "speech → image", "image_to_speech": "image → speech"}
 
 
@@ -31,6 +34,32 @@ def training_section(log: TrainingLog, name: str, phases: Sequence[tuple[int, st
         markup += folded("Validation in numbers", table_markup(Table(["update", *keys], rows)))
     starts = ", then ".join(f"{phase} from update {update}" for update, phase in phases)
     return Section("Training", f"Phases: {starts}." if starts else "", markup=markup)
+
+
+def health_section(runs: Mapping[str, Sequence[PhaseHealth]]) -> Section:
+    """A sentence a phase, and its measures in a table. runs: name -> phases; a run alone needs no name."""
+    parts = []
+    for run, phases in runs.items():
+        for phase in phases:
+            name = f"{run}, {phase.name}" if run else phase.name
+            sentence = f"{name}, updates {phase.first_update} to {phase.last_update}: {phase.text}"
+            rows = [
+                [
+                    measure.name,
+                    measure.shown(),
+                    measure.beside(),
+                    LEARNED[measure.learned] if measure.reference is not None else "",
+                ]
+                for measure in phase.measures
+            ]
+            parts.append(f"<p>{html.escape(sentence)}</p>")
+            if rows:
+                parts.append(table_markup(Table(["measure", "value", "beside", "better"], rows)))
+    text = (
+        "Judged by the last quarter of a phase's updates, against what is known without learning anything. "
+        "A phase that ended at chance says nothing about its place in a schedule."
+    )
+    return Section("Did each phase learn?", text, markup="\n".join(parts))
 
 
 def layer_sections(layers: Sequence[LayerResult]) -> list[Section]:

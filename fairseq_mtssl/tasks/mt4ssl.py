@@ -18,6 +18,7 @@ from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
 from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
 from fairseq_mtssl.tasks.phases import loss_scale
 
@@ -55,12 +56,14 @@ class Mt4sslTaskConfig(BucketConfig):
 
 
 @register_task("mt4ssl", dataclass=Mt4sslTaskConfig)
-class Mt4sslTask(LabelledTask):
+class Mt4sslTask(LabelledTask, WatchedTask):
     """Utterances with the labels of their frames. The symbols of the dictionaries go into checkpoints."""
 
     def __init__(self, cfg: Mt4sslTaskConfig) -> None:
         check_config(cfg, len(folders_of(cfg.labels)))
         super().__init__(cfg)
+        if cfg.max_update:
+            self.health = HealthWatch([(0, "mt4ssl")], int(cfg.max_update))
 
     @classmethod
     def setup_task(cls, cfg: Mt4sslTaskConfig, **_: Any) -> "Mt4sslTask":
@@ -116,6 +119,8 @@ class Mt4sslTask(LabelledTask):
         A half-precision overflow is raised before this is called; an AMP one leaves the weights as they
         are and is known by the lowered loss scale.
         """
+        if self.health is not None:
+            self.health.reach(update_num)
         before = loss_scale(optimizer)
         super().optimizer_step(optimizer, model, update_num)
         if loss_scale(optimizer) >= before:

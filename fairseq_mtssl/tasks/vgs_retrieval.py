@@ -25,13 +25,15 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
 from fairseq_mtssl.schedule import Moment, Phase, Schedule, parse_phases, parse_schedule, run_length
 from fairseq_mtssl.tasks.buckets import BucketConfig
-from fairseq_mtssl.tasks.every_row import EveryRowTask
+from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
 from fairseq_mtssl.tasks.phases import begin_update, forget_gradients
 
 logger = logging.getLogger(__name__)
 
 RECALLS = ("s2i_r1", "s2i_r5", "s2i_r10", "i2s_r1", "i2s_r5", "i2s_r10")
 """Valid metrics: speech → image and image → speech R@k, percent."""
+CHANCES = ("s2i_chance10", "i2s_chance10", "captions", "images")
+"""Beside them: R@10 of a random ranking, percent, and how many there were to rank."""
 
 
 @dataclass
@@ -110,7 +112,7 @@ class VgsRetrievalTaskConfig(BucketConfig):
 
 
 @register_task("vgs_retrieval", dataclass=VgsRetrievalTaskConfig)
-class VgsRetrievalTask(EveryRowTask):
+class VgsRetrievalTask(WatchedTask):
     """Pairs of spoken captions and images; retrieval over the whole validation set as valid metrics."""
 
     def __init__(self, cfg: VgsRetrievalTaskConfig) -> None:
@@ -218,6 +220,9 @@ class VgsRetrievalTask(EveryRowTask):
         self.updates_per_epoch = math.ceil(batches / freq[-1])
         total = run_length(int(self.cfg.max_update), int(self.cfg.max_epoch), self.updates_per_epoch)
         self.schedule = Schedule.lay(self.phases, total, self.updates_per_epoch)
+        if self.health is None:
+            names = [phase.name for phase in self.phases]
+            self.health = HealthWatch(list(zip(self.schedule.starts, names)), total)
 
     def max_positions(self) -> None:
         return None
@@ -246,8 +251,9 @@ class VgsRetrievalTask(EveryRowTask):
         update_num: int,
         ignore_grad: bool = False,
     ) -> Any:
-        if self.schedule is None:
+        if self.schedule is None or self.health is None:
             raise ConfigError("task", ["no training data has been loaded; load the train split first"])
+        self.health.reach(update_num)
         self._moment = self.schedule.at(update_num)
         criterion.enter(self._moment)
         self._began = self._began or (time.monotonic(), update_num)
@@ -272,7 +278,7 @@ class VgsRetrievalTask(EveryRowTask):
         for batch in batches:
             self._collect(batch)
         if batches:
-            for name in (*RECALLS, "score"):
+            for name in (*RECALLS, *CHANCES, "score"):
                 metrics.log_derived(name, lambda _, name=name: self._recalls()[name])
         elif not criterion.training:
             metrics.log_scalar("score", 0.0, weight=0)
@@ -304,7 +310,13 @@ class VgsRetrievalTask(EveryRowTask):
             # The dataset's groups already say what is relevant: an image alone, or all of its label.
             result = self._retrieval.result("label", split="valid").to_json()
             ways = {"s2i": result["speech_to_image"], "i2s": result["image_to_speech"]}
-            self._scores = {name: round(ways[name[:3]][name[4:]], 2) for name in RECALLS}
+            chance = result["chance"]
+            self._scores = {
+                **{name: round(ways[name[:3]][name[4:]], 2) for name in RECALLS},
+                "s2i_chance10": round(chance["speech_to_image"]["r10"], 2),
+                "i2s_chance10": round(chance["image_to_speech"]["r10"], 2),
+                **{name: result[name] for name in ("captions", "images")},
+            }
             trained = self._moment is None or self._moment.vgs_weight > 0
             score = (self._scores["s2i_r10"] + self._scores["i2s_r10"]) / 2
             self._scores["score"] = score if trained else 0.0

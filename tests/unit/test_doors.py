@@ -24,7 +24,8 @@ DOORS: dict[str, set[str]] = {
     "models": PURE | {"modules", "targets"},
     "data": BASE | {"frames", "label_files"},
     "criterions": BASE | {"schedule", "evaluation"},
-    "tasks": PURE | {"data", "checkpoints", "evaluation"},
+    # report: a training judges its phases as the page of it does
+    "tasks": PURE | {"data", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,
     "evaluation": BASE | {"frames"},
     "decoding": BASE | {"data"},
