@@ -15,7 +15,7 @@ from fairseq_mtssl.report.retrieval_gallery import Query, gallery_markup
 from fairseq_mtssl.report.training_log import TrainingLog
 
 NOT_MEASURED = {"wps", "wpb", "bsz", "ups", "wall", "num_updates", "epoch", "alpha", "phase"}
-NOT_MEASURED |= {"ntokens", "nsentences", "train_wall"}
+NOT_MEASURED |= {"ntokens", "nsentences", "train_wall", "captions", "images"}
 LEARNED = {True: "yes", False: "no", None: ""}
 WAYS = {"speech_to_image": "speech → image", "image_to_speech": "image → speech"}
 

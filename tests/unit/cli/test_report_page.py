@@ -45,6 +45,24 @@ def test_a_run_without_retrieval_has_the_rest_and_says_so(
     assert len(page.all("svg")) == 1 and all(address.startswith("#") for address in page.addresses)
 
 
+def test_the_page_says_whether_each_phase_learned(tmp_path: Path) -> None:
+    run = write_run(tmp_path, task={"_name": "speech_ctc"})
+    shared = {"epoch": 1, "update": 0.1, "ssl_chance": "0.02"}
+    shared |= {"contrastive": "1.5", "contrastive_chance": "3.9"}
+    lines = [
+        {**shared, "ssl_accuracy": "0.02", "alpha": "0", "phase": "0", "num_updates": "10"},
+        {**shared, "ssl_accuracy": "0.4", "loss": "2", "alpha": "0", "phase": "1", "num_updates": "20"},
+    ]
+    (run / "train.log").write_text("\n".join(map(json.dumps, lines)))
+    assert main(["report", str(run), "--html"]) == 0
+    page = pages.PageParts((run / "report.html").read_text(encoding="utf-8"))
+    text = " ".join(page.texts)
+    assert "Did each phase learn?" in text and not page.faults
+    assert "W2V2, updates 0 to 10: ended at chance. Contrastive accuracy 0.02 (chance 0.02)" in text
+    assert "W2V2, updates 10 to 20: learned. Contrastive accuracy 0.4 (chance 0.02)" in text
+    assert "What usually helps: filterbanks" in text
+
+
 def test_a_run_that_gave_retrieval_no_weight_has_none(tmp_path: Path) -> None:
     phases = [{"name": "ssl", "alpha": 0, "length": "rest"}]
     run = write_run(tmp_path, task={"_name": "joint_ssl_vgs", "phases": phases})

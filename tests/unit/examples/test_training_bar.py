@@ -54,6 +54,13 @@ def test_the_tasks_own_phase_line_is_understood(caplog) -> None:
     ]
 
 
+def test_the_bar_says_whether_a_phase_learned(tmp_path, capsys) -> None:
+    line = "phase 1 of 2, w2v2: ended at chance. Contrastive accuracy 0.02 (chance 0.02)."
+    bar_over(tmp_path, f"[t][fairseq_mtssl.tasks.health_watch][INFO] - {line}\n")
+    assert f"run: {line}" in capsys.readouterr().err
+    assert phases_run(line) == []
+
+
 def test_the_bar_counts_updates_and_shows_losses_phases_and_validation(tmp_path, capsys) -> None:
     bar = bar_over(tmp_path, LOG)
     assert bar._bar is not None and (bar._bar.n, bar._bar.total) == (30, 90)

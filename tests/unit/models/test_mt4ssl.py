@@ -11,6 +11,7 @@ import torch
 
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion, collapse_warnings
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.models.masked_prediction import loss_of_mean, variance
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 
 TINY: dict[str, Any] = {
@@ -314,6 +315,40 @@ def test_means_and_accuracies_are_logged_over_masked_frames() -> None:
     assert values["acc_off"] == pytest.approx(right, abs=0.01)
     assert 0 <= values["acc_on"] <= 100
     assert {"loss_on", "loss_off", "target_var", "prediction_var", "feature_var"} <= set(values)
+
+
+def test_the_references_are_what_knows_nothing() -> None:
+    """The mean of the targets put in the predictions' place, and labels counted by hand."""
+    from fairseq.logging import metrics
+
+    model = build().eval()
+    sample = sample_of(model, 9_000, 7_000)
+    targets: list[torch.Tensor] = []
+    regress = model.ssl_head._regress
+    model.ssl_head._regress = lambda out, states, found, mask: (
+        targets.append(found),
+        regress(out, states, found, mask),
+    )
+    criterion = Mt4sslCriterion(None)
+    with metrics.aggregate() as meters:
+        criterion.reduce_metrics([criterion(model, sample)[2]])
+    values = meters.get_smoothed_values()
+    frames, dim = targets[0].shape
+    of_mean = (targets[0] - targets[0].mean(0)).square().sum() / math.sqrt(dim) / frames
+    assert values["loss_on_mean"] == pytest.approx(of_mean.item(), abs=1e-4)
+    out = model(**sample["net_input"], ids=sample["id"], labels=sample["labels"])
+    (counts,) = out["label_counts"]
+    assert values["chance_off"] == pytest.approx(100 / len(counts), abs=0.01)
+    assert values["frequent_off"] == pytest.approx(100 * (counts.max() / counts.sum()).item(), abs=0.01)
+    assert values["loss_off_chance"] == pytest.approx(math.log(len(counts)), abs=1e-4)
+
+
+def test_the_loss_of_the_mean_by_hand() -> None:
+    # four channels, three frames: in each channel 0, 3, 6, with a variance of 9 and 18 squared about the mean
+    targets = torch.tensor([0.0, 3.0, 6.0])[:, None].expand(3, 4)
+    assert variance(targets) == 9.0
+    assert loss_of_mean(variance(targets), 3, 4) == 4 * 18 / 2
+    assert loss_of_mean(variance(targets[:1]), 1, 4) == 0
 
 
 @pytest.mark.parametrize(

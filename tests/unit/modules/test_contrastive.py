@@ -13,7 +13,7 @@ from oracles import contrastive_oracle as oracle
 from torch import Tensor
 
 from fairseq_mtssl.errors import PairCountError
-from fairseq_mtssl.modules.contrastive import info_nce, margin_info_nce, same_image_mask
+from fairseq_mtssl.modules.contrastive import info_nce, margin_info_nce, same_image_mask, tied_loss
 
 # float32 softmax over few rows with scores below about 30: rounding stays under 1e-5 of the loss.
 TOLERANCE: dict[str, Any] = {"rel": 1e-5, "abs": 1e-5}
@@ -188,3 +188,18 @@ def test_unpaired_rows_are_refused() -> None:
 def test_a_mask_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"\(2, 2\), wanted \(3, 3\)"):
         margin_info_nce(torch.zeros(3, 2), torch.zeros(3, 2), 1.0, torch.ones(2, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("margin", [0.0, 1.0])
+def test_the_tied_loss_is_that_of_embeddings_that_are_all_the_same(margin: float) -> None:
+    same = same_image_mask(torch.tensor([0, 1, 2, 2]))
+    known = tied_loss(same, margin).item()
+    # two rows with three negatives, two with two
+    rows = [math.log(1 + negatives * math.exp(margin)) for negatives in (3, 3, 2, 2)]
+    assert known == pytest.approx(2 * sum(rows) / 4)
+    constant = torch.ones(4, 5)
+    assert margin_info_nce(constant, constant, margin, same).item() == pytest.approx(known)
+
+
+def test_the_tied_loss_of_different_images_is_twice_the_logarithm_of_their_number() -> None:
+    assert tied_loss(torch.eye(64, dtype=torch.bool)).item() == pytest.approx(2 * math.log(64))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, fingerprints
+from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, chance_of, fingerprints
 
 
 @pytest.fixture
@@ -82,3 +84,29 @@ def test_fingerprints_are_equal_for_equal_vectors_only() -> None:
     marks = fingerprints(vectors)
     same = (vectors.unsqueeze(0) == vectors.unsqueeze(1)).all(-1)
     assert torch.equal(marks.unsqueeze(0) == marks.unsqueeze(1), same)
+
+
+def test_chance_is_one_over_the_different_candidates_and_the_loss_that_of_ties() -> None:
+    target = torch.tensor([1.0, 1.0, 1.0])
+    negatives = torch.tensor([[2.0, 3.0, 4.0, 5.0], [2.0, 2.0, 3.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
+    loss, accuracy = chance_of(target, negatives)
+    # five different candidates; three (one negative equals the target, two are equal); the target alone
+    assert accuracy.item() == pytest.approx((1 / 5 + 1 / 3 + 1) / 3)
+    assert loss.item() == pytest.approx((math.log(5) + math.log(4) + 0) / 3)
+
+
+def test_predictions_at_random_score_chance(head: ContrastiveSslHead) -> None:
+    """A head whose predictions have nothing to do with its targets, over many masks."""
+    head.eval()
+    generator = torch.Generator().manual_seed(2)
+    correct, chance = [], []
+    for _ in range(60):
+        context = torch.randn(4, 40, 8, generator=generator)
+        features = torch.randn(4, 40, 6, generator=generator)
+        mask = torch.rand(4, 40, generator=generator) < 0.5
+        with torch.no_grad():
+            output = head(context, features, mask, torch.tensor(0.0))
+        correct.append(output.correct)
+        chance.append(output.correct_chance)
+    # about 4,800 frames, with few codes and equal negatives: a standard error of 0.005 at most
+    assert torch.stack(correct).mean().item() == pytest.approx(torch.stack(chance).mean().item(), abs=0.02)

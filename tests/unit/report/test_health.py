@@ -82,9 +82,7 @@ def test_a_perfect_accuracy_over_one_code_is_chance() -> None:
 
 @pytest.mark.parametrize(("used", "learned"), [(6.4, False), (6.5, True)])  # a twentieth of 128
 def test_a_code_book_that_is_hardly_used_has_collapsed(used: float, learned: bool) -> None:
-    health = judge(
-        inner(100, ssl_accuracy=0.9, contrastive=0.3, **{**CONTRASTIVE, "code_perplexity": used})
-    )
+    health = judge(inner(100, ssl_accuracy=0.9, contrastive=0.3, **{**CONTRASTIVE, "code_perplexity": used}))
     assert health.learned is learned
     assert learned or ("its code book collapsed" in health.verdict and "diversity" in health.sentence)
 
