@@ -3,7 +3,7 @@
 # make help    all targets and their settings
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-mt4ssl spoken-digits schedules bench test lint clean distclean
+.PHONY: help setup demo demo-mt4ssl spoken-digits schedules branches few-pairs bench test lint clean distclean
 SHELL := /bin/bash
 
 VENV ?= .venv
@@ -28,6 +28,9 @@ help:
 	@echo 'make spoken-digits  RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits] [FRESH=1]   the same on real speech'
 	@echo 'make schedules      [SEEDS=1,2,3] [UPDATES=N] [DATA=DIR] [OUT=runs/schedules] [FRESH=1] [ARGS=…]'
 	@echo '                    the nine schedules of the paper: Tables I and II, Figures 2 and 3; no download'
+	@echo 'make branches       [as schedules]   the nine and HuBERT, data2vec and MT4SSL in place of wav2vec 2.0'
+	@echo 'make few-pairs      [SEEDS=1,2,3] [UPDATES=N] [DATA=DIR] [OUT=runs/few_pairs] [FRESH=1] [ARGS=…]'
+	@echo '                    VGS on a part of the pairs, self-supervision on all captions; no download'
 	@echo 'make bench          [OUT=runs/bench] [ARGS="--only mt4ssl --rounds 1"]   ours against fairseq'"'"'s modules'
 	@echo 'make test           [ARGS="-k retrieval"]       all tests'
 	@echo 'make lint           ruff and mypy'
@@ -88,8 +91,14 @@ spoken-digits: $(VENV)/.installed
 	$(BIN)/python examples/spoken_digits/run.py --recordings '$(RECORDINGS)' --out '$(or $(OUT),runs/digits)' \
 		$(if $(TEST_SPEAKERS),--test-speakers '$(TEST_SPEAKERS)') $(if $(FRESH),--fresh)
 
-schedules: $(VENV)/.installed
+schedules branches: $(VENV)/.installed
 	PYTHON='$(BIN)/python' bash examples/schedules/run.sh --out '$(or $(OUT),runs/schedules)' \
+		$(if $(filter branches,$@),--branches) \
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(UPDATES),--updates '$(UPDATES)') \
+		$(if $(DATA),--data '$(DATA)') $(if $(FRESH),--fresh) $(ARGS)
+
+few-pairs: $(VENV)/.installed
+	$(BIN)/python examples/few_pairs/run.py --out '$(or $(OUT),runs/few_pairs)' \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(UPDATES),--updates '$(UPDATES)') \
 		$(if $(DATA),--data '$(DATA)') $(if $(FRESH),--fresh) $(ARGS)
 

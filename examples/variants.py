@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.published import variant_name
@@ -47,6 +49,9 @@ class Variant:
         return sum(share * COSTS[kind] for share, kind in zip(shares, kinds, strict=True))
 
 
+AnyVariant = TypeVar("AnyVariant", bound=Variant)
+
+
 def _nine() -> dict[str, Variant]:
     names = ("_".join(kinds) for kinds in SCHEDULES)
     return {name: Variant(name, name, variant_name(name)) for name in names}
@@ -71,7 +76,7 @@ NINE = _nine()
 BRANCHES = _branches()
 
 
-def variants_of(text: str | None, known: dict[str, Variant]) -> list[Variant]:
+def variants_of(text: str | None, known: Mapping[str, AnyVariant]) -> list[AnyVariant]:
     """--only. Raises: ConfigError naming every unknown variant."""
     words = list(dict.fromkeys(word.strip() for word in text.split(","))) if text else list(known)
     unknown = [word for word in words if word not in known]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,24 +122,31 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: str 
         ) from error
 
 
-def initialise(model: nn.Module, path: str | Path, part: str = "") -> bool:
+def initialise(model: nn.Module, path: str | Path, part: str = "", modules: Sequence[str] = ()) -> bool:
     """Start a model of ours from a checkpoint: every weight that fits is taken, what is not is logged.
 
+    modules: the only ones to start, by their names; all of them if empty.
     path: one of ours, or a wav2vec2, hubert or data2vec_audio checkpoint of fairseq, whose encoder and
     heads are taken.
     Returns: whether any weight whose name begins with `part` was taken.
-    Raises: CheckpointError if nothing fits or a weight has another shape, naming every such weight.
+    Raises: CheckpointError if nothing fits, one of `modules` has no weight there, or a weight has another
+    shape, naming every such weight.
     """
     weights = read_weights(path)
     own = model.state_dict()
     if not any(name.startswith("speech_encoder.") for name in weights):
         weights = rename_fairseq(weights)
-    taken = {name: weight for name, weight in weights.items() if name in own}
+    chosen = {
+        name: weight for name, weight in weights.items() if not modules or name.split(".")[0] in modules
+    }
+    taken = {name: weight for name, weight in chosen.items() if name in own}
+    wanted, held = ({name.split(".")[0] for name in names} for names in (own, taken))
     misfits = [
         f"{name} is {tuple(weight.shape)}, wanted {tuple(own[name].shape)}"
         for name, weight in taken.items()
         if weight.shape != own[name].shape
     ]
+    misfits += [f"{name} has no weight there" for name in modules if name in wanted - held]
     if misfits or not taken:
         got = "; ".join(misfits) or "shares no weight with this model"
         raise CheckpointError(path, got, "Make model.* describe the same sizes as the checkpoint's.")

@@ -98,6 +98,7 @@ class PairDataset(ClipDataset):
     relevance: ``image`` or ``label``: what makes an image a caption's own, beside which it is no
         negative. repair: in training, each caption takes an image drawn from all of its label.
     extra, extra_ratio: a speech-only dataset of which so many clips a caption come along for the SSL loss.
+    extra_alone: they alone are for it, and the captions are not.
     needs: of (epoch), whether images and extra clips are worth reading; None reads both always.
     """
 
@@ -110,6 +111,7 @@ class PairDataset(ClipDataset):
         repair: bool = False,
         extra: ClipDataset | None = None,
         extra_ratio: float = 1.0,
+        extra_alone: bool = False,
         needs: Callable[[int], tuple[bool, bool]] | None = None,
         **clip_options: Any,
     ) -> None:
@@ -118,6 +120,7 @@ class PairDataset(ClipDataset):
         self.images = images
         self.extra = extra
         self.extra_ratio = extra_ratio
+        self.extra_alone = extra_alone
         self.needs = needs
         self.image_rows = {image_id: row for row, image_id in enumerate(manifest.unique_image_ids)}
         labels = [manifest.image_label(image_id) for image_id in manifest.unique_image_ids]
@@ -178,7 +181,7 @@ class PairDataset(ClipDataset):
 
         net_input: source (B, S), lengths (B,), images (U, …) or None, image_index (B,) into them.
         image_row: (U,) rows in manifest.unique_image_ids; image_group: (B,) ints, equal where the
-        images count as the same; extra: {"source", "lengths", "id"}, "labels" too where it
+        images count as the same; extra: {"source", "lengths", "id", "alone"}, "labels" too where it
         has some, or absent. Empty if every file failed.
         """
         samples = [sample for sample in samples if sample["clip"] is not None]
@@ -192,7 +195,8 @@ class PairDataset(ClipDataset):
         if self.extra is not None and extra:
             # Ids beyond this dataset's rows, so that each clip draws a mask of its own.
             ids = torch.arange(len(extra)) + len(self) * (1 + samples[0]["id"])
-            batch["extra"] = {**self.extra.collate_speech([each["clip"] for each in extra]), "id": ids}
+            speech = self.extra.collate_speech([each["clip"] for each in extra])
+            batch["extra"] = {**speech, "id": ids, "alone": self.extra_alone}
             if "labels" in extra[0]:
                 batch["extra"]["labels"] = collate_labels([each["labels"] for each in extra])
         return batch

@@ -12,7 +12,6 @@ from fairseq.models import register_model
 from omegaconf import II
 from torch import Tensor, nn
 
-from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionConfig,
@@ -20,9 +19,11 @@ from fairseq_mtssl.models.masked_prediction import (
     target_faults,
 )
 from fairseq_mtssl.models.vgs_retrieval import (
+    PARTS,
     VgsRetrievalConfig,
     VgsRetrievalModel,
     check_config,
+    part_faults,
     resolve,
     speech_encoder_of,
 )
@@ -119,9 +120,8 @@ class JointSslVgsModel(VgsRetrievalModel):
     @classmethod
     def build_model(cls, cfg: JointSslVgsConfig, task: Any = None) -> "JointSslVgsModel":
         """Called by fairseq. Raises: ConfigError naming every fault."""
-        check_config(cfg)
         classes = list(getattr(task, "label_classes", []))
-        faults = []
+        faults = part_faults(cfg, list(PARTS))
         if bool(classes) != (str(cfg.ssl) in OFFLINE):
             wanted = "needs" if str(cfg.ssl) in OFFLINE else "takes no"
             faults.append(f"ssl={cfg.ssl} {wanted} task.labels, and has {len(classes)} label sets")
@@ -130,13 +130,14 @@ class JointSslVgsModel(VgsRetrievalModel):
                 faults.append(f"masked_views {cfg.masked_views}: the head of ssl=wav2vec2 takes 1")
         else:
             faults += target_faults(cfg, cfg.encoder_layers, len(classes), str(cfg.ssl) in ONLINE)
-        if faults:
-            raise ConfigError("model", faults)
-        return cls(cfg, speech_encoder_of(cfg, cfg.encoder_layers), classes)
+        check_config(cfg, faults)
+        model = cls(cfg, speech_encoder_of(cfg, cfg.encoder_layers), classes)
+        model.freeze()
+        return model
 
     def update_teacher(self, updates: int) -> None:
         """Move the slow teacher, if there is one, after an update; updates: those made so far."""
-        if isinstance(self.ssl_head, MaskedPrediction):
+        if isinstance(self.ssl_head, MaskedPrediction) and "ssl_head" not in self.cfg.frozen_parts:
             self.ssl_head.step_teacher(self.speech_encoder, updates)
 
     def reset_teacher(self) -> None:
@@ -166,17 +167,22 @@ class JointSslVgsModel(VgsRetrievalModel):
         labels: Optional[List[Tensor]] = None,
     ) -> dict[str, Any]:
         """See VgsRetrievalModel.forward. ids: (B,) ints from which the masks are drawn, needed with ssl.
-        extra: source, lengths, id of a speech-only batch for the SSL branch. vgs, ssl: what to run.
+        extra: source, lengths, id of a speech-only batch for the SSL branch; with alone=True it takes the
+        place of the captions there. vgs, ssl: what to run.
         labels: (B, T) dictionary indices, one tensor a label set, padded with 1.
         Returns: with vgs what the VGS model returns; with ssl also "ssl", a list of what the branch gives
         (SslOutput, or the dictionary of MaskedPrediction).
         """
         out: dict[str, Any] = {}
-        front = self.speech_encoder.front_end(source, lengths)
         shared = None
+        on_captions = ssl and not (extra is not None and extra.get("alone", False))
+        if vgs or on_captions:
+            front = self.speech_encoder.front_end(source, lengths)
         if ssl:
-            output, shared = self._self_supervise(front, ids, labels)
-            out["ssl"] = [output]
+            out["ssl"] = []
+            if on_captions:
+                output, shared = self._self_supervise(front, ids, labels)
+                out["ssl"].append(output)
             if extra is not None:
                 extra_front = self.speech_encoder.front_end(extra["source"], extra["lengths"])
                 found = self._self_supervise(extra_front, extra["id"], extra.get("labels"))

@@ -7,7 +7,7 @@ Peng & Harwath 2022, arXiv 2109.08186.
 import logging
 import math
 from dataclasses import dataclass, field
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 import torch
 from fairseq.dataclass import ChoiceEnum
@@ -54,6 +54,14 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 MAX_SCALE = 100.0
 
+PARTS: dict[str, tuple[str, ...]] = {
+    "speech_encoder": ("speech_encoder",),
+    "speech_head": ("speech_head", "speech_norm"),
+    "image_encoder": ("image_encoder", "image_norm"),
+    "ssl_head": ("ssl_head",),
+}
+"""What init_parts and frozen_parts name -> the model's modules. The norms centre a tower's embeddings."""
+
 
 @dataclass
 class VgsRetrievalConfig(EncoderConfig):
@@ -69,6 +77,20 @@ class VgsRetrievalConfig(EncoderConfig):
         metadata={
             "help": "checkpoint to start from: one of ours (every part that fits) or fairseq's wav2vec2 "
             "(the speech encoder and the SSL head); not needed again to resume, evaluate or fine-tune"
+        },
+    )
+    init_parts: List[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "parts that init_from is for, of speech_encoder, speech_head, image_encoder and, in the "
+            "joint model, ssl_head; empty: all that fits"
+        },
+    )
+    frozen_parts: List[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "parts (as for init_parts) that training leaves as they are: no gradient, no weight "
+            "decay, no dropout, and batch statistics that do not move"
         },
     )
     # speech encoder
@@ -185,11 +207,32 @@ class VgsRetrievalModel(BaseFairseqModel):
         self.speech_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
         self.image_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
 
+    def modules_of(self, parts: Sequence[str]) -> dict[str, nn.Module]:
+        """Name -> module of these parts; of those in PARTS that this model has."""
+        names = [name for part in parts for name in PARTS[part]]
+        found = {name: getattr(self, name, None) for name in names}
+        return {name: module for name, module in found.items() if module is not None}
+
+    def freeze(self) -> None:
+        """Take the frozen parts out of training, once all modules are there; `train` keeps them so."""
+        for module in self.modules_of(self.cfg.frozen_parts).values():
+            module.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "VgsRetrievalModel":
+        """As torch's; frozen parts stay as in evaluation, so that no dropout or batch touches them."""
+        super().train(mode)
+        for module in self.modules_of(self.cfg.frozen_parts).values():
+            module.eval()
+        return self
+
     @classmethod
     def build_model(cls, cfg: VgsRetrievalConfig, task: Any = None) -> "VgsRetrievalModel":
         """Called by fairseq. Raises: ConfigError naming every fault."""
-        check_config(cfg)
-        return cls(cfg, speech_encoder_of(cfg, cfg.shared_layers))
+        check_config(cfg, part_faults(cfg, [part for part in PARTS if part != "ssl_head"]))
+        model = cls(cfg, speech_encoder_of(cfg, cfg.shared_layers))
+        model.freeze()
+        return model
 
     @property
     def scale(self) -> Optional[Tensor]:
@@ -280,10 +323,26 @@ class VgsRetrievalModel(BaseFairseqModel):
         return None
 
 
-def check_config(cfg: Any) -> None:
-    """Raises: ConfigError naming every fault of a model configuration at once."""
+def part_faults(cfg: Any, known: Sequence[str]) -> List[str]:
+    """What is wrong with init_parts and frozen_parts. known: the parts of the model."""
+    faults = []
+    for name in ("init_parts", "frozen_parts"):
+        parts = list(getattr(cfg, name))
+        faults += [
+            f"{name} {part!r}: wanted one of {', '.join(known)}" for part in parts if part not in known
+        ]
+        faults += [f"{name} names {part!r} twice" for part in dict.fromkeys(parts) if parts.count(part) > 1]
+    if cfg.init_parts and not cfg.init_from:
+        faults.append("init_parts without init_from: give the checkpoint that they are taken from")
+    if set(cfg.frozen_parts) >= set(known):
+        faults.append("frozen_parts are all parts: nothing would be trained")
+    return faults
+
+
+def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
+    """Raises: ConfigError naming every fault of a model configuration at once; more: found elsewhere."""
     mode = resolve(cfg, "extractor_mode")
-    faults = front_end_faults(cfg, mode, resolve(cfg, "padding_exact"))
+    faults = [*more, *front_end_faults(cfg, mode, resolve(cfg, "padding_exact"))]
     if mode not in ("default", "layer_norm"):
         faults.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
     if resolve(cfg, "similarity") not in ("dot", "cosine"):

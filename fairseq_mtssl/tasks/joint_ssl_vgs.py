@@ -42,6 +42,13 @@ class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
     ssl_ratio: float = field(
         default=1.0, metadata={"help": "clips of ssl_data for each paired clip of a batch, above 0"}
     )
+    ssl_on_pairs: bool = field(
+        default=True,
+        metadata={
+            "help": "with ssl_data, in training: the SSL loss is of the paired clips too; false: of ssl_data "
+            "alone, so that a batch costs ssl_ratio clips of self-supervision for each pair"
+        },
+    )
     labels: Any = field(
         default_factory=list,
         metadata={
@@ -70,6 +77,12 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
                 "task.speed_perturb",
                 [f"{cfg.speed_perturb} with labels: they would no longer lie on their frames; set it to 0"],
             )
+        if cfg.ssl_data and cfg.ssl_ratio <= 0:
+            raise ConfigError("task.ssl_ratio", [f"got {cfg.ssl_ratio}, wanted more than 0, or no ssl_data"])
+        if not cfg.ssl_on_pairs and (not cfg.ssl_data or cfg.ssl_ratio < 1):
+            got = f"false with ssl_data {cfg.ssl_data} and ssl_ratio {cfg.ssl_ratio}"
+            wanted = "wanted ssl_data and 1 or more, or some batch would have no clip for the SSL loss"
+            raise ConfigError("task.ssl_on_pairs", [f"{got}; {wanted}"])
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Step the optimizer, then the slow teacher while self-supervision is on or still to come."""
@@ -86,23 +99,21 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
 
     def _extra(self, split: str) -> dict[str, Any]:
         labels: dict[str, Optional[RowLabels]] = {"labels": None}
-        if self.label_folders:
+        on_pairs = self.cfg.ssl_on_pairs or split != self.cfg.train_subset
+        if self.label_folders and on_pairs:
             captions = read_audio_manifest(Path(self.cfg.data) / f"{split}.tsv")
             labels["labels"] = self._labels(captions, split, self.label_folders)
         if not self.cfg.ssl_data or split != self.cfg.train_subset:
             return labels
-        if self.cfg.ssl_ratio <= 0:
-            raise ConfigError(
-                "task.ssl_ratio", [f"got {self.cfg.ssl_ratio}, wanted more than 0, or no ssl_data"]
-            )
         path = Path(self.cfg.ssl_data)
         manifest = read_audio_manifest(path / f"{split}.tsv" if path.is_dir() else path)
         rows = long_enough(manifest, round(self.cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
         own = self._labels(manifest, manifest.path.stem, folders_of(self.cfg.ssl_labels))
-        if (own is None) != (labels["labels"] is None):
+        if (own is None) == bool(self.label_folders):
             raise ConfigError("task.ssl_labels", ["give folders for both task.labels and ssl_labels"])
         return {
             **labels,
             "extra": ClipDataset(manifest.take(rows), **self.clip_options(training=True), labels=own),
             "extra_ratio": float(self.cfg.ssl_ratio),
+            "extra_alone": not self.cfg.ssl_on_pairs,
         }

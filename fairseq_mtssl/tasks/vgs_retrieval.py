@@ -235,7 +235,8 @@ class VgsRetrievalTask(WatchedTask):
             cfg.image_weights = None  # they are in the checkpoint; the file may be gone
         model = super().build_model(cfg, from_checkpoint)
         if cfg.init_from and not from_checkpoint:
-            brought_teacher = checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher.")
+            names = list(model.modules_of(cfg.init_parts))
+            brought_teacher = checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher.", names)
             if not brought_teacher and hasattr(model, "reset_teacher"):
                 model.reset_teacher()
         return model

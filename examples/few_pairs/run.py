@@ -1,0 +1,167 @@
+"""Few pairs, much speech: VGS on a part of the pairs, self-supervision on all captions.
+
+    make few-pairs             or      python examples/few_pairs/run.py --out runs/few_pairs
+
+(W2V2, VGS), (MT4SSL, VGS), VGS+ and VGS by number of pairs. Leaves in the output folder results.json,
+findings.json, tables.md, curve.png, index.html and a folder a run. Run again, it does only what is not done
+yet. With --from-results all of that is rebuilt from recorded results, and nothing is trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples import records, stages
+from examples.few_pairs import jobs as plan
+from examples.few_pairs.jobs import COMPARISONS, DIAGNOSES, VARIANTS, Job, Setting
+from examples.few_pairs.reporting import report
+from examples.pipeline import Pipeline, Stage, run_example
+from examples.variants import PARTS, seeds_of, variants_of
+from fairseq_mtssl.data.corpus import usable_cores
+from fairseq_mtssl.data.manifest import read_audio_manifest
+from fairseq_mtssl.errors import ConfigError
+
+WAYS = ("image", "caption")
+CLUSTERS = 100
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run every stage that is not done yet. Raises: MtsslError."""
+    args = parse(argv)
+    if args.from_results:
+        found = records.read_records(args.from_results)
+        report(found, {record["name"]: float(record.get("seconds") or 0.0) for record in found}, args.out)
+        return
+    setting = Setting(
+        args.data or args.out / "data", args.out, updates_of(args.updates), args.config, tuple(args.overrides)
+    )
+    variants = variants_of(args.only or ",".join(VARIANTS), VARIANTS | COMPARISONS)
+    sizes, seeds = plan.sizes_of(args.pairs), seeds_of(args.seeds)
+    ways = WAYS if args.by == "both" else (args.by,)
+    ordinary = plan.jobs_of(variants, sizes, ways, seeds)
+    diagnoses, towers = diagnoses_of(sizes, ways, seeds) if args.diagnose else ([], [])
+    # the runs that diagnoses take their image encoders from, where they are not among the others
+    ordinary += [job for job in towers if job not in ordinary]
+
+    pipeline = Pipeline(args.out, args.fresh)
+    if args.data is None:
+        pipeline.run(stages.manifest_stage("scenes", setting.whole))
+    for pairs, by in dict.fromkeys((job.pairs, job.by) for job in (*ordinary, *diagnoses) if job.by):
+        pipeline.run(plan.pairs_stage(pairs, by, setting.whole, args.out))
+    labels = stages.labels_stage("mfcc-cmn", "mfcc-cmn", CLUSTERS, setting.whole, args.out)
+    if any(job.variant.needs_labels for job in ordinary):
+        pipeline.run(labels)
+    runs = {job: plan.training(job, setting, labels) for job in ordinary}
+    train(runs, setting, pipeline, args)
+    source = {job.seed: runs[job] for job in towers}
+    last = {job: plan.training(job, setting, labels, source[job.seed]) for job in diagnoses}
+    train(last, setting, pipeline, args)
+    names = [job.name for job in (*ordinary, *diagnoses)]
+    kept = [record for record in records.read_records([args.out / "records"]) if record["name"] in names]
+    report(kept, pipeline.total_seconds(), args.out)
+
+
+def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: argparse.Namespace) -> None:
+    """Train, evaluate and record, so many runs side by side."""
+    jobs = {stage.name: job for job, stage in runs.items()}
+    pairs_in_all = len(read_audio_manifest(setting.whole / "train.tsv"))
+
+    def measure(run: Stage) -> Iterator[Stage]:
+        """Retrieval of a run that is trained; when it is done, the run's record."""
+        # all test splits are the same: the one of the whole corpus is read
+        folder = run.folder / "evaluation"
+        yield stages.retrieval_stage(run, setting.whole, args.out, "image", folder=folder)
+        job = jobs[run.name]
+        facts: dict[str, Any] = {
+            "variant": job.variant.name,
+            "ssl": job.variant.ssl,
+            "pairs": job.pairs,
+            "by": job.by,
+        }
+        facts["pairs_in_all"] = pairs_in_all
+        title, schedule = job.variant.title, job.variant.schedule
+        record = records.make_record(run, title, schedule, job.seed, pipeline, **facts)
+        for place in (args.out / "records", args.record):
+            if place is not None:
+                records.write_record(record, place)
+
+    pipeline.run_queue(list(runs.values()), args.at_once or usable_cores(), measure)
+
+
+def diagnoses_of(
+    sizes: Sequence[str], ways: tuple[str, ...], seeds: list[int]
+) -> tuple[list[Job], list[Job]]:
+    """--diagnose: runs on the fewest pairs with the image tower of all pairs, and the runs it is taken from.
+
+    Raises: ConfigError without a number of pairs.
+    """
+    numbers = [size for size in sizes if size != plan.ALL]
+    if not numbers:
+        raise ConfigError("--diagnose", ["wants a number of pairs beside all; give one, as --pairs 300,all"])
+    found = plan.jobs_of(list(DIAGNOSES.values()), [min(numbers, key=int)], ways, seeds)
+    return found, [Job(VARIANTS["vgs"], plan.ALL, "", seed) for seed in seeds]
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("runs/few_pairs"), help="output folder (runs/few_pairs)")
+    add(
+        "--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs (scenes, made here)"
+    )
+    add("--pairs", default="300,1000,all", metavar="N,…", help="numbers of training pairs (300,1000,all)")
+    add(
+        "--by",
+        choices=(*WAYS, "both"),
+        default="image",
+        help="(image) fewer images with all their captions, or fewer captions of as many images as can be",
+    )
+    add("--seeds", default="1,2,3", metavar="S,…", help="each run is trained with each (1,2,3)")
+    known = f"all of {','.join(VARIANTS)}; beside them there is {','.join(COMPARISONS)}"
+    add("--only", metavar="V,…", help=f"some variants ({known})")
+    add(
+        "--diagnose",
+        action="store_true",
+        help="also with the fewest pairs: the image encoder taken from VGS on all pairs, and frozen",
+    )
+    add(
+        "--updates",
+        type=int,
+        default=plan.UPDATES,
+        metavar="N",
+        help=f"of a sequence, a multiple of {PARTS} ({plan.UPDATES})",
+    )
+    add("--config", default=plan.RECIPE, metavar="RECIPE", help=f"of all runs ({plan.RECIPE})")
+    add("--record", type=Path, metavar="DIR", help="also write a small JSON a run here (OUT/records)")
+    add(
+        "--from-results",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help="train nothing: rebuild everything from what --record wrote; can be repeated",
+    )
+    add("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
+    add("--fresh", action="store_true", help="do every stage anew")
+    add("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
+    return parser.parse_intermixed_args(argv)
+
+
+def updates_of(amount: int) -> int:
+    """--updates. Raises: ConfigError unless it can be cut into 2/7 and 5/7."""
+    if amount < PARTS or amount % PARTS:
+        near = max(PARTS, round(amount / PARTS) * PARTS)
+        raise ConfigError("--updates", [f"got {amount}, wanted a multiple of {PARTS} such as {near}"])
+    return amount
+
+
+if __name__ == "__main__":
+    sys.exit(run_example(main))
