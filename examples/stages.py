@@ -16,7 +16,7 @@ TITLES = {"w2v2": "W2V2", "vgs": "VGS", "vgsplus": "VGS+"}
 
 def manifest_stage(script: str, data: Path, options: Sequence[str] = ()) -> Stage:
     """`manifests/<script>.py` writes the data folder."""
-    command = ["python", _from_here(ROOT / "manifests" / f"{script}.py"), *options, "--out", str(data)]
+    command = ["python", from_here(ROOT / "manifests" / f"{script}.py"), *options, "--out", str(data)]
     return Stage("data", command, data, [data / "train.pairs"])
 
 
@@ -80,7 +80,7 @@ def abx_stage(
 
 def items_stage(data: Path, split: str, out: Path) -> Stage:
     """`manifests/aligned_phones.py` writes {split}.item from {split}.phones.tsv, both in the data folder."""
-    command = ["python", _from_here(ROOT / "manifests" / "aligned_phones.py"), "--data", str(data)]
+    command = ["python", from_here(ROOT / "manifests" / "aligned_phones.py"), "--data", str(data)]
     command += ["--splits", split, "--alignment", str(data / f"{split}.phones.tsv")]
     # the folder is empty: what is written lies among the data
     return Stage("items", command, out / "items", [data / f"{split}.item"], needs=("data",))
@@ -124,7 +124,7 @@ def hydra_value(text: str) -> str:
     return f"'{escaped}'"
 
 
-def _from_here(path: Path) -> str:
+def from_here(path: Path) -> str:
     """The path as one would type it: relative to the current folder where it lies below it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

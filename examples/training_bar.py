@@ -123,3 +123,25 @@ def phases_run(log: str) -> list[dict[str, Any]]:
             "updates": end - start,
         }
     return [found[number] for number in sorted(found)]
+
+
+def last_validation(log: str) -> dict[str, float]:
+    """The numbers of the last validation in a training's log, without `valid_` before their names."""
+    found: dict[str, float] = {}
+    for line in log.splitlines():
+        record = RECORD.search(line)
+        if record is None or record[1] != "valid":
+            continue
+        stats = json.loads(record[2])
+        found = {
+            key.removeprefix("valid_"): float(value) for key, value in stats.items() if _is_number(value)
+        }
+    return found
+
+
+def _is_number(value: Any) -> bool:
+    try:
+        float(value)
+    except (TypeError, ValueError):
+        return False
+    return True

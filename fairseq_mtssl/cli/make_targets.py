@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.cli.options import pick_device
+from fairseq_mtssl.cli.options import add_random_argument, pick_device, random_seed
 from fairseq_mtssl.cli.target_options import add_data_argument, add_feature_arguments, add_kmeans_arguments
 from fairseq_mtssl.errors import ConfigError
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_data_argument(parser)
     add_feature_arguments(parser)
     add_kmeans_arguments(parser)
+    add_random_argument(parser)
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
     parser.add_argument("--splits", metavar="A,B", help="splits to label (every manifest of --data)")
     parser.add_argument("--fit-split", default="train", help="split that the codebook is learned on (train)")
@@ -49,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         batch_samples=target_sources.batch_samples(args.batch_seconds, device),
         shard_minutes=args.shard_minutes,
     )
-    features = target_sources.open_features(args.features, device, args.precision)
+    features = target_sources.open_features(args.features, device, args.precision, random_seed(args))
     about = make_targets(splits, features, Path(args.out), recipe, device)
     print(format_summary(about))
     print(f"wrote {args.out}")

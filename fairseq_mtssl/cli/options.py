@@ -46,7 +46,7 @@ def add_random_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--random-weights",
         action="store_true",
-        help="with --checkpoint: a network of its sizes, untrained, of --seed",
+        help="a network of the checkpoint's sizes, untrained, of --seed",
     )
 
 

@@ -6,7 +6,10 @@ import argparse
 
 from fairseq_mtssl.cli.options import add_compute_arguments, positive_int
 
-FEATURES = "mfcc, mfcc-cmn (less the mean of each utterance), or CHECKPOINT:LAYER, layers counted from 1"
+FEATURES = (
+    "mfcc, mfcc-cmn (less the mean of each utterance), log-mel (80 filterbanks, normalised per utterance), "
+    "or CHECKPOINT:LAYER, layers counted from 1"
+)
 PRECISIONS = ("float32", "bfloat16", "auto")  # of modules.precision, which is slow to import
 BACKENDS = ("auto", "faiss", "torch", "sklearn")  # of targets.kmeans, which is slow to import
 

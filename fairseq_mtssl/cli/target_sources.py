@@ -79,19 +79,28 @@ def read_row(manifest: AudioManifest, row: int) -> np.ndarray:
     return wav
 
 
-def open_features(text: str, device: torch.device, precision: str = "float32") -> Features:
-    """What --features names. Raises: ConfigError, CheckpointError."""
+def open_features(
+    text: str, device: torch.device, precision: str = "float32", random_seed: int | None = None
+) -> Features:
+    """What --features names.
+
+    random_seed: of an untrained network of the checkpoint's sizes, in place of its weights.
+    Raises: ConfigError, CheckpointError.
+    """
     from fairseq_mtssl.targets.features import LayerFeatures
+    from fairseq_mtssl.targets.filterbanks import LogMel
     from fairseq_mtssl.targets.mfcc import Mfcc
 
-    if text in ("mfcc", "mfcc-cmn"):
+    if text in ("mfcc", "mfcc-cmn", "log-mel"):
         if precision == "bfloat16":
             raise ConfigError("--precision", [f"is of a checkpoint's layers; {text} is always in float32"])
-        return Mfcc(centred=text == "mfcc-cmn")
+        if random_seed is not None:
+            raise ConfigError("--random-weights", [f"{text} has no weights; give CHECKPOINT:LAYER"])
+        return LogMel() if text == "log-mel" else Mfcc(centred=text == "mfcc-cmn")
     path, _, layer = text.rpartition(":")
     if not path or not layer.isdecimal():
         raise ConfigError("--features", [f"got {text!r}, wanted {FEATURES}, such as checkpoint_best.pt:6"])
-    prepare, model, source = _open_upstream(path)
+    prepare, model, source = _open_upstream(path) if random_seed is None else _untrained(path, random_seed)
     return LayerFeatures(
         model, int(layer), prepare=prepare, source=source, device=device, precision=precision
     )

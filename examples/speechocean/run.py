@@ -1,0 +1,361 @@
+"""MT4SSL's claim on real speech: both kinds of targets, labels alone, the teacher alone, on unseen speakers.
+
+    make speechocean SPEECH=DIR MORE=DIR    or
+    python examples/speechocean/run.py --speech DIR --more DIR --out runs/speechocean
+
+Cluster labels of MFCC-CMN, a first model, cluster labels of its best layer, then every kind of targets with
+every seed, each model's layers judged by PNMI and ABX and fine-tuned on ten minutes with CTC. Leaves in the
+output folder table.md, results.json and a folder a run; --record DIR keeps a small JSON of each finished
+run, from which --from-results DIR makes the table again without any training. Run again, it does only what
+is not done yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from omegaconf import OmegaConf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from examples import results, stages
+from examples.pipeline import Pipeline, Stage, run_example
+from examples.speechocean import table
+from examples.training_bar import last_validation
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
+from fairseq_mtssl.data.corpus import usable_cores
+from fairseq_mtssl.data.manifest import read_audio_manifest
+from fairseq_mtssl.errors import ConfigError
+
+HERE = Path(__file__).resolve().parent
+RECIPE, CTC_RECIPE = "mt4ssl_fbank_small", "ctc_small"
+CLUSTERS = 100
+BASELINES = ("mfcc", "mfcc-cmn", "log-mel")
+MEASURED = ("valid", "test")
+VALID_SHARE, TEST_SHARE = 0.167, 0.333  # of 30 speakers: 5 and 10
+ABX_OPTIONS = ("--context", "any")  # 10 speakers share too few triphones
+FIRST_SEED = 11  # of the first iteration, which is not among those reported
+SETTINGS = {
+    "dataset.train_subset": "pretrain",
+    "dataset.valid_subset": "valid",
+    "dataset.max_tokens": "960000",  # a minute
+    "optimization.update_freq": "[1]",
+    "task.max_duration_s": "6.0",
+}
+# of each kind of targets; chosen on the valid speakers with seed 11, see README.md
+TARGETS: dict[str, tuple[str, ...]] = {
+    "first": (),
+    "both": (),
+    "labels": ("model.online=false",),
+    "teacher": (),
+}
+CTC_SETTINGS = {
+    "dataset.train_subset": "train_10m",
+    "dataset.valid_subset": "valid",
+    "model.mask_length": "3",
+}
+HEALTH = ("acc_off", "loss_off", "acc_on", "loss_on", "target_var", "prediction_var")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run every stage that is not done yet. Raises: MtsslError."""
+    args = parse(argv)
+    if args.from_results is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        report(table.read_records(args.from_results), args.out)
+        return
+    pipeline = Pipeline(args.out, args.fresh)
+    prepare(pipeline, args)
+    experiment = Experiment(pipeline, args)
+    labels = experiment.labels("mfcc-cmn", "mfcc-cmn", ("pretrain", "valid"), "pretrain")
+    pipeline.run(labels)
+    first = experiment.training("first", FIRST_SEED, labels)
+    teachers = [experiment.training("teacher", seed, None) for seed in args.seeds]
+    pipeline.run_queue([first, *teachers], args.at_once)
+    experiment.measure([*baselines(first, args.seeds), trained("first", FIRST_SEED, first)])
+    best = experiment.records[f"first-seed{FIRST_SEED}"].layer("pnmi")
+    features = f"{first.products[0]}:{best}"
+    labels = experiment.labels("second", features, ("pretrain", "valid"), "pretrain", needs=(first.name,))
+    pipeline.run(labels)
+    runs = {
+        (kind, seed): experiment.training(kind, seed, labels)
+        for seed in args.seeds
+        for kind in ("both", "labels")
+    }
+    pipeline.run_queue(list(runs.values()), args.at_once)
+    runs |= {("teacher", seed): run for seed, run in zip(args.seeds, teachers, strict=True)}
+    experiment.measure([trained(kind, seed, run) for (kind, seed), run in runs.items()])
+    report(list(experiment.records.values()), args.out, pipeline)
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line. Raises: ConfigError."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--speech", type=Path, help="folder of speechocean: wav, text.tsv, phones.tsv")
+    parser.add_argument("--more", type=Path, help="folder of speechocean-more: audio, text.tsv")
+    parser.add_argument("--out", type=Path, default=Path("runs/speechocean"), help="(runs/speechocean)")
+    parser.add_argument("--passes", type=float, default=30.0, help="over the speech, of a pre-training (30)")
+    parser.add_argument("--ctc-updates", type=int, default=1000, metavar="N", help="of a fine-tuning (1000)")
+    parser.add_argument("--seeds", default="1,2,3", metavar="S,…", help="of the second iteration (1,2,3)")
+    parser.add_argument("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
+    parser.add_argument("--record", type=Path, metavar="DIR", help="keep a small JSON of each run here")
+    parser.add_argument("--from-results", type=Path, metavar="DIR", help="only make the table of these JSONs")
+    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every pre-training")
+    args = parser.parse_intermixed_args(argv)
+    words = [word.strip() for word in args.seeds.split(",")]
+    faults = []
+    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+        faults.append(f"--seeds: got {args.seeds!r}, wanted whole numbers, each once, such as 1,2,3")
+    if args.from_results is None and (args.speech is None or args.more is None):
+        faults.append("give --speech and --more, or --from-results")
+    if not args.passes > 0 or args.ctc_updates < 1:
+        faults.append(f"--passes {args.passes}, --ctc-updates {args.ctc_updates}: wanted more than 0")
+    if faults:
+        raise ConfigError("speechocean", faults)
+    args.seeds = [int(word) for word in words]
+    args.at_once = args.at_once or usable_cores()
+    return args
+
+
+def prepare(pipeline: Pipeline, args: argparse.Namespace) -> None:
+    """The data folder: manifests, phones and items, wav files, letters."""
+    data = args.out / "data"
+    script = stages.from_here(stages.ROOT / "manifests" / "aligned_phones.py")
+    command = ["python", script, "--audio", str(args.speech / "wav"), "--out", str(data)]
+    command += ["--item-span", "phone"]
+    command += ["--alignment", str(args.speech / "phones.tsv"), "--speakers", str(args.speech / "text.tsv")]
+    command += ["--valid-share", str(VALID_SHARE), "--test-share", str(TEST_SHARE)]
+    pipeline.run(Stage("data", command, data, [data / "train.tsv", data / "test.item"]))
+    command = ["python", stages.from_here(HERE / "speech.py"), "--data", str(data)]
+    command += ["--speech", str(args.speech), "--more", str(args.more)]
+    products = [data / "pretrain.tsv", data / "train_10m.tsv", data / "test.abx.item"]
+    pipeline.run(Stage("speech", command, data / "audio", products, needs=("data",)))
+    command = ["mtssl", "prepare-text", "--data", str(data), "--text", str(data / "transcripts.tsv")]
+    # the dictionary is of all the texts: a letter may be absent from ten minutes
+    command += ["--splits", "pretrain,train_10m,valid,test", "--train", "pretrain"]
+    products = [data / "dict.ltr.txt", data / "train_10m.ltr"]
+    # the folder is empty: what is written lies among the data
+    pipeline.run(Stage("text", command, args.out / "text", products, needs=("speech",)))
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured under one name.
+
+    kind: of table.KINDS. run: the training that its checkpoint is of, None of features without one. layers:
+    layer -> --features of make-targets. source: what evaluate-abx measures. options: of both; they make the
+    network an untrained one.
+    """
+
+    kind: str
+    seed: int
+    run: Stage | None
+    layers: Mapping[str, str]
+    source: Sequence[str]
+    options: Sequence[str] = ()
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind}-seed{self.seed}"
+
+
+class Experiment:
+    """Trainings and what is measured of them.
+
+    records: by name, of what is finished; they are written to --record as soon as they are complete.
+    """
+
+    def __init__(self, pipeline: Pipeline, args: argparse.Namespace) -> None:
+        self.pipeline = pipeline
+        self.args = args
+        self.out: Path = args.out
+        self.data = args.out / "data"
+        self.records: dict[str, table.Record] = {}
+
+    # -- commands
+
+    def labels(
+        self,
+        name: str,
+        features: str,
+        splits: Sequence[str],
+        fit_split: str,
+        needs: Sequence[str] = (),
+        options: Sequence[str] = (),
+    ) -> Stage:
+        """`mtssl make-targets` into out/labels/name."""
+        folder = self.out / "labels" / name
+        command = ["mtssl", "make-targets", "--data", str(self.data), "--features", features]
+        command += ["--clusters", str(CLUSTERS), "--fit-split", fit_split, "--splits", ",".join(splits)]
+        command += [*options, "--out", str(folder)]
+        return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=("speech", *needs))
+
+    def training(self, kind: str, seed: int, labels: Stage | None) -> Stage:
+        """One pre-training, whose product is its last checkpoint."""
+        text = "" if labels is None else stages.hydra_value(str(labels.folder))
+        settings = [f"{key}={value}" for key, value in SETTINGS.items()]
+        settings += [f"task.labels=[{text}]", f"common.seed={seed}", *TARGETS[kind], *self.args.overrides]
+        settings.append(f"optimization.max_update={self.updates(settings)}")
+        needs = ("speech", *([] if labels is None else [labels.name]))
+        run = stages.training_stage(f"{kind}-seed{seed}", RECIPE, self.data, self.out, settings, needs)
+        return replace(run, products=[run.folder / "checkpoint_last.pt"])
+
+    def updates(self, settings: Sequence[str]) -> int:
+        """Updates of so many passes, for a batch and a crop as the settings say, the last of each."""
+        chosen = dict(setting.split("=", 1) for setting in settings)
+        batch_s = float(chosen["dataset.max_tokens"]) / SAMPLE_RATE_HZ
+        batch_s *= int(chosen["optimization.update_freq"].strip("[]"))
+        sizes_s = read_audio_manifest(self.data / "pretrain.tsv").sizes / SAMPLE_RATE_HZ
+        return updates_of(self.args.passes, sizes_s, float(chosen["task.max_duration_s"]), batch_s)
+
+    def measuring(self, subject: Subject) -> dict[str, Stage]:
+        """Commands that measure a subject, by name.
+
+        "pnmi N" and "transcribe" come after "labels N" and "ctc".
+        """
+        made: dict[str, Stage] = {}
+        needs = [] if subject.run is None else [subject.run.name]
+        for layer, features in subject.layers.items():
+            place = f"measured-{subject.name}-{layer}"
+            labels = self.labels(place, features, ("train", *MEASURED), "train", needs, subject.options)
+            folder = self.out / "evaluation" / f"{subject.name}-pnmi-{layer}"
+            command = ["mtssl", "measure-targets", "--labels", str(labels.folder), "--data", str(self.data)]
+            made[f"labels {layer}"] = labels
+            made[f"pnmi {layer}"] = json_stage(
+                f"pnmi {subject.name} {layer}",
+                [*command, "--splits", ",".join(MEASURED)],
+                folder,
+                [labels.name],
+            )
+        for split in MEASURED:
+            command = ["mtssl", "evaluate-abx", *subject.source, *subject.options, "--data", str(self.data)]
+            command += ["--item", str(self.data / f"{split}.abx.item"), "--split", split, *ABX_OPTIONS]
+            folder = self.out / "evaluation" / f"{subject.name}-abx-{split}"
+            name = f"abx {subject.name} {split}"
+            made[f"abx {split}"] = json_stage(name, command, folder, ["speech", *needs])
+        return {**made, **self.finetuning(subject)}
+
+    def finetuning(self, subject: Subject) -> dict[str, Stage]:
+        """CTC on ten minutes, then what the checkpoint that is best on valid hears of test."""
+        if subject.run is None:
+            return {}
+        checkpoint = stages.hydra_value(str(subject.run.products[0]))
+        settings = [f"{key}={value}" for key, value in CTC_SETTINGS.items()]
+        settings += [f"model.pretrained={checkpoint}", f"common.seed={subject.seed}"]
+        settings += ["model.no_pretrained_weights=true"] if subject.options else []
+        settings.append(f"optimization.max_update={self.args.ctc_updates}")
+        needs = ("text", subject.run.name)
+        tuned = stages.training_stage(f"{subject.name}-ctc", CTC_RECIPE, self.data, self.out, settings, needs)
+        command = ["mtssl", "transcribe", "--checkpoint", str(tuned.products[0]), "--data", str(self.data)]
+        folder = self.out / "evaluation" / f"{subject.name}-ctc"
+        heard = json_stage(f"transcribe {subject.name}", [*command, "--split", "test"], folder, [tuned.name])
+        return {"ctc": tuned, "transcribe": heard}
+
+    # -- what is measured
+
+    def measure(self, subjects: Sequence[Subject]) -> None:
+        """Measure, fine-tune and record."""
+        made = {subject.name: self.measuring(subject) for subject in subjects}
+        # what waits for another stage comes in a second queue
+        for later in (False, True):
+            queue = [
+                stage
+                for some in made.values()
+                for key, stage in some.items()
+                if key.startswith(("pnmi", "transcribe")) == later
+            ]
+            self.pipeline.run_queue(queue, self.args.at_once)
+        for subject in subjects:
+            self._record(subject, made[subject.name])
+
+    def _record(self, subject: Subject, made: Mapping[str, Stage]) -> None:
+        found = {key: results.read_json(stage.products[0]) for key, stage in made.items() if is_json(stage)}
+        pnmi = {layer: found[f"pnmi {layer}"] for layer in subject.layers}
+        layers, tokens = table.scores_by_layer(pnmi, {split: found[f"abx {split}"] for split in MEASURED})
+        run = None if subject.options else subject.run  # an untrained network has not been trained
+        ran = [stage for stage in (run, made.get("ctc")) if stage is not None]
+        record = table.Record(
+            kind=subject.kind,
+            seed=subject.seed,
+            layers=layers,
+            counts=tokens,
+            ctc=table.error_rates(found.get("transcribe")),
+            health={} if run is None else health_of(run.folder),
+            settings=[] if run is None else [word for word in run.command if is_setting(word, self.out)],
+            seconds={stage.name: self.pipeline.seconds[stage.name] for stage in ran},
+        )
+        self.records[record.name] = record
+        if self.args.record is not None:
+            table.write_record(self.args.record, record)
+
+
+def baselines(first: Stage, seeds: Sequence[int]) -> list[Subject]:
+    """MFCCs, filterbanks, and an untrained network with each seed; CTC trains that one from scratch."""
+    found = [Subject(name, 0, None, {"-": name}, ("--features", name)) for name in BASELINES]
+    for seed in seeds:
+        random = ("--random-weights", "--seed", str(seed))
+        found.append(replace(trained("untrained", seed, first), options=random))
+    return found
+
+
+def trained(kind: str, seed: int, run: Stage) -> Subject:
+    """All layers of a trained model, as many as its composed configuration says."""
+    cfg = OmegaConf.load(run.folder / ".hydra" / "config.yaml")
+    count, checkpoint = int(OmegaConf.select(cfg, "model.encoder_layers")), str(run.products[0])
+    layers = {str(layer): f"{checkpoint}:{layer}" for layer in range(1, count + 1)}
+    return Subject(kind, seed, run, layers, ("--checkpoint", checkpoint))
+
+
+def json_stage(name: str, command: Sequence[str], folder: Path, needs: Sequence[str]) -> Stage:
+    """A command that writes its numbers to --json, in a folder of its own."""
+    path = folder / "numbers.json"
+    return Stage(name, [*command, "--json", str(path)], folder, [path], needs=tuple(needs))
+
+
+def is_json(stage: Stage) -> bool:
+    """Whether a stage leaves numbers that are read here."""
+    return stage.products[0].name == "numbers.json"
+
+
+def is_setting(word: str, out: Path) -> bool:
+    """Whether a word of a training's command is a setting that names no file of this run."""
+    return "=" in word and str(out) not in word
+
+
+def updates_of(passes: float, sizes_s: np.ndarray, crop_s: float, batch_s: float) -> int:
+    """Updates in which so many passes over clips fit, crops of crop_s at most, batch_s of audio an update."""
+    return max(1, math.ceil(passes * float(np.minimum(sizes_s, crop_s).sum()) / batch_s))
+
+
+def health_of(folder: Path) -> dict[str, float]:
+    """The last validation of a training: accuracies, losses, variances of targets and predictions."""
+    found = last_validation((folder / "hydra_train.log").read_text(encoding="utf-8"))
+    return {name: found[name] for name in HEALTH if name in found}
+
+
+def report(records: Sequence[table.Record], out: Path, pipeline: Pipeline | None = None) -> None:
+    """Write table.md and results.json, print the table."""
+    content = table.summarise(records)
+    if pipeline is not None:
+        content |= {
+            "seconds": pipeline.total_seconds(),
+            "commands": pipeline.commands,
+            "versions": results.versions(),
+        }
+    results.write_json(out / "results.json", content)
+    text = table.markdown(records)
+    (out / "table.md").write_text(text, encoding="utf-8")
+    print(f"\n{text}\n{out / 'results.json'}, {out / 'table.md'}")
+
+
+if __name__ == "__main__":
+    sys.exit(run_example(main))

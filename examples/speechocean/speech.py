@@ -1,0 +1,135 @@
+"""Adds speech to pre-train on and ten minutes of labelled speech to the data folder of speechocean.
+
+    python examples/speechocean/speech.py --data data --speech speechocean --more speechocean-more
+
+`--data` is what manifests/aligned_phones.py made of speechocean: manifests of train, valid and test
+speakers with their phones. It gets
+
+- `audio/`: the train speakers' recordings and all of speechocean-more as 16-bit wav files at 16 kHz. Decoding
+  Ogg Opus takes a third of the time of a small model's training, and would be done again in every epoch;
+- `pretrain.tsv`: all of them;
+- `train_10m.tsv`: ten minutes of them, utterances drawn at random from all speakers with a fixed seed;
+- `transcripts.tsv`: the words of every utterance of both folders, for `mtssl prepare-text`;
+- `{split}.abx.item` for valid and test: the items that last 40 ms or more, so that features at 25 frames a
+  second and features at 100 are measured on the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from fairseq_mtssl.data import corpus
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio, write_wav
+from fairseq_mtssl.data.manifest import read_audio_manifest, read_lines, write_text_atomically
+from fairseq_mtssl.data.text_source import read_text_table
+from fairseq_mtssl.errors import ManifestError
+
+SEED = 0
+SHORTEST_ITEM_S = 0.04  # a frame at 25 Hz
+SUFFIXES = (".opus", ".flac", ".wav")
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Add the speech. Raises: ManifestError with every fault."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="folder that aligned_phones.py made")
+    parser.add_argument("--speech", type=Path, required=True, help="folder of speechocean (text.tsv)")
+    parser.add_argument(
+        "--more", type=Path, required=True, help="folder of speechocean-more (audio, text.tsv)"
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="of labelled speech (10)")
+    args = parser.parse_args(argv)
+    train = read_audio_manifest(args.data / "train.tsv")
+    words = {
+        name: text
+        for folder in (args.speech, args.more)
+        for name, (_, text) in read_text_table(folder / "text.tsv").items()
+    }
+    recordings = [Path(train.audio_path(row)) for row in range(len(train))] + find_recordings(args.more)
+    check_recordings(recordings, words, args.more)
+    sizes = decode(recordings, args.data / "audio")
+    write_manifest(args.data / "pretrain.tsv", sizes)
+    labelled = draw(sizes, round(args.minutes * 60 * SAMPLE_RATE_HZ))
+    write_manifest(args.data / "train_10m.tsv", labelled)
+    lines = ["utt\twords", *(f"{name}\t{text}" for name, text in sorted(words.items()))]
+    write_text_atomically(args.data / "transcripts.tsv", "\n".join(lines) + "\n")
+    kept = {split: keep_items(args.data, split) for split in ("valid", "test")}
+    hours, minutes = (sum(each.values()) / SAMPLE_RATE_HZ / 60 for each in (sizes, labelled))
+    print(f"pretrain: {len(sizes)} utterances, {hours / 60:.2f} h")
+    print(f"train_10m: {len(labelled)} utterances, {minutes:.1f} min")
+    for split, (long, every) in kept.items():
+        print(f"{split}.abx.item: {long} of {every} items")
+
+
+def find_recordings(more: Path) -> list[Path]:
+    """The recordings of speechocean-more, by name. Raises: ManifestError if there is none."""
+    folder = more / "audio"
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
+    if not found:
+        raise ManifestError(folder, [f"holds no {', '.join(SUFFIXES)}. Give the folder above audio."])
+    return found
+
+
+def check_recordings(recordings: Sequence[Path], words: Mapping[str, str], place: Path) -> None:
+    """Every recording has a name of its own and a text. Raises: ManifestError naming those that do not."""
+    seen: set[str] = set()
+    faults = []
+    for path in recordings:
+        if path.stem in seen:
+            faults.append(f"{path}: a recording of this name came before. Rename one.")
+        if path.stem not in words:
+            faults.append(f"{path}: text.tsv has no words of it. Add them, or leave the recording out.")
+        seen.add(path.stem)
+    if faults:
+        raise ManifestError(place, faults)
+
+
+def decode(recordings: Sequence[Path], folder: Path) -> dict[str, int]:
+    """Write recordings as 16-bit wav files. Returns: file name -> samples, in the given order."""
+
+    def convert(path: Path) -> tuple[str, int]:
+        wav = read_audio(path)
+        write_wav(folder / f"{path.stem}.wav", wav)
+        return f"{path.stem}.wav", len(wav)
+
+    with ThreadPoolExecutor(corpus.usable_cores()) as pool:
+        return dict(pool.map(convert, recordings))
+
+
+def draw(sizes: Mapping[str, int], samples: int) -> dict[str, int]:
+    """Files in random order until the next would exceed so many samples; the same ones every time."""
+    chosen: dict[str, int] = {}
+    for name in corpus.shuffled(sorted(sizes), random.Random(SEED)):
+        if sum(chosen.values()) + sizes[name] > samples:
+            break
+        chosen[name] = sizes[name]
+    return dict(sorted(chosen.items()))
+
+
+def write_manifest(path: Path, sizes: Mapping[str, int]) -> None:
+    """`{split}.tsv` of files in the folder audio beside it."""
+    lines = ["audio", *(f"{name}\t{size}" for name, size in sizes.items())]
+    write_text_atomically(path, "\n".join(lines) + "\n")
+
+
+def keep_items(data: Path, split: str) -> tuple[int, int]:
+    """Write the items that last long enough. Returns: how many, of how many."""
+    header, *items = read_lines(data / f"{split}.item")
+    shortest = SHORTEST_ITEM_S - 0.5 / SAMPLE_RATE_HZ  # times are rounded to samples
+    spans = ((item, item.split()) for item in items)
+    kept = [item for item, cells in spans if float(cells[2]) - float(cells[1]) >= shortest]
+    write_text_atomically(data / f"{split}.abx.item", "\n".join([header, *kept]) + "\n")
+    return len(kept), len(items)
+
+
+if __name__ == "__main__":
+    sys.exit(corpus.run_script(main))
