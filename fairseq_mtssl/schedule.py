@@ -78,7 +78,6 @@ class Moment:
     phase: index; name: its name; update: counted from 0.
     vgs_weight, ssl_weight: of L_AV and L_AUD; 0 means that the branch is not run at all.
     lr_factor: multiplies the optimizer's learning rate.
-    resets_optimizer: the optimizer's state is forgotten before this update.
     """
 
     phase: int
@@ -87,7 +86,6 @@ class Moment:
     vgs_weight: float
     ssl_weight: float
     lr_factor: float
-    resets_optimizer: bool
 
 
 def parse_length(text: Any) -> Length:
@@ -213,13 +211,23 @@ def run_length(max_update: int, max_epoch: int, updates_per_epoch: int) -> int:
 class Schedule:
     """Phases laid on the updates of one run.
 
-    phases: in order; starts: first update of each; total: updates of the run.
+    phases: in order; starts: first update of each; total: updates of the run; updates_per_epoch: by which
+    lengths in epochs were resolved.
     """
 
     phases: tuple[Phase, ...]
     starts: tuple[int, ...]
     total: int
+    updates_per_epoch: int
     _segments: tuple[tuple[int, int], ...] = field(repr=False)
+
+    @classmethod
+    def fixed(
+        cls, phases: Sequence[Phase], starts: Sequence[int], total: int, updates_per_epoch: int
+    ) -> Schedule:
+        """The schedule of phases whose first updates are known."""
+        segments = _lr_segments(phases, starts, total)
+        return cls(tuple(phases), tuple(starts), total, updates_per_epoch, segments)
 
     @classmethod
     def lay(cls, phases: Sequence[Phase], total: int, updates_per_epoch: int) -> Schedule:
@@ -242,7 +250,7 @@ class Schedule:
             )
         if faults:
             raise ConfigError("task.phases", faults)
-        return cls(tuple(phases), tuple(starts), total, _lr_segments(phases, starts, total))
+        return cls.fixed(phases, starts, total, updates_per_epoch)
 
     def index(self, update: int) -> int:
         """The phase that governs an update; the last one for updates past the end."""
@@ -264,7 +272,6 @@ class Schedule:
             vgs_weight=alpha,
             ssl_weight=1.0 - alpha,
             lr_factor=self._lr_factor(index, update),
-            resets_optimizer=update == start and "optimizer" in phase.reset,
         )
 
     def uses_vgs(self, first: int, last: int) -> bool:

@@ -14,16 +14,56 @@ from fairseq_mtssl.schedule import Moment, Schedule
 
 logger = logging.getLogger(__name__)
 
+MAX_DRIFT = 0.05
+"""Share by which an epoch's updates may differ from those of the first before that is said."""
+
+PHASE, SCHEDULE = "phase", "schedule"
+"""Keys of the optimizer's first parameter group, which a checkpoint keeps: the phase that the optimizer's
+state belongs to, and where the phases of the run begin."""
+
+
+def keep_schedule(optimizer: FairseqOptimizer, schedule: Schedule, setting: str) -> Schedule:
+    """The schedule as it was resolved when the run began; `schedule` itself in a new run.
+
+    Lengths in epochs or in shares are resolved once and then kept in the checkpoint: epochs of batches that
+    are cut by length differ by a batch or two, and after resuming on another number of GPUs by a factor, so
+    that a phase that is under way would begin at another update each time.
+    setting: what the schedule follows from as the user wrote it. If it has changed, the new one holds.
+    """
+    group = optimizer.optimizer.param_groups[0]
+    kept = group.get(SCHEDULE)
+    if kept is None or kept["setting"] != setting:
+        group[SCHEDULE] = {
+            "setting": setting,
+            "starts": list(schedule.starts),
+            "total": schedule.total,
+            "updates_per_epoch": schedule.updates_per_epoch,
+        }
+        return schedule
+    before, now = kept["updates_per_epoch"], schedule.updates_per_epoch
+    if abs(now - before) > MAX_DRIFT * before and list(schedule.starts) != kept["starts"]:
+        logger.warning(
+            "an epoch has %d updates, and had %d when the run began; its phases stay where they were laid "
+            "then, at updates %s of %d. To lay them anew, change task.phases or task.lengths",
+            *(now, before, kept["starts"], kept["total"]),
+        )
+    return Schedule.fixed(schedule.phases, kept["starts"], kept["total"], before)
+
 
 def begin_update(optimizer: FairseqOptimizer, schedule: Schedule, moment: Moment, peak_lr: float) -> None:
     """Bring the optimizer to what holds at an update, before its gradients are applied.
 
-    Depends on the update number alone and may be repeated (gradient accumulation, a retried or a
-    resumed update): a reset happens at the phase's first update and nowhere else.
+    The state of an optimizer that belongs to an earlier phase is forgotten if the present phase, or one that
+    was passed over since, resets it. May be repeated (gradient accumulation, a retried or a resumed update).
     """
     optimizer.set_lr(peak_lr * moment.lr_factor)
-    if moment.resets_optimizer and moment.update > 0:
+    group = optimizer.optimizer.param_groups[0]
+    # checkpoints of older versions do not say which phase their state belongs to: that of the update before
+    owner = group.get(PHASE, schedule.index(moment.update - 1))
+    entered = schedule.phases[owner + 1 : moment.phase + 1]
+    if moment.update > 0 and any("optimizer" in phase.reset for phase in entered):
         optimizer.optimizer.state.clear()
+    group[PHASE] = moment.phase
     if moment.update == schedule.starts[moment.phase]:
         phase = schedule.phases[moment.phase]
         logger.info(

@@ -26,7 +26,7 @@ from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
 from fairseq_mtssl.schedule import Moment, Phase, Schedule, parse_phases, parse_schedule, run_length
 from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
-from fairseq_mtssl.tasks.phases import begin_update, forget_gradients
+from fairseq_mtssl.tasks.phases import begin_update, forget_gradients, keep_schedule
 
 logger = logging.getLogger(__name__)
 
@@ -190,10 +190,16 @@ class VgsRetrievalTask(WatchedTask):
         return {}
 
     def _needs(self, epoch: int) -> tuple[bool, bool]:
-        """Whether an epoch's batches need images, and speech-only clips; an update of slack either side."""
+        """Whether an epoch's batches need images, and speech-only clips; asked when the epoch begins.
+
+        Epochs may differ by a few batches, hence the slack; images that are missing nevertheless are read by
+        train_step.
+        """
         if self.schedule is None:
             return True, True
-        first, last = (epoch - 1) * self.updates_per_epoch - 1, epoch * self.updates_per_epoch + 1
+        slack = 1 + self.updates_per_epoch // 20
+        first = (epoch - 1) * self.updates_per_epoch if self._moment is None else self._moment.update + 1
+        first, last = first - slack, first + self.updates_per_epoch + slack
         return self.schedule.uses_vgs(first, last), self.schedule.uses_ssl(first, last)
 
     def _valid_needs(self, epoch: int) -> tuple[bool, bool]:
@@ -218,11 +224,17 @@ class VgsRetrievalTask(WatchedTask):
                 [f"{freq} with phases in epochs; give one number, or lengths in updates"],
             )
         self.updates_per_epoch = math.ceil(batches / freq[-1])
-        total = run_length(int(self.cfg.max_update), int(self.cfg.max_epoch), self.updates_per_epoch)
-        self.schedule = Schedule.lay(self.phases, total, self.updates_per_epoch)
-        if self.health is None:
-            names = [phase.name for phase in self.phases]
-            self.health = HealthWatch(list(zip(self.schedule.starts, names)), total)
+        if self.schedule is None:
+            total = run_length(int(self.cfg.max_update), int(self.cfg.max_epoch), self.updates_per_epoch)
+            self.schedule = Schedule.lay(self.phases, total, self.updates_per_epoch)
+
+    def _begin_session(self, schedule: Schedule, optimizer: Any, update_num: int) -> HealthWatch:
+        """Once, before the first update of this process: a resumed run goes on along its own schedule."""
+        setting = f"{self.phases} {self.cfg.max_update} {self.cfg.max_epoch}"
+        self.schedule = schedule = keep_schedule(optimizer, schedule, setting)
+        self._began = time.monotonic(), update_num
+        phases = zip(schedule.starts, [phase.name for phase in self.phases], strict=True)
+        return HealthWatch(list(phases), schedule.total)
 
     def max_positions(self) -> None:
         return None
@@ -252,12 +264,12 @@ class VgsRetrievalTask(WatchedTask):
         update_num: int,
         ignore_grad: bool = False,
     ) -> Any:
-        if self.schedule is None or self.health is None:
+        if self.schedule is None:
             raise ConfigError("task", ["no training data has been loaded; load the train split first"])
+        self.health = self.health or self._begin_session(self.schedule, optimizer, update_num)
         self.health.reach(update_num)
         self._moment = self.schedule.at(update_num)
         criterion.enter(self._moment)
-        self._began = self._began or (time.monotonic(), update_num)
         begin_update(optimizer, self.schedule, self._moment, float(self.cfg.lr[0]))
         if self._moment.vgs_weight > 0 and sample["net_input"]["images"] is None:
             self.datasets[self.cfg.train_subset].load_images(sample)

@@ -35,13 +35,6 @@ def test_alpha_changes_exactly_at_the_phase_boundary() -> None:
     assert schedule.at(199).name == "first" and schedule.at(200).name == "second"
 
 
-def test_the_optimizer_is_reset_at_the_first_update_of_a_phase_and_nowhere_else() -> None:
-    schedule = two_phases()
-    assert [update for update in range(700) if schedule.at(update).resets_optimizer] == [0, 200]
-    kept = two_phases(reset=["lr"])
-    assert [update for update in range(700) if kept.at(update).resets_optimizer] == [0]
-
-
 def test_the_learning_rate_starts_anew_with_a_phase_that_resets_it() -> None:
     schedule = two_phases()
     # 200 updates, 20 of warm-up: update 0 has 1/20, update 19 the peak, then 180 steps down to 1/181

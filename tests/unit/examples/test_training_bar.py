@@ -44,7 +44,8 @@ def test_the_tasks_own_phase_line_is_understood(caplog) -> None:
         [{"alpha": 0, "length": 5, "name": "ssl"}, {"alpha": [0, 0.75], "length": "rest", "reset": []}]
     )
     schedule = Schedule.lay(phases, 20, 10)
-    optimizer = SimpleNamespace(set_lr=lambda lr: None, optimizer=SimpleNamespace(state={}))
+    inner = SimpleNamespace(state={}, param_groups=[{}])
+    optimizer = SimpleNamespace(set_lr=lambda lr: None, optimizer=inner)
     with caplog.at_level("INFO", logger="fairseq_mtssl.tasks.phases"):
         for update in (0, 5):
             begin_update(optimizer, schedule, schedule.at(update), 0.1)

@@ -1,0 +1,109 @@
+"""Which phase the optimizer's state belongs to, through epochs of unequal length and after resuming."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fairseq_mtssl.schedule import Schedule, parse_phases
+from fairseq_mtssl.tasks.phases import begin_update, keep_schedule
+
+PHASES = parse_phases(
+    [
+        {"name": "first", "alpha": 0, "length": "3 epochs"},
+        {"name": "second", "alpha": 1, "length": "4 epochs"},
+        {"name": "third", "alpha": 0.5, "length": "rest", "reset": ["lr"]},
+    ]
+)
+
+
+def new_optimizer() -> Any:
+    """As much of a fairseq optimizer as phases need, around torch's."""
+    inner = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
+    return SimpleNamespace(optimizer=inner, set_lr=lambda rate: None)
+
+
+def update(optimizer: Any, schedule: Schedule, number: int) -> bool:
+    """One update. Returns: whether the state was forgotten before it."""
+    parameter = optimizer.optimizer.param_groups[0]["params"][0]
+    had = bool(optimizer.optimizer.state)
+    begin_update(optimizer, schedule, schedule.at(number), 1.0)
+    forgotten = had and not optimizer.optimizer.state
+    parameter.grad = torch.ones(2)
+    optimizer.optimizer.step()
+    return forgotten
+
+
+def resumed(optimizer: Any) -> Any:
+    """What fairseq restores from a checkpoint."""
+    other = new_optimizer()
+    other.optimizer.load_state_dict(copy.deepcopy(optimizer.optimizer.state_dict()))
+    return other
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_phase_resets_once_whatever_epochs_and_stops_there_are(seed: int) -> None:
+    """Epochs of 61 or 62 batches, resumed at random, now and then with half the updates an epoch."""
+    rng = np.random.default_rng(seed)
+    optimizer, number, resets = new_optimizer(), 0, []
+    schedule = None
+    while number < 600:
+        if schedule is None or rng.random() < 0.3:
+            if schedule is not None:
+                optimizer = resumed(optimizer)
+            batches = int(rng.integers(61, 63)) // int(rng.integers(1, 3))
+            schedule = keep_schedule(optimizer, Schedule.lay(PHASES, 10 * batches, batches), "as written")
+        for _ in range(int(rng.integers(20, 80))):
+            if update(optimizer, schedule, number):
+                resets.append(number)
+            number += 1
+    assert resets == [schedule.starts[1]]
+
+
+def test_an_update_that_is_repeated_resets_once() -> None:
+    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    assert [update(optimizer, schedule, number) for number in (29, 30, 30, 31)] == [False, True, False, False]
+
+
+def test_a_phase_whose_first_update_was_missed_resets_later() -> None:
+    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    assert [update(optimizer, schedule, number) for number in (29, 33)] == [False, True]
+
+
+def test_a_phase_that_keeps_the_state_does_not_reset_it() -> None:
+    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    assert [update(optimizer, schedule, number) for number in (69, 70)] == [False, False]
+
+
+@pytest.mark.parametrize(("number", "wanted"), [(30, True), (31, False), (70, False)])
+def test_a_checkpoint_that_names_no_phase_is_taken_to_belong_to_that_of_its_last_update(
+    number: int, wanted: bool
+) -> None:
+    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    update(optimizer, schedule, number - 1)
+    del optimizer.optimizer.param_groups[0]["phase"]
+    assert update(resumed(optimizer), schedule, number) == wanted
+
+
+def test_the_first_resolved_schedule_stays_and_another_epoch_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    optimizer = new_optimizer()
+    begun = keep_schedule(optimizer, Schedule.lay(PHASES, 100, 10), "as written")
+    with caplog.at_level(logging.WARNING):
+        kept = keep_schedule(resumed(optimizer), Schedule.lay(PHASES, 50, 5), "as written")
+    assert kept == begun
+    assert "5 updates, and had 10" in caplog.text and "[0, 30, 70] of 100" in caplog.text
+
+
+def test_a_schedule_written_anew_holds() -> None:
+    optimizer = new_optimizer()
+    keep_schedule(optimizer, Schedule.lay(PHASES, 100, 10), "as written")
+    other = Schedule.lay(PHASES, 50, 5)
+    assert keep_schedule(optimizer, other, "written anew") == other
