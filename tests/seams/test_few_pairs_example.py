@@ -1,4 +1,4 @@
-"""The few-pairs example from end to end at its smallest, and self-supervision on other clips than the pairs."""
+"""The few-pairs example from end to end at its smallest; self-supervision on other clips than the pairs."""
 
 from __future__ import annotations
 
