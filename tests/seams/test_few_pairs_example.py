@@ -1,4 +1,4 @@
-"""The few-pairs example from end to end at its smallest, and SSL on other clips than the pairs."""
+"""The few-pairs example from end to end at its smallest; self-supervision on other clips than the pairs."""
 
 from __future__ import annotations
 
@@ -122,11 +122,13 @@ def test_self_supervision_can_be_of_the_other_clips_alone(
         "task__labels": [str(labels)],
         "task__ssl_labels": [str(others)],
         "task__ssl_data": str(speech),
+        "dataset__batch_size": 5,
+        "dataset__batch_size_valid": 6,
         "optimization__max_update": 2,
         "checkpoint__save_interval_updates": 0,
     }
     with pytest.raises(ConfigError, match="ssl_on_pairs.*ssl_ratio 0.5"):
         training.train(corpus, tmp_path / "no", task__ssl_on_pairs=False, task__ssl_ratio=0.5, **settings)
     training.train(corpus, tmp_path / "out", task__ssl_on_pairs=False, **settings)
-    # one batch of four pairs, whose ids are below ten: the four clips of the loss are all others
-    assert seen == [(4, seen[0][1])] and seen[0][1] >= 10
+    # one batch of five pairs, whose ids are below ten: the five clips of the loss are all others
+    assert seen == [(5, seen[0][1])] and seen[0][1] >= 10

@@ -1,0 +1,142 @@
+"""Few pairs: what is trained on what, and what is judged."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from examples import stages
+from examples.few_pairs import jobs, reporting
+from fairseq_mtssl.errors import ConfigError
+
+ROOT = Path(__file__).resolve().parents[3]
+LABELS = stages.labels_stage("mfcc-cmn", "mfcc-cmn", 100, Path("all"), Path("o"))
+TOWER = stages.training_stage("vgs-all-seed2", "vgs_small", Path("all"), Path("o"))
+SETTING = jobs.Setting(Path("all"), Path("o"))
+EVERY = jobs.VARIANTS | jobs.COMPARISONS | jobs.DIAGNOSES
+
+
+def load() -> ModuleType:
+    """examples/few_pairs/run.py, whose folder is no package."""
+    spec = importlib.util.spec_from_file_location("few_pairs_run", ROOT / "examples" / "few_pairs" / "run.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+run = load()
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_run_composes_with_the_pairs_the_speech_and_the_length_it_should_have(compose, name) -> None:
+    variant = EVERY[name]
+    job = jobs.Job(variant, "300", "image", 2)
+    stage = jobs.training(job, SETTING, LABELS, TOWER)
+    cfg = compose(stage.command[2], [word for word in stage.command if "=" in word])
+    assert stage.name == f"{name}-300-image-seed2" and cfg.task.data == "o/data-300-image"
+    alone = variant.schedule == "vgs"
+    assert (cfg.task.ssl_data, cfg.task.ssl_on_pairs) == ((None, True) if alone else ("all", False))
+    assert cfg.optimization.max_update == (1075 if variant.only_vgs else 1505)
+    assert list(cfg.task.lengths) == (["430 updates", "rest"] if "_" in variant.schedule else ["rest"])
+    assert list(cfg.model.frozen_parts) == list(cfg.model.init_parts) == ["image_encoder"] * variant.tower
+    assert (cfg.model.init_from is not None) == variant.tower
+    if variant.ssl == "mt4ssl":
+        assert list(cfg.task.labels) == list(cfg.task.ssl_labels) == ["o/labels/mfcc-cmn"]
+        assert cfg.task.speed_perturb == 0
+
+
+def test_all_pairs_are_trained_once_whichever_way_there_are_fewer() -> None:
+    found = jobs.jobs_of([jobs.VARIANTS["vgs"]], ["300", "all"], ("image", "caption"), [1, 2])
+    names = [f"vgs-{where}-seed{seed}" for seed in (1, 2) for where in ("300-image", "300-caption", "all")]
+    assert [job.name for job in found] == names
+    assert jobs.Job(jobs.VARIANTS["vgs"], "all", "", 1).data(Path("all"), Path("o")) == Path("all")
+
+
+def test_sizes_are_numbers_or_all_each_once() -> None:
+    assert jobs.sizes_of("300, all") == ["300", "all"]
+    for text in ("", "0", "300,300", "some", "-3"):
+        with pytest.raises(ConfigError, match="wanted numbers above 0 or all"):
+            jobs.sizes_of(text)
+    with pytest.raises(ConfigError, match="--diagnose"):
+        run.diagnoses_of(["all"], ("image",), [1])
+    with pytest.raises(ConfigError, match="multiple of 7 such as 1505"):
+        run.updates_of(1504)
+
+
+def record(title: str, pairs: str, seed: int, r10: float, by: str = "image") -> dict[str, Any]:
+    """A run whose two directions lie one point above and below r10."""
+    chance = {"r1": 0.5, "r10": 5.0}
+    return {
+        "name": f"{title}-{pairs}-{seed}",
+        "title": title,
+        "pairs": pairs,
+        "by": "" if pairs == "all" else by,
+        "seed": seed,
+        "pairs_in_all": 3000,
+        "command": "c",
+        "retrieval": {
+            "captions": 400,
+            "speech_to_image": {"r1": r10 / 2, "r10": r10 + 1},
+            "image_to_speech": {"r1": r10 / 2, "r10": r10 - 1},
+            "chance": {"speech_to_image": chance, "image_to_speech": chance},
+        },
+    }
+
+
+SHORT = "VGS, equal VGS updates"
+
+
+@pytest.mark.parametrize(
+    ("first", "alone", "verdict"),
+    [
+        # twice the error of 60 and 40 % of 400 is 2·100·sqrt(2·0.24/400) = 6.93
+        ([60, 61, 59], [40, 40, 40], "shown"),
+        ([40, 40, 40], [60, 61, 59], "contradicted"),
+        ([46, 46, 46], [40, 40, 40], "not shown"),  # 6 is less than twice the error
+        ([60, 61, 39], [40, 40, 40], "not shown"),  # not of one sign
+        ([95, 60, 50], [40, 40, 40], "shown"),  # mean 28.3, spread 23.6
+        ([95, 45, 42], [40, 40, 40], "not shown"),  # mean 20.7, spread 29.8
+    ],
+)
+def test_verdicts_follow_the_rules_of_the_findings(first, alone, verdict) -> None:
+    found = [record("(W2V2, VGS)", "300", seed, value) for seed, value in enumerate(first)]
+    found += [record(SHORT, "300", seed, value) for seed, value in enumerate(alone)]
+    (finding,) = reporting.judge(reporting.scores_of(found, "r10"), 400)
+    assert finding.verdict == verdict
+    assert finding.claim.startswith("300 pairs (fewer images")
+    assert finding.claim.endswith(f"(W2V2, VGS) retrieves better than {SHORT}")
+
+
+def test_only_seeds_of_both_are_compared_and_each_number_of_pairs_by_itself() -> None:
+    found = [record("(W2V2, VGS)", pairs, seed, 70) for pairs in ("300", "all") for seed in (1, 2)]
+    found += [record(SHORT, "300", 2, 40), record(SHORT, "all", 1, 80), record(SHORT, "all", 2, 80)]
+    judged = reporting.judge(reporting.scores_of(found, "r10"), 400)
+    few, every = sorted(judged, key=lambda finding: finding.claim)
+    assert few.verdict == "shown" and "70.0 against 40.0: difference +30.0, " in few.numbers
+    assert every.verdict == "contradicted" and "2 seeds" in every.numbers
+
+
+def test_the_table_has_both_recalls_by_number_of_pairs_and_ends_with_chance(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    found = [record("(W2V2, VGS)", "300", seed, value) for seed, value in ((1, 50), (2, 54))]
+    found += [record(SHORT, "all", 1, 80)]
+    table = reporting.table_of(found, "image")
+    assert table.header == ["run", "300 pairs, R@1", "300 pairs, R@10", "all pairs, R@1", "all pairs, R@10"]
+    assert table.rows == [
+        ["(W2V2, VGS)", "26.0 ± 1.4", "52.0 ± 2.8", "–", "–"],
+        [SHORT, "–", "–", "40.0", "80.0"],
+        ["chance", "0.5", "5.0", "0.5", "5.0"],
+    ]
+    reporting.report(found, {"total": 1.0}, tmp_path)
+    assert {"curve.png", "findings.json", "results.json", "tables.md", "index.html"} == {
+        path.name for path in tmp_path.iterdir()
+    }
+    with pytest.raises(ConfigError, match="bad lacks pairs, by, retrieval"):
+        reporting.report([{"name": "bad"}], {}, tmp_path)
