@@ -7,6 +7,7 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.modules import fbank_features
+from fairseq_mtssl.modules.fbank_augment import FbankAugment
 from fairseq_mtssl.modules.precision import PRECISIONS
 from fairseq_mtssl.modules.speech_encoder import FRONT_ENDS, SpeechEncoder
 
@@ -60,6 +61,17 @@ class EncoderConfig(ComputeConfig):
         },
     )
     conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
+    fbank_warp: float = field(
+        default=0.0,
+        metadata={
+            "help": "p: in training stretch the frequency axis of each clip by a factor drawn from "
+            "[1-p, 1+p], as other vocal tracts would; with front_end=fbank, [0, 0.5]"
+        },
+    )
+    fbank_mask_bins: int = field(
+        default=0,
+        metadata={"help": "in training hide up to so many neighbouring mel bins; with front_end=fbank"},
+    )
     encoder_embed_dim: int = field(default=768, metadata={"help": "width of the speech transformer"})
     encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
     encoder_attention_heads: int = field(default=12, metadata={"help": "its attention heads"})
@@ -79,9 +91,13 @@ def front_end_faults(cfg: Any, extractor_mode: str, padding_exact: bool) -> List
     Raises: ConfigError for conv_feature_layers that are no list of convolutions.
     """
     layers = parse_conv_layers(cfg.conv_feature_layers)
+    augment = FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins)
     if str(cfg.front_end) == "fbank":
-        return fbank_features.fbank_faults(layers)
+        return [*fbank_features.fbank_faults(layers), *augment.faults(layers[0][0])]
     faults = []
+    if augment != FbankAugment():
+        got = f"fbank_warp {cfg.fbank_warp} and fbank_mask_bins {cfg.fbank_mask_bins}"
+        faults.append(f"{got} with front_end=waveform: wanted 0, or front_end=fbank")
     if any(len(layer) > 3 for layer in layers):
         got = f"conv_feature_layers {cfg.conv_feature_layers} with front_end=waveform"
         faults.append(f"{got}: wanted (channels, kernel, stride), without padding")
@@ -119,6 +135,7 @@ def build_speech_encoder(
         padding_exact=padding_exact,
         pos_conv_depth=cfg.pos_conv_depth,
         front_end=str(cfg.front_end),
+        augment=FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins),
         fast=cfg.fast,
         precision=str(cfg.precision),
         compiled=cfg.compile,

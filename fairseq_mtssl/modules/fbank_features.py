@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_mtssl.frames import ConvLayer, conv_length, padding_mask
+from fairseq_mtssl.modules.fbank_augment import FbankAugment
 from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
 
 EXAMPLE = "[(80,400,160)] + [(512,5,2,2)] * 2"
@@ -41,9 +42,12 @@ class FbankFeatures(nn.Module):
     the zeros that this adds itself. Fast-HuBERT takes mean and variance from the training set instead.
     """
 
-    def __init__(self, layers: Sequence[ConvLayer], *, conv_bias: bool) -> None:
+    def __init__(
+        self, layers: Sequence[ConvLayer], *, conv_bias: bool, augment: FbankAugment | None = None
+    ) -> None:
         super().__init__()
         self.layers = list(layers)
+        self.augment = augment or FbankAugment()
         sizes = zip(self.layers, self.layers[1:])
         self.convs = nn.ModuleList(
             nn.Conv1d(below, 2 * channels, kernel, stride, sum(padding), bias=conv_bias)
@@ -53,7 +57,11 @@ class FbankFeatures(nn.Module):
     def forward(self, source: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) waveforms of (B,) samples, a window's at least -> (B, C, T), 0 past the end."""
         frames = conv_length(lengths, self.layers[:1])
-        x = normalise(log_mel(source, self.layers[0][0]), frames)
+        energies = log_mel(source, self.layers[0][0])
+        if self.training:
+            x = self.augment.masked(normalise(self.augment.warped(energies), frames))
+        else:
+            x = normalise(energies, frames)
         # (B, T, bins) -> (B, bins, T)
         x = x.transpose(1, 2).type_as(next(self.parameters()))
         for conv, layer in zip(self.convs, self.layers[1:], strict=True):

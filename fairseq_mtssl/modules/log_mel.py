@@ -65,7 +65,7 @@ def _matrices(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Povey's window (400,) and mel filters (514, bins), each frequency of the spectrum in two rows."""
     time = torch.arange(WINDOW_SAMPLES, dtype=torch.float64)
     window = (0.5 - 0.5 * torch.cos(2 * math.pi * time / (WINDOW_SAMPLES - 1))) ** 0.85
-    edges = torch.linspace(_mel(LOW_HZ), _mel(SAMPLE_RATE_HZ / 2), bins + 2, dtype=torch.float64)
+    edges = torch.linspace(mel_of(LOW_HZ), mel_of(SAMPLE_RATE_HZ / 2), bins + 2, dtype=torch.float64)
     hertz = torch.arange(SPECTRUM_SIZE // 2 + 1, dtype=torch.float64) * SAMPLE_RATE_HZ / SPECTRUM_SIZE
     places = 1127 * torch.log1p(hertz / 700)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
@@ -75,5 +75,6 @@ def _matrices(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return window.float().to(device), mel.float().repeat_interleave(2, dim=0).to(device)
 
 
-def _mel(hertz: float) -> float:
+def mel_of(hertz: float) -> float:
+    """A frequency on the mel scale."""
     return 1127 * math.log1p(hertz / 700)

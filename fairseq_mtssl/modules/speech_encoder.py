@@ -25,6 +25,7 @@ from fairseq_mtssl.modules.allocator import keep_freed_memory
 from fairseq_mtssl.modules.attention import init_std
 from fairseq_mtssl.modules.conv_features import ConvFeatures
 from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer, stream_type
+from fairseq_mtssl.modules.fbank_augment import FbankAugment
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
 from fairseq_mtssl.modules.hidden import Hidden, run_layers, skips, valid_lengths
 from fairseq_mtssl.modules.precision import check_precision, mixed
@@ -63,8 +64,9 @@ class SpeechEncoder(nn.Module):
     """Conv stack → LN → linear → dropout → mask → CLS → positional conv → LN → transformer layers.
 
     conv_layers: fairseq notation. front_end: ``waveform``, convolutions over samples, or ``fbank``, over
-    log-mel energies (see `FbankFeatures`). extractor_mode, of the former: ``default`` (group norm after the
-    first convolution) or ``layer_norm`` (after every one). dim, ffn_dim, heads, layers: the transformer.
+    log-mel energies (see `FbankFeatures`), which `augment` changes in training. extractor_mode, of the
+    former: ``default`` (group norm after the first convolution) or ``layer_norm`` (after every one).
+    dim, ffn_dim, heads, layers: the transformer.
     pos_conv_depth: layers of the positional convolution; with several, each has max(3, conv_pos // depth)
     as its kernel (data2vec). use_cls: prepend a learned CLS token. padding_exact: nothing computed for a
     row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
@@ -97,6 +99,7 @@ class SpeechEncoder(nn.Module):
         padding_exact: bool,
         pos_conv_depth: int = 1,
         front_end: str = "waveform",
+        augment: FbankAugment | None = None,
         fast: bool = True,
         precision: str = "float32",
         compiled: bool = False,
@@ -130,7 +133,7 @@ class SpeechEncoder(nn.Module):
         self.feature_dim = self.conv_layers[-1][0]
         convolutions = compiling.CompiledConvFeatures if compiled else ConvFeatures
         self.feature_extractor: nn.Module = (
-            FbankFeatures(self.conv_layers, conv_bias=conv_bias)
+            FbankFeatures(self.conv_layers, conv_bias=conv_bias, augment=augment)
             if front_end == "fbank"
             else convolutions(self.conv_layers, mode=extractor_mode, conv_bias=conv_bias, fast=fast)
         )
