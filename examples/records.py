@@ -117,6 +117,21 @@ def write_record(record: Record, folder: Path) -> Path:
     return path
 
 
+def already_recorded(commands: Mapping[str, str], folder: Path) -> dict[str, Record]:
+    """Name -> record of the runs whose record lies in a folder and was made by the same command.
+
+    commands: name of each run -> its command, as `portable` writes it. What differs was made otherwise.
+    """
+    found = {}
+    for name, command in commands.items():
+        path = folder / f"{name}.json"
+        record = read_json(path) if path.is_file() else {}
+        if record.get("command") == command:
+            print(f"— {name}: recorded in {path}", flush=True)
+            found[name] = record
+    return found
+
+
 def read_records(folders: Iterable[Path]) -> list[Record]:
     """Every record of some folders, by title and seed in the order of their names.
 

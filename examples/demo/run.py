@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         EQUAL_TOTAL: (VGS_ONLY, [f"optimization.max_update={total}"]),
         EQUAL_VGS: (VGS_ONLY, [f"optimization.max_update={args.vgs_updates}"]),
     }
-    # all cores are busy with trainings: a process more to load data would only take time from them
-    common = [f"common.seed={args.seed}", "dataset.num_workers=0", *args.overrides]
+    common = [f"common.seed={args.seed}", *args.overrides]
     runs = {
         name: stages.training_stage(FOLDERS[name], recipe, data, out, [*common, *own])
         for name, (recipe, own) in settings.items()

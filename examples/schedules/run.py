@@ -103,6 +103,12 @@ def main(argv: list[str] | None = None) -> None:
         for variant in sorted(variants, key=lambda each: -each.cost)
         for run in [training(variant, seed, args, data, length, labels)]
     }
+    known = {}
+    if args.record is not None and not args.fresh:
+        # where a run itself is not at hand, its record stands for it
+        absent = {name: run for name, (run, *_) in jobs.items() if not run.products[0].is_file()}
+        commands = {name: records.portable(run.line, out) for name, run in absent.items()}
+        known = records.already_recorded(commands, args.record)
     evaluations: list[str] = []
 
     def measure(run: Stage) -> Iterator[Stage]:
@@ -117,13 +123,22 @@ def main(argv: list[str] | None = None) -> None:
             if folder is not None:
                 records.write_record(record, folder)
 
-    pipeline.run_queue([run for run, *_ in jobs.values()], args.at_once or usable_cores(), measure)
-    folders = {run.folder: variant for run, variant, _ in jobs.values()}
-    papers = papers_of({path: each.title for path, each in folders.items()}, out, [*jobs, *evaluations])
+    runs = [run for name, (run, *_) in jobs.items() if name not in known]
+    if runs:
+        pipeline.run_queue(runs, args.at_once or usable_cores(), measure)
+    restored = {restored_folder(record, out): record["title"] for record in known.values()}
+    titles = {run.folder: jobs[run.name][1].title for run in runs} | restored
+    papers = papers_of(titles, out, [*(run.name for run in runs), *evaluations])
     for paper in papers.values():
         pipeline.run(paper)
-    runs = [run for run, *_ in jobs.values()]
     report(papers, about_runs(pipeline, str(length), seeds), {run.name: run.folder for run in runs}, out)
+
+
+def restored_folder(record: records.Record, out: Path) -> Path:
+    """Where a recorded run is laid as `mtssl report` reads runs."""
+    folder = out / "restored" / str(record["name"])
+    records.restore_run(record, folder)
+    return folder
 
 
 def rebuild(args: argparse.Namespace) -> None:
@@ -132,9 +147,7 @@ def rebuild(args: argparse.Namespace) -> None:
     pipeline = Pipeline(args.out, fresh=True)
     titles = {}
     for record in found:
-        folder = args.out / "restored" / record["name"]
-        records.restore_run(record, folder)
-        titles[folder] = record["title"]
+        titles[restored_folder(record, args.out)] = record["title"]
     papers = papers_of(titles, args.out)
     for paper in papers.values():
         pipeline.run(paper)
@@ -160,7 +173,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="train nothing: rebuild tables, figures and findings from what --record wrote; can be repeated",
     )
     parser.add_argument(
-        "--record", type=Path, metavar="DIR", help="also write a small JSON a run here (OUT/records)"
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="also write a small JSON a run here (OUT/records); a run that has one of the same command there "
+        "is not trained again",
     )
     parser.add_argument(
         "--item", type=Path, metavar="FILE", help=f"ABX items of the split {SPLIT} (DIR/{SPLIT}.item)"

@@ -99,6 +99,11 @@ def test_two_variants_end_in_tables_figures_and_findings(
     example.main([*map(str, words), *overrides])
     assert len(commands) == once  # nothing is done twice
 
+    elsewhere = [*words[:3], tmp_path / "elsewhere" / "out", *words[4:]]
+    example.main([*map(str, elsewhere), *overrides])
+    assert [name for name in commands[once:] if "seed" in name] == []  # recorded runs are not trained again
+    once = len(commands)
+
     again = tmp_path / "again"
     example.main(["--from-results", str(tmp_path / "kept"), "--out", str(again)])
     assert commands[once:] == ["paper"]  # nothing is trained

@@ -49,6 +49,15 @@ def test_a_run_restored_from_its_record_measures_the_same(tmp_path: Path) -> Non
         assert repr(second.log.training_series(key)) == repr(first.log.training_series(key))
 
 
+def test_a_run_counts_as_recorded_only_if_its_command_is_the_same(tmp_path: Path) -> None:
+    record = json.loads(json.dumps(recorded(tmp_path)))
+    records.write_record(record, tmp_path / "kept")
+    same, other = {record["name"]: record["command"]}, {record["name"]: record["command"] + " task.x=1"}
+    assert records.already_recorded(same, tmp_path / "kept") == {record["name"]: record}
+    assert records.already_recorded(other, tmp_path / "kept") == {}
+    assert records.already_recorded(same, tmp_path / "nowhere") == {}
+
+
 def test_long_curves_are_thinned_and_keep_their_end(tmp_path: Path) -> None:
     lines = [json.dumps({"epoch": 1, "update": 0.1, "num_updates": n, "loss_vgs": n}) for n in range(1, 202)]
     (tmp_path / "train.log").write_text("\n".join(lines))
