@@ -50,8 +50,7 @@ def test_the_demo_says_of_each_phase_whether_it_learned(
     demo.main(["--out", str(tmp_path)])
     found = json.loads((tmp_path / "results.json").read_text())
     verdicts = {
-        name: [tuple(phase[key] for key in KEYS) for phase in run]
-        for name, run in found["health"].items()
+        name: [tuple(phase[key] for key in KEYS) for phase in run] for name, run in found["health"].items()
     }
     assert verdicts == {
         "(W2V2, VGS)": [("W2V2", 0, 24, False), ("VGS", 24, 40, True)],
