@@ -199,14 +199,18 @@ class Experiment:
         command += [*options, "--out", str(folder)]
         return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=("speech", *needs))
 
-    def training(self, kind: str, seed: int, labels: Stage | None) -> Stage:
-        """One pre-training, whose product is its last checkpoint."""
+    def training(
+        self, kind: str, seed: int, labels: Stage | None, name: str = "", more: Sequence[str] = ()
+    ) -> Stage:
+        """One pre-training, whose product is its last checkpoint. more: settings over its kind's."""
         text = "" if labels is None else stages.hydra_value(str(labels.folder))
         settings = [f"{key}={value}" for key, value in SETTINGS.items()]
-        settings += [f"task.labels=[{text}]", f"common.seed={seed}", *TARGETS[kind], *self.args.overrides]
+        settings += [f"task.labels=[{text}]", f"common.seed={seed}", *TARGETS[kind], *more]
+        settings += self.args.overrides
         settings.append(f"optimization.max_update={self.updates(settings)}")
         needs = ("speech", *([] if labels is None else [labels.name]))
-        run = stages.training_stage(f"{kind}-seed{seed}", RECIPE, self.data, self.out, settings, needs)
+        name = name or f"{kind}-seed{seed}"
+        run = stages.training_stage(name, RECIPE, self.data, self.out, settings, needs)
         return replace(run, products=[run.folder / "checkpoint_last.pt"])
 
     def updates(self, settings: Sequence[str]) -> int:
