@@ -313,10 +313,14 @@ def baselines(first: Stage, seeds: Sequence[int]) -> list[Subject]:
 
 def trained(kind: str, seed: int, run: Stage) -> Subject:
     """All layers of a trained model, as many as its composed configuration says."""
-    cfg = OmegaConf.load(run.folder / ".hydra" / "config.yaml")
-    count, checkpoint = int(OmegaConf.select(cfg, "model.encoder_layers")), str(run.products[0])
+    count, checkpoint = setting(run, "model.encoder_layers"), str(run.products[0])
     layers = {str(layer): f"{checkpoint}:{layer}" for layer in range(1, count + 1)}
     return Subject(kind, seed, run, layers, ("--checkpoint", checkpoint))
+
+
+def setting(run: Stage, key: str) -> int:
+    """A whole number of a training's composed configuration."""
+    return int(OmegaConf.select(OmegaConf.load(run.folder / ".hydra" / "config.yaml"), key))
 
 
 def json_stage(name: str, command: Sequence[str], folder: Path, needs: Sequence[str]) -> Stage:

@@ -22,8 +22,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples import results
@@ -113,15 +111,13 @@ def measured(pipeline: Pipeline, experiment: run.Experiment, trial: str, labels:
         pipeline.run(quality)
         content = results.read_json(quality.products[0])
         pnmi[layer] = round(content["splits"]["valid"]["pnmi"], 6)
-    cfg = OmegaConf.load(stage.folder / ".hydra" / "config.yaml")
-    dim = int(OmegaConf.select(cfg, "model.encoder_embed_dim"))
     return {
         "trial": trial,
         "kind": kind,
         "settings": [word for word in stage.command if run.is_setting(word, experiment.out)],
         "pnmi_valid": pnmi,
         "health": run.health_of(stage.folder),
-        "dim": dim,
+        "dim": run.setting(stage, "model.encoder_embed_dim"),
         "seconds": pipeline.seconds[stage.name],
     }
 
