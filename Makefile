@@ -3,7 +3,7 @@
 # make help    all targets and their settings
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-mt4ssl spoken-digits schedules branches few-pairs bench test lint clean distclean
+.PHONY: help setup demo demo-mt4ssl spoken-digits speechocean schedules branches few-pairs bench test lint clean distclean
 SHELL := /bin/bash
 
 VENV ?= .venv
@@ -15,6 +15,8 @@ OUT ?=
 FRESH ?=
 RECORDINGS ?=
 TEST_SPEAKERS ?=
+SPEECH ?=
+MORE ?=
 DATA ?=
 UPDATES ?=
 SEEDS ?=
@@ -26,6 +28,8 @@ help:
 	@echo 'make demo           [OUT=runs/demo] [FRESH=1]   train, evaluate and picture (W2V2, VGS) and VGS; no download'
 	@echo 'make demo-mt4ssl    [OUT=runs/mt4ssl] [FRESH=1] labels, MT4SSL, CTC fine-tuning, decoding; no download'
 	@echo 'make spoken-digits  RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits] [FRESH=1]   the same on real speech'
+	@echo 'make speechocean    SPEECH=DIR MORE=DIR [SEEDS=1,2,3] [OUT=runs/speechocean] [FRESH=1] [ARGS="--record DIR"]'
+	@echo '                    MT4SSL on real speech: both kinds of targets against each alone, unseen speakers'
 	@echo 'make schedules      [SEEDS=1,2,3] [UPDATES=N] [DATA=DIR] [OUT=runs/schedules] [FRESH=1] [ARGS=…]'
 	@echo '                    the nine schedules of the paper: Tables I and II, Figures 2 and 3; no download'
 	@echo 'make branches       [as schedules]   the nine and HuBERT, data2vec and MT4SSL in place of wav2vec 2.0'
@@ -90,6 +94,13 @@ spoken-digits: $(VENV)/.installed
 		'{digit}_{speaker}_{take}.wav files (Free Spoken Digit Dataset, folder recordings/)' >&2; exit 1; }
 	$(BIN)/python examples/spoken_digits/run.py --recordings '$(RECORDINGS)' --out '$(or $(OUT),runs/digits)' \
 		$(if $(TEST_SPEAKERS),--test-speakers '$(TEST_SPEAKERS)') $(if $(FRESH),--fresh)
+
+# A day's work of two cores; run again, it goes on.
+speechocean: $(VENV)/.installed
+	@test -n '$(SPEECH)' -a -n '$(MORE)' || { echo 'Which recordings? make speechocean SPEECH=DIR MORE=DIR, the folders' \
+		'of aligned speech (wav, text.tsv, phones.tsv) and of further speech (audio, text.tsv)' >&2; exit 1; }
+	$(BIN)/python examples/speechocean/run.py --speech '$(SPEECH)' --more '$(MORE)' \
+		--out '$(or $(OUT),runs/speechocean)' $(if $(SEEDS),--seeds '$(SEEDS)') $(if $(FRESH),--fresh) $(ARGS)
 
 schedules branches: $(VENV)/.installed
 	PYTHON='$(BIN)/python' bash examples/schedules/run.sh --out '$(or $(OUT),runs/schedules)' \

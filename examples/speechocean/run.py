@@ -199,14 +199,18 @@ class Experiment:
         command += [*options, "--out", str(folder)]
         return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=("speech", *needs))
 
-    def training(self, kind: str, seed: int, labels: Stage | None) -> Stage:
-        """One pre-training, whose product is its last checkpoint."""
+    def training(
+        self, kind: str, seed: int, labels: Stage | None, name: str = "", more: Sequence[str] = ()
+    ) -> Stage:
+        """One pre-training, whose product is its last checkpoint. more: settings over its kind's."""
         text = "" if labels is None else stages.hydra_value(str(labels.folder))
         settings = [f"{key}={value}" for key, value in SETTINGS.items()]
-        settings += [f"task.labels=[{text}]", f"common.seed={seed}", *TARGETS[kind], *self.args.overrides]
+        settings += [f"task.labels=[{text}]", f"common.seed={seed}", *TARGETS[kind], *more]
+        settings += self.args.overrides
         settings.append(f"optimization.max_update={self.updates(settings)}")
         needs = ("speech", *([] if labels is None else [labels.name]))
-        run = stages.training_stage(f"{kind}-seed{seed}", RECIPE, self.data, self.out, settings, needs)
+        name = name or f"{kind}-seed{seed}"
+        run = stages.training_stage(name, RECIPE, self.data, self.out, settings, needs)
         return replace(run, products=[run.folder / "checkpoint_last.pt"])
 
     def updates(self, settings: Sequence[str]) -> int:
@@ -309,10 +313,14 @@ def baselines(first: Stage, seeds: Sequence[int]) -> list[Subject]:
 
 def trained(kind: str, seed: int, run: Stage) -> Subject:
     """All layers of a trained model, as many as its composed configuration says."""
-    cfg = OmegaConf.load(run.folder / ".hydra" / "config.yaml")
-    count, checkpoint = int(OmegaConf.select(cfg, "model.encoder_layers")), str(run.products[0])
+    count, checkpoint = setting(run, "model.encoder_layers"), str(run.products[0])
     layers = {str(layer): f"{checkpoint}:{layer}" for layer in range(1, count + 1)}
     return Subject(kind, seed, run, layers, ("--checkpoint", checkpoint))
+
+
+def setting(run: Stage, key: str) -> int:
+    """A whole number of a training's composed configuration."""
+    return int(OmegaConf.select(OmegaConf.load(run.folder / ".hydra" / "config.yaml"), key))
 
 
 def json_stage(name: str, command: Sequence[str], folder: Path, needs: Sequence[str]) -> Stage:

@@ -60,6 +60,13 @@ def test_mfccs_have_no_precision_to_choose() -> None:
     assert target_sources.open_features("mfcc", torch.device("cpu"), "auto").source == {"features": "mfcc"}
 
 
+@pytest.mark.parametrize("name", ["mfcc", "mfcc-cmn", "log-mel"])
+def test_only_a_checkpoint_has_weights_to_leave_out(name) -> None:
+    assert target_sources.open_features(name, torch.device("cpu")).source == {"features": name}
+    with pytest.raises(ConfigError, match=f"--random-weights.*{name} has no weights"):
+        target_sources.open_features(name, torch.device("cpu"), random_seed=1)
+
+
 def test_batches_are_for_gpus_unless_asked_for() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert target_sources.batch_samples(None, cpu) is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from examples.training_bar import TrainingBar, phases_run
+from examples.training_bar import TrainingBar, last_validation, phases_run
 
 LOG = """\
 [2026-11-20 11:49:18,749][fairseq.trainer][INFO] - begin training epoch 1
@@ -88,3 +88,10 @@ def test_a_training_without_a_limit_of_updates_has_a_bar_without_an_end(tmp_path
 def test_broken_lines_are_passed_over(tmp_path) -> None:
     bar = bar_over(tmp_path, '[t][train_inner][INFO] - {"num_upd}\nnoise\n')
     assert bar._bar is None
+
+
+def test_the_last_validation_is_read_without_its_prefix() -> None:
+    later = '[now][valid][INFO] - {"epoch": 9, "valid_acc_off": "31.5", "valid_x": null}'
+    assert last_validation(LOG)["s2i_r10"] == 5
+    assert last_validation(LOG + later) == {"epoch": 9, "acc_off": 31.5}
+    assert last_validation("") == {}
