@@ -105,6 +105,7 @@ class SpeechCtcTask(EveryRowTask):
             training=training,
             seed=int(cfg.seed),
             resample=cfg.resample,
+            normalised=self.normalised,
             speed_perturb=cfg.speed_perturb,
             length_pool=cfg.length_pool,
             num_buckets=cfg.num_batch_buckets,
@@ -166,6 +167,7 @@ class SpeechCtcTask(EveryRowTask):
                 )
             with open_dict(cfg):
                 cfg.encoder = {**source.sizes, "layers": kept}
+        self.settle_normalize(cfg, None if source is None else source.normalised, cfg.pretrained)
         model = super().build_model(cfg, from_checkpoint)
         self.conv_layers = parse_conv_layers(cfg.encoder["conv_layers"])
         if source is not None and not cfg.no_pretrained_weights:
