@@ -15,7 +15,8 @@ from fairseq_mtssl.report.training_log import phase_starts, read_training_log
 from fairseq_mtssl.report.versions import versions as versions  # what the examples' results.json has, too
 
 DIRECTIONS = {"speech_to_image": "s→i", "image_to_speech": "i→s"}
-MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "median_rank": "median"}
+MEASURES = {"r1": "R@1", "r5": "R@5", "r10": "R@10", "p10": "P@10", "median_rank": "median"}
+"""Key in the JSON of `mtssl evaluate-retrieval` -> column; p10 is there with relevance label alone."""
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -30,10 +31,11 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def retrieval_table(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """runs: name -> JSON of `mtssl evaluate-retrieval`, all on one split. The last row is chance."""
-    header = ["run", *(f"{way} {name}" for way in DIRECTIONS.values() for name in MEASURES.values())]
-    rows = [[name, *_cells(scores)] for name, scores in runs.items()]
+    keys = [key for key in MEASURES if all(key in scores["speech_to_image"] for scores in runs.values())]
+    header = ["run", *(f"{way} {MEASURES[key]}" for way in DIRECTIONS.values() for key in keys)]
+    rows = [[name, *_cells(scores, keys)] for name, scores in runs.items()]
     first = next(iter(runs.values()))
-    return Table(header, [*rows, ["chance", *_cells(first["chance"])]])
+    return Table(header, [*rows, ["chance", *_cells(first["chance"], keys)]])
 
 
 def print_table(table: Table) -> None:
@@ -49,6 +51,7 @@ def measured_on(scores: Mapping[str, Any]) -> str:
     return (
         f"Split {scores['split']}: {scores['images']} images, {scores['captions']} spoken captions; "
         f"relevant is the same {scores['relevance']}. Recalls in percent."
+        + (" P@10: how many of the ten best are right." if "p10" in scores["speech_to_image"] else "")
     )
 
 
@@ -93,5 +96,5 @@ def write_report(
     return write_page(heading, sections, out)
 
 
-def _cells(scores: Mapping[str, Any]) -> list[str]:
-    return [f"{scores[way][measure]:.1f}" for way in DIRECTIONS for measure in MEASURES]
+def _cells(scores: Mapping[str, Any], keys: Sequence[str]) -> list[str]:
+    return [f"{scores[way][key]:.1f}" for way in DIRECTIONS for key in keys]

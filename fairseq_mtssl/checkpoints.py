@@ -41,20 +41,33 @@ def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
     )
 
 
+def _load(path: str | Path) -> dict[str, Any]:
+    """What torch.save has written, on the CPU. Raises: CheckpointError."""
+    _check_file(path)
+    try:
+        # Configurations of old checkpoints are pickled objects, which weights_only refuses: fairseq's
+        # load_checkpoint_to_cpu relies on torch < 2.6 to unpickle them (argparse namespaces, enumerations).
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    except Exception as error:
+        raise _unreadable(path, error) from error
+    return state
+
+
 def read_state(path: str | Path) -> dict[str, Any]:
     """A fairseq checkpoint as a dictionary on the CPU, with its configuration under "cfg".
 
     Only for checkpoints from a trusted source: fairseq's format is a pickle.
     Raises: CheckpointError if the file is absent, no checkpoint, or cut short.
     """
+    return _upgraded(_load(path), path)
+
+
+def _upgraded(state: dict[str, Any], path: str | Path) -> dict[str, Any]:
+    """A fairseq checkpoint of any age in today's form. Raises: CheckpointError."""
     from fairseq.checkpoint_utils import _upgrade_state_dict
     from omegaconf import OmegaConf
 
-    _check_file(path)
     try:
-        # As fairseq's load_checkpoint_to_cpu, which relies on torch < 2.6 to unpickle the configurations of
-        # its published checkpoints (argparse namespaces, enumerations).
-        state = torch.load(path, map_location="cpu", weights_only=False)
         if state.get("cfg") is not None:
             state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
         upgraded: dict[str, Any] = _upgrade_state_dict(state)
@@ -68,14 +81,44 @@ def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
 
     Raises: CheckpointError as `read_state`, or if there is no "model".
     """
-    _check_file(path)
+    state = _load(path)
     try:
-        # Configurations of old checkpoints are pickled objects, which weights_only refuses.
-        state = torch.load(path, map_location="cpu", weights_only=False)
-        weights = state["model"]
-    except Exception as error:
+        weights: dict[str, torch.Tensor] = state["model"]
+    except (KeyError, TypeError) as error:
         raise _unreadable(path, error) from error
     return weights
+
+
+def trained_on_normalised(cfg: Any) -> bool:
+    """Whether a model was trained on waveforms of zero mean and unit variance, by its checkpoint's "cfg".
+
+    Ours say so in model.normalize (the probe: model.normalised), and were always where they do not; fairseq's
+    in task.normalize, and were not where they do not.
+    """
+    if not _is_ours(str(cfg.model.get("_name", None))):
+        return bool(cfg.task.get("normalize", False))
+    said = cfg.model.get("normalize", cfg.model.get("normalised", None))
+    return True if said is None else bool(said)
+
+
+def read_normalised(path: str | Path) -> bool | None:
+    """As `trained_on_normalised`, of a file; None of weights without any configuration.
+
+    Raises: CheckpointError if the file is absent or no checkpoint.
+    """
+    from omegaconf import OmegaConf
+
+    state = _load(path)
+    if state.get("cfg") is not None:
+        return trained_on_normalised(OmegaConf.create(state["cfg"], flags={"allow_objects": True}))
+    # fairseq's before it had configurations
+    return None if state.get("args") is None else bool(getattr(state["args"], "normalize", False))
+
+
+def _is_ours(model_name: str) -> bool:
+    from fairseq.models import MODEL_REGISTRY
+
+    return getattr(MODEL_REGISTRY.get(model_name), "__module__", "").startswith("fairseq_mtssl.")
 
 
 def load_model(
@@ -242,13 +285,12 @@ def load_upstream(path: str | Path) -> Upstream:
     cfg = state["cfg"]
     name = str(getattr(cfg.model, "_name", None)) if cfg is not None else "none"
     if name not in UPSTREAMS:
-        from fairseq.models import MODEL_REGISTRY
-
         del state
-        if not getattr(MODEL_REGISTRY.get(name), "__module__", "").startswith("fairseq_mtssl."):
+        if not _is_ours(name):
             cure = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
             raise CheckpointError(path, f"holds the model {name!r}", cure)
-        return Upstream(load_model(path).model, name, True)
+        loaded = load_model(path)
+        return Upstream(loaded.model, name, trained_on_normalised(loaded.cfg))
     model = _build_upstream(name, cfg)
     parts = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
     own = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}
@@ -259,7 +301,7 @@ def load_upstream(path: str | Path) -> Upstream:
     if faults:
         raise CheckpointError(path, "; ".join(faults[:10]), "Take a whole checkpoint of pre-training.")
     model.load_state_dict(taken, strict=False)
-    return Upstream(model.eval(), name, bool(cfg.task.get("normalize", False)))
+    return Upstream(model.eval(), name, trained_on_normalised(cfg))
 
 
 @dataclass
@@ -305,7 +347,7 @@ def read_encoder(path: str | Path) -> EncoderSource:
     }
     weights = rename_fairseq(state["model"]).items()
     own = {name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)}
-    return EncoderSource(sizes, own, bool(cfg.task.get("normalize", False)))
+    return EncoderSource(sizes, own, trained_on_normalised(cfg))
 
 
 def _build_upstream(name: str, cfg: Any) -> nn.Module:

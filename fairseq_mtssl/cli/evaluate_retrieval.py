@@ -1,4 +1,4 @@
-"""`mtssl evaluate-retrieval`: R@k and median rank of a checkpoint on a split, both directions."""
+"""`mtssl evaluate-retrieval`: R@k, P@k by label, median rank of a checkpoint on a split, both directions."""
 
 from __future__ import annotations
 

@@ -74,17 +74,24 @@ def _ask(
     """What these rows of the queries find among all candidates."""
     import torch
 
-    from fairseq_mtssl.evaluation.ranking import exact_scale, expected_rank, tie_counts, top_candidates
+    from fairseq_mtssl.evaluation.ranking import (
+        compare,
+        exact_scale,
+        expected_rank,
+        tie_counts,
+        top_candidates,
+    )
 
     asked, groups = queries[torch.tensor(rows)], torch.from_numpy(query_group[rows])
     order, scores = top_candidates(asked, candidates, TOP)
     # (Q, D) and (C, D) -> (4, Q); both scaled by powers of two, which changes no rank
-    counts = tie_counts(
+    compared = compare(
         exact_scale(asked, "query"),
         exact_scale(candidates, "candidate"),
         groups,
         torch.from_numpy(candidate_group),
-    ).numpy()
+    )
+    counts = tie_counts(*compared).numpy()
     found = []
     for query, (best, scored) in enumerate(zip(order.tolist(), scores.tolist(), strict=True)):
         right = candidate_group == query_group[rows[query]]

@@ -207,17 +207,18 @@ def _recognise(
     lengths: Sequence[int],
     resample: bool,
 ) -> Recognised:
-    """Read as the model was trained: normalised unless its task says otherwise."""
+    """Read as the model was trained: normalised, or as the file has it."""
+    from fairseq_mtssl.checkpoints import trained_on_normalised
     from fairseq_mtssl.cli.recognition import recognise
     from fairseq_mtssl.cli.target_sources import batch_samples
     from fairseq_mtssl.data.audio import normalise, read_audio
 
-    task = loaded.cfg.task
-    resample = resample or bool(getattr(task, "resample", False))
+    normalised = trained_on_normalised(loaded.cfg)
+    resample = resample or bool(getattr(loaded.cfg.task, "resample", False))
 
     def read(row: int) -> np.ndarray:
         wav = read_audio(paths[row], resample=resample)
-        return normalise(wav) if getattr(task, "normalize", True) else wav
+        return normalise(wav) if normalised else wav
 
     device = pick_device(args.device)
     samples = batch_samples(args.batch_seconds, device)

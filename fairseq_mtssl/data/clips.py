@@ -81,8 +81,9 @@ def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.nda
 
 
 class ClipDataset(FairseqDataset):
-    """One waveform a row, from the start up to max_samples, zero mean and unit variance.
+    """One waveform a row, from the start up to max_samples.
 
+    normalised: give each clip zero mean and unit variance; False leaves the waveform as it is in the file.
     training: draw the order of every epoch anew, perturb the speed, and skip (named, counted) a file
     that cannot be read; otherwise such a file is an error, since it would change the evaluated set.
     speed_perturb: p resamples each clip by a factor drawn from [1 − p, 1 + p] (pitch moves with it).
@@ -108,6 +109,7 @@ class ClipDataset(FairseqDataset):
         length_pool: int = 0,
         num_buckets: int = 0,
         labels: RowLabels | None = None,
+        normalised: bool = True,
     ) -> None:
         super().__init__()
         self.audio = manifest
@@ -119,6 +121,7 @@ class ClipDataset(FairseqDataset):
         self.noise_snr_db = noise_snr_db if training else None
         self.length_pool = length_pool
         self.labels = labels
+        self.normalised = normalised
         self.epoch = 1
         self._sizes = np.minimum(manifest.sizes, max_samples)
         slowest = math.ceil(int(manifest.sizes.max(initial=0)) / (1.0 - self.speed_perturb))
@@ -176,7 +179,13 @@ class ClipDataset(FairseqDataset):
 
     def read_speech_file(self, path: str) -> Tensor:
         """(T,) float: any audio file as this dataset would give it, resampled when needed."""
-        return torch.from_numpy(normalise(read_audio(path, max_samples=self.max_samples, resample=True)))
+        return torch.from_numpy(
+            self._as_trained(read_audio(path, max_samples=self.max_samples, resample=True))
+        )
+
+    def _as_trained(self, wav: np.ndarray) -> np.ndarray:
+        """(T,) float32 -> the same of zero mean and unit variance, or as it is."""
+        return normalise(wav) if self.normalised else wav
 
     def _clip(self, row: int, path: str) -> Tensor:
         rng = self.rng(row, purpose=0)
@@ -187,10 +196,13 @@ class ClipDataset(FairseqDataset):
         wav = wav[: self.max_samples]
         if not np.any(wav):
             logger.warning("%s is silent: kept as zeros", path)
-        wav = normalise(wav)
+        wav = self._as_trained(wav)
         if self.noise_snr_db is not None:
             amplitude = 10.0 ** (-rng.uniform(*self.noise_snr_db) / 20.0)
-            wav = normalise(wav + amplitude * rng.standard_normal(wav.shape, dtype=np.float32))
+            if not self.normalised:
+                amplitude *= float(wav.std())
+            noise = np.float32(amplitude) * rng.standard_normal(wav.shape, dtype=np.float32)
+            wav = self._as_trained(wav + noise)
         return torch.from_numpy(wav)
 
     def _or_skip(self, read: Any) -> Any:

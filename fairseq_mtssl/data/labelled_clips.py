@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio
 from fairseq_mtssl.data.clips import ClipDataset
 from fairseq_mtssl.data.labels import FrameLabels, RowLabels
 from fairseq_mtssl.data.manifest import AudioManifest
@@ -22,7 +22,8 @@ class LabelledClipDataset(ClipDataset):
     """Crops of up to max_samples with one label a frame of each label set.
 
     In training the crop begins anywhere, at a multiple of the encoder's hop, drawn from (seed, epoch,
-    row), and its labels begin at the same frame; otherwise it begins at 0. Normalised over the crop.
+    row), and its labels begin at the same frame; otherwise it begins at 0. Normalised over the crop,
+    unless `normalised` is False.
     In training, utterances of like length (within 0.25 s) come together, in an order drawn anew for
     each epoch, so that batches hold little padding. With buckets (see ClipDataset) those of a bucket come
     together, so that batches cut to max_tokens have one number of rows a bucket, the last batch excepted.
@@ -43,6 +44,7 @@ class LabelledClipDataset(ClipDataset):
         seed: int,
         resample: bool = False,
         num_buckets: int = 0,
+        normalised: bool = True,
     ) -> None:
         super().__init__(
             manifest.take(rows),
@@ -51,6 +53,7 @@ class LabelledClipDataset(ClipDataset):
             seed=seed,
             resample=resample,
             num_buckets=num_buckets,
+            normalised=normalised,
             labels=RowLabels(rows, labels, conv_layers) if labels else None,
         )
         self.conv_layers = list(conv_layers)
@@ -73,7 +76,7 @@ class LabelledClipDataset(ClipDataset):
                 f"gives {len(wav)} samples from sample {start} on, of {self.audio.sizes[index]} listed",
                 "Make the manifest again from the files as they are.",
             )
-        return torch.from_numpy(normalise(wav))
+        return torch.from_numpy(self._as_trained(wav))
 
     def ordered_indices(self) -> np.ndarray:
         """In training by length, longest first, alike ones in random order; otherwise as in the manifest."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from fairseq_mtssl.data.audio import normalise, read_audio
+from fairseq_mtssl.data.audio import read_audio
 from fairseq_mtssl.data.clips import ClipDataset
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.data.phones import UNLABELLED, phones_of_frames
@@ -20,8 +20,8 @@ from fairseq_mtssl.frames import frame_count
 class PhoneDataset(ClipDataset):
     """Whole utterances; targets: (T,) the phone of every 20 ms or, with sequences, (L,) the phones said.
 
-    hop_samples, window_samples: of the features' frames. normalised: give waveforms zero mean and unit
-    variance. Before `keep`, samples hold waveforms, afterwards features.
+    hop_samples, window_samples: of the features' frames. options: of ClipDataset. Before `keep`, samples hold
+    waveforms, afterwards features.
     """
 
     def __init__(
@@ -32,7 +32,6 @@ class PhoneDataset(ClipDataset):
         sequences: bool,
         hop_samples: int,
         window_samples: int,
-        normalised: bool,
         **options: Any,
     ) -> None:
         super().__init__(manifest, max_samples=int(manifest.sizes.max()), **options)
@@ -40,7 +39,6 @@ class PhoneDataset(ClipDataset):
         self.sequences = sequences
         self.hop_samples = hop_samples
         self.window_samples = window_samples
-        self.normalised = normalised
         self.features: list[np.ndarray] | None = None
 
     def frames_of(self, samples: Any) -> Any:
@@ -54,7 +52,7 @@ class PhoneDataset(ClipDataset):
     def caption(self, index: int) -> Tensor:
         """(T,) float: the row's waveform, as the encoder was trained on them."""
         wav = read_audio(self.audio.audio_path(index), resample=self.resample)
-        return torch.from_numpy(normalise(wav) if self.normalised else wav)
+        return torch.from_numpy(self._as_trained(wav))
 
     def waveform(self, index: int) -> np.ndarray:
         """`caption` as an array; in training, of a file that cannot be read, nothing, named and counted."""

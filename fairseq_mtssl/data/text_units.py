@@ -10,8 +10,21 @@ from typing import Any, Protocol
 from fairseq_mtssl.errors import ConfigError, MissingExtraError
 
 WORD_END = "|"
+PIECE_WORD_START = "▁"
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
 """What every dictionary of fairseq's begins with, none of it text; the first is the blank of CTC."""
+
+
+def word_joining(symbols: Iterable[str]) -> str:
+    """How fairseq's `data_utils.post_process` puts words together from the symbols of a dictionary.
+
+    Returns: `sentencepiece` if a symbol begins with `▁`; else `letter` if `|` is one; else `none`, where
+    nothing marks a word, such as phones, and every symbol counts as one.
+    """
+    names = list(symbols)
+    if any(name.startswith(PIECE_WORD_START) for name in names):
+        return "sentencepiece"
+    return "letter" if WORD_END in names else "none"
 
 
 class TextUnits(Protocol):

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fairseq_mtssl.data.text_units import SPECIALS, WORD_END
+from fairseq_mtssl.data.text_units import PIECE_WORD_START, SPECIALS, WORD_END, word_joining
 from fairseq_mtssl.errors import ConfigError
 
 BLANK = SPECIALS.index("<s>")
 PAD = SPECIALS.index("<pad>")
-PIECE_WORD_START = "▁"
 
 
 class Symbols:
@@ -21,7 +20,7 @@ class Symbols:
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self.index = {name: index for index, name in enumerate(self.names)}
-        self.pieces = any(name.startswith(PIECE_WORD_START) for name in self.names)
+        self.pieces = word_joining(self.names) == "sentencepiece"
         if not self.pieces and WORD_END not in self.index:
             wanted = f"neither {WORD_END!r} nor any {PIECE_WORD_START!r}, so where do words end?"
             cure = "Fine-tune on what mtssl prepare-text writes"

@@ -8,6 +8,8 @@ relevant one, so they do not matter. The tied ones take positions `ahead + 1 …
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -42,14 +44,43 @@ def hit_probability(k: int, ahead: np.ndarray, tied: np.ndarray, tied_relevant: 
     return 1.0 - miss
 
 
-def tie_counts(queries: Tensor, candidates: Tensor, query_group: Tensor, candidate_group: Tensor) -> Tensor:
+def compare(
+    queries: Tensor, candidates: Tensor, query_group: Tensor, candidate_group: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Scores (Q, C) float32 of every query with every candidate, and which are relevant, (Q, C) bool.
+
+    queries: (Q, D), candidates: (C, D), float64 of `exact_scale`; groups: (Q,) and (C,) ints, equal where
+    relevant. Products are summed in float64 and rounded to float32: matrix kernels add in an order that
+    depends on the place in the matrix, and equal embeddings must give equal scores wherever they stand.
+    """
+    return (queries @ candidates.T).float(), query_group[:, None] == candidate_group[None, :]
+
+
+def expected_precision(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
+    """Share of relevant candidates among the top k, averaged over the orders of tied candidates.
+
+    scores: (Q, C) float; relevant: (Q, C) bool; ks: each >= 1, beyond C the same as C.
+    Returns: (K, Q) float64 in [0, 1]. Of the candidates that score as the one in place k does, `tied` in
+        all, each stands among the top k with probability (k - ahead) / tied.
+    """
+    top = scores.topk(min(max(ks), scores.shape[1]), dim=1).values  # best first
+    rows = []
+    for k in ks:
+        places = min(k, scores.shape[1])
+        edge = top[:, places - 1 : places]
+        above, equal = scores > edge, scores == edge
+        counted = (above, above & relevant, equal, equal & relevant)
+        ahead, ahead_relevant, tied, tied_relevant = (mask.sum(dim=1).double() for mask in counted)
+        # whole numbers until the one division, so that all candidates tied give exactly relevant / C
+        rows.append((ahead_relevant * tied + (places - ahead) * tied_relevant) / (tied * places))
+    return torch.stack(rows)
+
+
+def tie_counts(scores: Tensor, relevant: Tensor) -> Tensor:
     """Counts about the best relevant candidate: (4, Q) int64 of ahead, tied, tied_relevant, relevant.
 
-    Products are summed in float64 and rounded to float32: matrix kernels add in an order that depends on the
-    place in the matrix, and equal embeddings must give equal scores wherever they stand.
+    scores: (Q, C) float; relevant: (Q, C) bool, as `compare` gives them.
     """
-    scores = (queries @ candidates.T).float()  # (Q, C)
-    relevant = query_group[:, None] == candidate_group[None, :]
     best = torch.where(relevant, scores, -torch.inf).amax(dim=1, keepdim=True)
     equal = scores == best
     counted = (scores > best, equal, equal & relevant, relevant)

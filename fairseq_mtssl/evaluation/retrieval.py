@@ -6,6 +6,10 @@ Definitions, for N captions and M distinct images (the measures of Khorrami et a
 - A caption and an image are relevant to each other when their groups are equal. With relevance "image" the
   group is the image id (exactly one relevant image a caption); with "label" it is the label.
 - R@k, in percent: a hit if *any* relevant candidate is among the top k; k beyond the candidates means all.
+- P@k, in percent, with relevance "label" alone: how many of the top k are relevant, k beyond the candidates
+  meaning all. A model that fills the top k with one label has an R@k that equals its R@1 and can lie below
+  the R@k of a random ranking. Its P@k equals its R@1, too, and stands beside a chance that is that of R@1 for
+  every k.
 - Ties take their expectation over every order of the tied candidates (`ranking.py`), so that a constant
   embedding scores exactly chance, whatever k and however many candidates are relevant.
 - Median rank: the median over queries of the expected rank of the first relevant candidate, from 1.
@@ -17,7 +21,7 @@ Definitions, for N captions and M distinct images (the measures of Khorrami et a
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +29,14 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.errors import RetrievalError
-from fairseq_mtssl.evaluation.ranking import exact_scale, expected_rank, hit_probability, tie_counts
+from fairseq_mtssl.evaluation.ranking import (
+    compare,
+    exact_scale,
+    expected_precision,
+    expected_rank,
+    hit_probability,
+    tie_counts,
+)
 from fairseq_mtssl.evaluation.relevance import relevance_groups
 
 DEFAULT_KS = (1, 5, 10)
@@ -34,15 +45,21 @@ CHUNK_BYTES = 2**24  # similarities held at once, in float64; about three times 
 
 @dataclass(frozen=True)
 class Scores:
-    """One direction. recalls: k -> R@k in percent. median_rank: from 1, halves possible."""
+    """One direction. recalls: k -> R@k in percent. median_rank: from 1, halves possible.
+
+    precisions: k -> P@k in percent; empty but for relevance "label".
+    """
 
     recalls: dict[int, float]
     median_rank: float
+    precisions: dict[int, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, float]:
-        """`{"r1": …, "r5": …, "r10": …, "median_rank": …}`, rounded to 6 decimals."""
-        row = {f"r{k}": round(recall, 6) for k, recall in self.recalls.items()}
-        return {**row, "median_rank": round(self.median_rank, 6)}
+        """`{"r1": …, "r5": …, "r10": …, "median_rank": …}`, then any `"p1": …`, rounded to 6 decimals."""
+        row = {f"r{k}": recall for k, recall in self.recalls.items()}
+        row |= {"median_rank": self.median_rank}
+        row |= {f"p{k}": precision for k, precision in self.precisions.items()}
+        return {key: round(value, 6) for key, value in row.items()}
 
 
 @dataclass(frozen=True)
@@ -65,7 +82,7 @@ class RetrievalResult:
     excluded_images: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What `mtssl evaluate-retrieval --json` writes; recalls in percent."""
+        """What `mtssl evaluate-retrieval --json` writes; recalls and precisions in percent."""
         return {
             "images": self.images,
             "captions": self.captions,
@@ -88,14 +105,18 @@ class RetrievalResult:
             ("  chance", self.chance_image_to_speech),
         ]
         ks = list(self.speech_to_image.recalls)
+        # P@1 is R@1
+        precise = [k for k in self.speech_to_image.precisions if k > 1]
+        heads = [*(f"R@{k} %" for k in ks), *(f"P@{k} %" for k in precise)]
         lines = [
             f"split {self.split or '(unnamed)'}: M = {self.images} images, N = {self.captions} captions, "
             f"relevance: same {self.relevance}",
-            f"{'':<16}" + "".join(f"{f'R@{k} %':>9}" for k in ks) + f"{'median rank':>13}",
+            f"{'':<16}" + "".join(f"{head:>9}" for head in heads) + f"{'median rank':>13}",
         ]
         for name, scores in rows:
-            recalls = "".join(f"{scores.recalls[k]:>9.2f}" for k in ks)
-            lines.append(f"{name:<16}{recalls}{scores.median_rank:>13.1f}")
+            numbers = [*(scores.recalls[k] for k in ks), *(scores.precisions[k] for k in precise)]
+            cells = "".join(f"{number:>9.2f}" for number in numbers)
+            lines.append(f"{name:<16}{cells}{scores.median_rank:>13.1f}")
         for count, query, candidate in (
             (self.excluded_captions, f"of {self.captions} captions", "image"),
             (self.excluded_images, f"of {self.images} images", "caption"),
@@ -121,7 +142,8 @@ def evaluate_retrieval(
     speech: (N, D) float, one row a caption; image: (M, D) float, one row a distinct image; their dot products
         are the scores.
     caption_group (N,), image_group (M,): ints; equal groups are relevant to each other (`relevance_groups`).
-    ks: the k of R@k, each >= 1. split, relevance: names that travel into the result.
+    ks: the k of R@k and P@k, each >= 1. split: a name that travels into the result; so does relevance, and
+        "label" asks for P@k.
     chunk_rows: queries compared at once; by default what keeps a chunk of similarities at 16 MiB.
     Raises: NonFiniteEmbeddingError for NaN or infinity; RetrievalError for shapes, ks, or when no query of a
         direction has a relevant candidate.
@@ -132,8 +154,9 @@ def evaluate_retrieval(
     if chunk_rows is not None and chunk_rows < 1:
         raise RetrievalError(f"chunk_rows: got {chunk_rows}; wanted at least 1")
     sides = exact_scale(speech, "speech"), exact_scale(image, "image")
-    forward = _one_direction(sides[0], sides[1], groups[0], groups[1], ks, chunk_rows)
-    backward = _one_direction(sides[1], sides[0], groups[1], groups[0], ks, chunk_rows)
+    precise = relevance == "label"
+    forward = _one_direction(sides[0], sides[1], groups[0], groups[1], ks, chunk_rows, precise)
+    backward = _one_direction(sides[1], sides[0], groups[1], groups[0], ks, chunk_rows, precise)
     if forward is None or backward is None:
         raise RetrievalError(
             f"no caption of split {split or '(unnamed)'} shares its {relevance} with any image "
@@ -256,25 +279,32 @@ def _one_direction(
     candidate_group: np.ndarray,
     ks: Sequence[int],
     chunk_rows: int | None,
+    precise: bool,
 ) -> tuple[Scores, Scores, int] | None:
-    """Scores, chance, and how many queries had no relevant candidate; None when that is all of them."""
+    """Scores, chance, and how many queries had no relevant candidate; None when that is all of them.
+
+    precise: with precisions.
+    """
     scored = np.isin(query_group, candidate_group)
     if not scored.any():
         return None
     kept = torch.from_numpy(np.flatnonzero(scored))
     rows = chunk_rows or max(1, CHUNK_BYTES // (8 * len(candidates)))
-    chunks = [
-        tie_counts(
-            queries[chunk],
-            candidates,
-            torch.from_numpy(query_group)[chunk],
-            torch.from_numpy(candidate_group),
-        )
-        for chunk in kept.split(rows)
-    ]
-    ahead, tied, tied_relevant, relevant = torch.cat(chunks, dim=1).numpy()
+    counts, shares = [], []
+    for chunk in kept.split(rows):
+        asked, groups = queries[chunk], torch.from_numpy(query_group)[chunk]
+        compared = compare(asked, candidates, groups, torch.from_numpy(candidate_group))
+        counts.append(tie_counts(*compared))
+        if precise:
+            shares.append(expected_precision(*compared, ks))
+    ahead, tied, tied_relevant, relevant = torch.cat(counts, dim=1).numpy()
     found = _scores(ks, ahead, tied, tied_relevant)
     chance = _scores(ks, np.zeros_like(ahead), np.full_like(ahead, len(candidates)), relevant)
+    if precise:
+        means = [100.0 * float(row.mean()) for row in torch.cat(shares, dim=1).numpy()]
+        by_chance = 100.0 * float((relevant / len(candidates)).mean())
+        found = replace(found, precisions=dict(zip(ks, means, strict=True)))
+        chance = replace(chance, precisions=dict.fromkeys(ks, by_chance))
     return found, chance, int((~scored).sum())
 
 

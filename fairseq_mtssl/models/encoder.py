@@ -1,7 +1,7 @@
 """The speech encoder in the configurations of models: the fields they share, and what is built of them."""
 
 from dataclasses import dataclass, field
-from typing import Any, List
+from typing import Any, List, Optional
 
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
@@ -42,7 +42,21 @@ class ComputeConfig(FairseqDataclass):
 
 
 @dataclass
-class EncoderConfig(ComputeConfig):
+class WaveformConfig(FairseqDataclass):
+    """What a speech encoder is given. The field is called as fairseq's own, which fairseq reads."""
+
+    normalize: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "give waveforms zero mean and unit variance; null: as the checkpoint that training "
+            "starts from was trained (fairseq's wav2vec 2.0 Base: false), else true. Filled in and saved; a "
+            "training of false that goes on without that checkpoint must give it"
+        },
+    )
+
+
+@dataclass
+class EncoderConfig(WaveformConfig, ComputeConfig):
     """Of a speech encoder that is trained from the start, what all models have the same defaults of."""
 
     front_end: ChoiceEnum(list(FRONT_ENDS)) = field(  # type: ignore[valid-type]

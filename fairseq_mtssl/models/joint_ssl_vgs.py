@@ -72,14 +72,18 @@ class JointSslVgsConfig(VgsRetrievalConfig, MaskedPredictionConfig):
         default=None, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
     )
     # wav2vec 2.0 head
-    final_dim: int = field(default=256, metadata={"help": "width where context and targets meet"})
+    final_dim: int = field(
+        default=256, metadata={"help": "width where context and targets meet, that of label_head=cosine too"}
+    )
     latent_vars: int = field(default=320, metadata={"help": "entries of a code book group"})
     latent_groups: int = field(default=2, metadata={"help": "code book groups"})
     latent_temp: Optional[Tuple[float, float, float]] = field(
         default=None, metadata={"help": "Gumbel temperature: first, last, factor an update"}
     )
     num_negatives: int = field(default=100, metadata={"help": "negatives a masked frame, from its utterance"})
-    logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of the contrastive loss"})
+    logit_temp: float = field(
+        default=0.1, metadata={"help": "divides the cosines of ssl=wav2vec2 and of label_head=cosine"}
+    )
     dropout_features: float = field(default=0.1, metadata={"help": "dropout before the quantizer"})
     seed: int = II("common.seed")
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 import torch
-from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from fairseq.dataclass import FairseqDataclass
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
@@ -18,6 +18,8 @@ from fairseq_mtssl.modules.heads import build_label_head, identified
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.targets.online import layer_average
+
+LABEL_HEADS = ("linear", "cosine")
 
 
 @dataclass
@@ -29,8 +31,12 @@ class MaskedPredictionConfig(FairseqDataclass):
         default_factory=list,
         metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
     )
-    label_head: ChoiceEnum(["linear", "cosine"]) = field(  # type: ignore[valid-type]
-        default="linear", metadata={"help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT)"}
+    label_head: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT); null: cosine with "
+            "model.ssl=hubert of the joint model, else linear"
+        },
     )
     average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
     ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
@@ -45,6 +51,17 @@ class MaskedPredictionConfig(FairseqDataclass):
             "convolutions and of the teacher (data2vec 2.0's clone_batch); its time and memory grow with them"
         },
     )
+
+
+def label_head_of(cfg: Any) -> str:
+    """cfg.label_head; where it is null, that of the paper that the branch follows.
+
+    HuBERT (Hsu et al. 2021, arXiv 2106.07447, eq. 3) has cosines over a temperature of 0.1, MT4SSL (Ma et al.
+    2023, arXiv 2211.07321) a linear layer.
+    """
+    if cfg.label_head is not None:
+        return str(cfg.label_head)
+    return "cosine" if str(getattr(cfg, "ssl", "")) == "hubert" else "linear"
 
 
 class MaskedPrediction(nn.Module):
@@ -66,7 +83,7 @@ class MaskedPrediction(nn.Module):
         self.teacher = EmaLayers(layers, norm, encoder.fast) if online else None
         self.regression = nn.Linear(dim, dim) if online else None
         self.label_heads = nn.ModuleList(
-            build_label_head(str(cfg.label_head), dim, classes, cfg.final_dim, cfg.logit_temp)
+            build_label_head(label_head_of(cfg), dim, classes, cfg.final_dim, cfg.logit_temp)
             for classes in label_classes
         )
 
@@ -259,6 +276,8 @@ def drop_unused(head: nn.Module, prefix: str, state_dict: dict[str, Any]) -> Non
 def target_faults(cfg: Any, layers: int, label_sets: int, online: bool) -> list[str]:
     """What is wrong with the fields of a MaskedPredictionConfig."""
     faults = []
+    if label_head_of(cfg) not in LABEL_HEADS:
+        faults.append(f"label_head {cfg.label_head!r}: wanted {' or '.join(LABEL_HEADS)}")
     if cfg.masked_views < 1:
         faults.append(f"masked_views {cfg.masked_views}: wanted 1 or more")
     if online and not 1 <= cfg.average_top_k_layers <= layers:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
 import torch
-from fairseq.dataclass import ChoiceEnum
+from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
 from omegaconf import II
 from torch import Tensor
@@ -20,12 +20,44 @@ from fairseq_mtssl.models.masked_prediction import (
     drop_unused,
     target_faults,
 )
-from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.masking import ids_of_clips, span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd
 
 
 @dataclass
-class Mt4sslConfig(MaskedPredictionConfig, EncoderConfig):
+class FineTuningMaskConfig(FairseqDataclass):
+    """What fairseq's `wav2vec_ctc` sets, beside mask_prob and mask_length, in the model that it fine-tunes.
+
+    It sets the fields that the checkpoint's configuration has and passes over all others in silence.
+    """
+
+    mask_channel_prob: Optional[float] = field(
+        default=None,
+        metadata={"help": "share of channels set to 0 by fairseq's wav2vec_ctc, which gives it; else unused"},
+    )
+    mask_channel_length: int = field(default=10, metadata={"help": "channels of such a span"})
+    mask_selection: str = field(default="static", metadata={"help": "of fairseq's choices, static alone"})
+    mask_other: float = field(default=0.0, metadata={"help": "of fairseq's choices, 0 alone"})
+    no_mask_overlap: bool = field(default=False, metadata={"help": "of fairseq's choices, false alone"})
+    mask_channel_selection: str = field(
+        default="static", metadata={"help": "of fairseq's choices, static alone"}
+    )
+    mask_channel_other: float = field(default=0.0, metadata={"help": "of fairseq's choices, 0 alone"})
+    no_mask_channel_overlap: bool = field(
+        default=False, metadata={"help": "of fairseq's choices, false alone"}
+    )
+    mask_channel_before: bool = field(default=False, metadata={"help": "of fairseq's choices, false alone"})
+
+
+ONLY_CHOICES = (
+    *("mask_selection", "mask_other", "no_mask_overlap"),
+    *("mask_channel_selection", "mask_channel_other", "no_mask_channel_overlap", "mask_channel_before"),
+)
+"""Fields of FineTuningMaskConfig that have one value, which is their default; others are refused."""
+
+
+@dataclass
+class Mt4sslConfig(FineTuningMaskConfig, MaskedPredictionConfig, EncoderConfig):
     init_from: Optional[str] = field(
         default=None,
         metadata={
@@ -153,6 +185,28 @@ class Mt4sslModel(BaseFairseqModel):
             view=view,
         )
 
+    def _draw_channels(self, front: FrontEnd, ids: Tensor) -> Optional[Tensor]:
+        """(B, D) bool: the channels that fine-tuning sets to 0; None for none."""
+        cfg, dim = self.cfg, self.speech_encoder.dim
+        if cfg.mask_channel_prob is None:
+            got = "is null where masks are drawn: the checkpoint is of a version whose configuration lacks"
+            lost = "it, so that what fairseq's wav2vec_ctc sets (this, and task.normalize) does not arrive"
+            cure = "fine-tune with the ctc_ recipes, or write both into the checkpoint's cfg.model"
+            raise ConfigError("model.mask_channel_prob", [f"{got} {lost}; {cure}"])
+        if cfg.mask_channel_prob <= 0:
+            return None
+        return span_mask(
+            torch.full_like(front.lengths, dim),
+            dim,
+            prob=cfg.mask_channel_prob,
+            length=cfg.mask_channel_length,
+            min_spans=0,
+            same_count=True,
+            seed=int(cfg.seed) + 1,  # draws of their own
+            update=self.num_updates if self.training else -1,
+            ids=ids,
+        )
+
     # -- use after pre-training
 
     def extract_features(
@@ -160,16 +214,21 @@ class Mt4sslModel(BaseFairseqModel):
     ) -> dict[str, Any]:
         """As fairseq's models that `audio_finetuning` builds on.
 
-        padding_mask: (B, S) bool or None; layer: the last to run, counted from 0; null: all.
+        padding_mask: (B, S) bool or None; layer: the last to run, counted from 0; null: all. mask: mask
+        frames and channels, by draws from the update and what is in a clip.
         Returns: x (B, T, D); padding_mask (B, T) bool or None; layer_results, a list of (T, B, D) outputs.
+        Raises: ConfigError with mask if nobody has set mask_channel_prob.
         """
         rows, samples = source.shape
         lengths = source.new_full((rows,), samples, dtype=torch.long)
         if padding_mask is not None:
             lengths = (~padding_mask).sum(1)
         front = self.speech_encoder.front_end(source, lengths)
-        drawn = self.draw_mask(front, torch.arange(rows)) if mask else None
-        hidden = self.speech_encoder.embed(front, drawn)
+        drawn = channels = None
+        if mask:
+            ids = ids_of_clips(source, lengths)
+            drawn, channels = self.draw_mask(front, ids), self._draw_channels(front, ids)
+        hidden = self.speech_encoder.embed(front, drawn, channels)
         outputs: list[Tensor] = []
         stop = self.speech_encoder.num_layers if layer is None else layer + 1
         hidden = self.speech_encoder.run(hidden, 0, stop, collect=outputs)
@@ -201,6 +260,10 @@ def check_config(cfg: Any, label_sets: int) -> None:
     faults += target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
     if not cfg.online and not label_sets:
         faults.append("nothing to predict: model.online is false and task.labels is empty; give either")
+    known = FineTuningMaskConfig()
+    for name in ONLY_CHOICES:
+        if getattr(cfg, name) != getattr(known, name):
+            faults.append(f"{name} {getattr(cfg, name)}: wanted {getattr(known, name)}, the only one here")
     if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
         faults.append(
             f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "

@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import ComputeConfig
+from fairseq_mtssl.models.encoder import ComputeConfig, WaveformConfig
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
@@ -22,7 +22,7 @@ BLANK = 0
 
 
 @dataclass
-class SpeechCtcConfig(ComputeConfig):
+class SpeechCtcConfig(WaveformConfig, ComputeConfig):
     pretrained: Optional[str] = field(
         default=None,
         metadata={
@@ -103,7 +103,8 @@ class SpeechCtcModel(BaseFairseqModel):
         ids: Optional[Tensor] = None,
         **_: Any,
     ) -> dict[str, Any]:
-        """source: (B, S) normalised waveforms, zero past their end; padding_mask: (B, S) bool or None;
+        """source: (B, S) waveforms as cfg.normalize says, zero past their end;
+        padding_mask: (B, S) bool or None;
         ids: (B,) ints from which masks are drawn, by default the rows' numbers.
         Returns: encoder_out (T, B, symbols) logits; padding_mask (B, T) bool or None.
         """

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -45,6 +47,18 @@ def span_mask(
             masked = rng.choice(masked, fewest, replace=False)
         row[masked] = True
     return torch.from_numpy(mask).to(lengths.device)
+
+
+def ids_of_clips(source: Tensor, lengths: Tensor) -> Tensor:
+    """(B,) int64 checksums of the samples, to draw masks from where a caller knows no other ids.
+
+    source: (B, S) float; lengths: (B,) samples. A clip has the same id in any batch, on any rank and however
+    wide its batch is padded, and other clips have other ids, so that the batches of one update draw masks of
+    their own.
+    """
+    rows = source.detach().float().cpu().numpy()
+    sizes = lengths.tolist()
+    return torch.tensor([zlib.crc32(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)])
 
 
 def _row_spans(rng: np.random.Generator, frames: int, prob: float, length: int, min_spans: int) -> np.ndarray:

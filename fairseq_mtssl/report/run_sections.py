@@ -85,17 +85,22 @@ def layer_sections(layers: Sequence[LayerResult]) -> list[Section]:
 
 def scores_section(scores: Mapping[str, Any]) -> Section:
     """Both directions with chance. scores: what `mtssl evaluate-retrieval` writes as JSON."""
-    recalls = [key for key in scores["speech_to_image"] if key != "median_rank"]
+    measured = scores["speech_to_image"]
+    # r1, r5, r10; with relevance label also p1, p5, p10, of which p1 is r1
+    names = {key: f"{key[0].upper()}@{key[1:]} %" for key in measured if key != "median_rank"}
+    names = {key: name for key, name in names.items() if key != "p1"} | {"median_rank": "median rank"}
     rows = []
     for way, name in WAYS.items():
         for label, row in ((name, scores[way]), (f"{name}, chance", scores["chance"][way])):
-            rows.append([label, *(f"{row[key]:.1f}" for key in [*recalls, "median_rank"])])
+            rows.append([label, *(f"{row[key]:.1f}" for key in names)])
     right = "any image of its label" if scores["relevance"] == "label" else "the image it was spoken about"
     text = (
         f"Split {scores['split']}: {scores['images']} images, {scores['captions']} spoken captions. "
         f"Right for a caption is {right}."
     )
-    return Section("Retrieval", text, Table(["", *(f"R@{k[1:]} %" for k in recalls), "median rank"], rows))
+    if "p10" in names:
+        text += " R@k: one of the k best is right; P@k: the share of them that is right."
+    return Section("Retrieval", text, Table(["", *names.values()], rows))
 
 
 def gallery_sections(captions: Sequence[Query], images: Sequence[Query], absent: int = 0) -> list[Section]:

@@ -89,6 +89,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
             training=split == cfg.train_subset,
             seed=int(cfg.seed),
             resample=cfg.resample,
+            normalised=self.normalised,
             num_buckets=cfg.num_batch_buckets,
         )
         hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
@@ -102,12 +103,11 @@ class Mt4sslTask(LabelledTask, WatchedTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; for a new training start it from ``model.init_from``."""
+        starts = bool(cfg.init_from) and not from_checkpoint
+        trained = checkpoints.read_normalised(cfg.init_from) if starts else None
+        self.settle_normalize(cfg, trained, cfg.init_from)
         model = super().build_model(cfg, from_checkpoint)
-        if (
-            cfg.init_from
-            and not from_checkpoint
-            and not checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher.")
-        ):
+        if starts and not checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher."):
             model.reset_teacher()
         return model
 

@@ -15,6 +15,7 @@ from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.clips import long_enough
 from fairseq_mtssl.data.labels import dictionary_of
 from fairseq_mtssl.data.manifest import read_audio_manifest
+from fairseq_mtssl.data.text_units import word_joining
 from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
@@ -22,6 +23,9 @@ from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.every_row import EveryRowTask
 
 logger = logging.getLogger(__name__)
+
+AUTO = "auto"
+"""Value of criterion.post_process that stands for what the dictionary says."""
 
 
 @dataclass
@@ -101,6 +105,7 @@ class SpeechCtcTask(EveryRowTask):
             training=training,
             seed=int(cfg.seed),
             resample=cfg.resample,
+            normalised=self.normalised,
             speed_perturb=cfg.speed_perturb,
             length_pool=cfg.length_pool,
             num_buckets=cfg.num_batch_buckets,
@@ -136,6 +141,19 @@ class SpeechCtcTask(EveryRowTask):
     def max_positions(self) -> None:
         return None
 
+    def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """As fairseq's, with words put together as the dictionary marks them, for the word error rate.
+
+        criterion.post_process=auto is replaced in cfg, so that checkpoints say what was used.
+        Raises: ConfigError if it is given and contradicts the dictionary, since all words of an utterance
+        would then be one, and the word error rate, by which checkpoints are chosen, one of sentences.
+        """
+        asked = cfg.get("post_process", None)
+        if asked is not None:
+            with open_dict(cfg):
+                cfg.post_process = check_post_process(str(asked), self.target_dictionary.symbols)
+        return super().build_criterion(cfg, from_checkpoint)
+
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; a new training takes the encoder of ``model.pretrained``."""
         source = None
@@ -149,6 +167,7 @@ class SpeechCtcTask(EveryRowTask):
                 )
             with open_dict(cfg):
                 cfg.encoder = {**source.sizes, "layers": kept}
+        self.settle_normalize(cfg, None if source is None else source.normalised, cfg.pretrained)
         model = super().build_model(cfg, from_checkpoint)
         self.conv_layers = parse_conv_layers(cfg.encoder["conv_layers"])
         if source is not None and not cfg.no_pretrained_weights:
@@ -159,3 +178,19 @@ class SpeechCtcTask(EveryRowTask):
             checkpoints.load_weights(model.speech_encoder, weights, cfg.pretrained)
             logger.info("fine-tunes the speech encoder of %s", cfg.pretrained)
         return model
+
+
+def check_post_process(asked: str, symbols: list[str]) -> str:
+    """criterion.post_process as fairseq's ctc takes it; `auto` becomes what the dictionary says.
+
+    Raises: ConfigError for `letter` or `sentencepiece` of a dictionary whose words are marked otherwise.
+    """
+    found = word_joining(symbols)
+    if asked == AUTO:
+        return found
+    if asked in ("letter", "sentencepiece") and asked != found:
+        marks = {"letter": "the symbol '|'", "sentencepiece": "symbols that begin with '▁'"}
+        said = f"has {marks[found]}" if found in marks else "marks no words"
+        cure = f"give {found}, or {AUTO}, as the recipes do (fairseq's default is letter)"
+        raise ConfigError("criterion.post_process", [f"{asked}, but the dictionary {said}; {cure}"])
+    return asked

@@ -167,6 +167,7 @@ class VgsRetrievalTask(WatchedTask):
             "training": training,
             "seed": int(self.cfg.seed),
             "resample": self.cfg.resample,
+            "normalised": self.normalised,
             "speed_perturb": self.cfg.speed_perturb,
             "length_pool": int(self.cfg.length_pool),
             "num_buckets": int(self.cfg.num_batch_buckets),
@@ -245,6 +246,11 @@ class VgsRetrievalTask(WatchedTask):
         """Build the model; for a new training start it from ``model.init_from``."""
         if from_checkpoint:
             cfg.image_weights = None  # they are in the checkpoint; the file may be gone
+        # the waveforms matter to the speech encoder alone
+        heard = not cfg.init_parts or "speech_encoder" in cfg.init_parts
+        starts = bool(cfg.init_from) and heard and not from_checkpoint
+        trained = checkpoints.read_normalised(cfg.init_from) if starts else None
+        self.settle_normalize(cfg, trained, cfg.init_from)
         model = super().build_model(cfg, from_checkpoint)
         if cfg.init_from and not from_checkpoint:
             names = list(model.modules_of(cfg.init_parts))

@@ -36,6 +36,21 @@ def enumerate_direction(
     return recalls, float(statistics.median(rank for _, rank in answers))
 
 
+def enumerate_precisions(
+    scores: Sequence[Sequence[float]], relevant: Sequence[Sequence[bool]], ks: Sequence[int]
+) -> dict[int, float]:
+    """P@k in percent over the queries that have a relevant candidate: the share of the top k, or of all."""
+    shares: dict[int, list[Fraction]] = {k: [] for k in ks}
+    for row, right in zip(scores, relevant, strict=True):
+        if not any(right):
+            continue
+        rankings = [sorted(order, key=lambda c: -row[c]) for order in permutations(range(len(row)))]
+        for k in ks:
+            found = [Fraction(sum(right[c] for c in r[:k]), len(r[:k])) for r in rankings]
+            shares[k].append(sum(found, Fraction(0)) / len(found))
+    return {k: float(100 * sum(found, Fraction(0)) / len(found)) for k, found in shares.items()}
+
+
 def integer_scores(queries: Sequence[Sequence[int]], candidates: Sequence[Sequence[int]]) -> list[list[int]]:
     """Dot products of integer vectors, exactly."""
     return [[sum(a * b for a, b in zip(q, c, strict=True)) for c in candidates] for q in queries]

@@ -9,13 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from fairseq import tasks
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
+from training import compose
 
-from fairseq_mtssl.checkpoints import load_upstream, read_encoder
-from fairseq_mtssl.errors import CheckpointError
+from fairseq_mtssl.checkpoints import load_upstream, read_encoder, trained_on_normalised
+from fairseq_mtssl.cli.target_sources import open_features
+from fairseq_mtssl.errors import CheckpointError, ConfigError
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.targets.features import LayerFeatures, LayerStack
 from fairseq_mtssl.targets.frozen import FrozenFeatures
@@ -157,3 +161,92 @@ def test_a_checkpoint_from_elsewhere_is_refused(tmp_path: Path) -> None:
     (tmp_path / "d.pt").write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="d.pt: not readable"):
         load_upstream(tmp_path / "d.pt")
+
+
+@pytest.fixture
+def quiet(tmp_path: Path) -> Path:
+    """A data folder of one recording with a peak of 0.01, spelled `A |`."""
+    folder = tmp_path / "quiet"
+    folder.mkdir()
+    wav = np.random.default_rng(3).uniform(-0.01, 0.01, 6000).astype(np.float32)
+    soundfile.write(folder / "a.wav", wav, 16_000, subtype="FLOAT", format="WAV")
+    for split in ("train", "valid"):
+        (folder / f"{split}.tsv").write_text(f"{folder}\na.wav\t6000\n")
+        (folder / f"{split}.ltr").write_text("A |\n")
+    (folder / "dict.ltr.txt").write_text("| 1\nA 1\n")
+    return folder
+
+
+def raw_layer(model: Any, theirs: Any, quiet: Path, layer: int) -> torch.Tensor:
+    """What fairseq's own model makes of the samples as they stand in the file."""
+    wav, _ = soundfile.read(quiet / "a.wav", dtype="float32")
+    with torch.no_grad():
+        model.eval()
+        return theirs(torch.from_numpy(wav).unsqueeze(0), layer)
+
+
+def frames_of(encoder: SpeechEncoder, clip: torch.Tensor) -> torch.Tensor:
+    with torch.no_grad():
+        front = encoder.eval().front_end(clip.unsqueeze(0), torch.tensor([clip.numel()]))
+        return encoder.frames(encoder.run(encoder.embed(front), 0, encoder.num_layers))
+
+
+def test_a_fine_tuning_of_a_model_of_raw_waveforms_hears_raw_waveforms(quiet: Path, tmp_path: Path) -> None:
+    model, cfg, theirs = build("wav2vec2")
+    path = save(tmp_path / "c.pt", "wav2vec2", model, cfg, normalize=False)
+    settings = {"task.data": str(quiet), "model.pretrained": str(path)}
+    ours = compose("ctc_small", **settings)
+    task = tasks.setup_task(ours.task)
+    tuned = task.build_model(ours.model)
+    wanted = raw_layer(model, theirs, quiet, 3)
+    for split in ("train", "valid"):
+        clip = task.load_dataset(split)[0]["clip"]
+        torch.testing.assert_close(frames_of(tuned.speech_encoder, clip), wanted, atol=1e-5, rtol=1e-4)
+    # the configuration that is saved says so to whatever reads the fine-tuned model: transcribe, probes, ABX
+    assert ours.model.normalize is False and trained_on_normalised(ours) is False
+    with pytest.raises(ConfigError, match="c.pt was trained on raw waveforms"):
+        wrong = compose("ctc_small", **settings, **{"model.normalize": True})
+        tasks.setup_task(wrong.task).build_model(wrong.model)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_a_pre_training_that_starts_from_a_checkpoint_goes_on_with_its_waveforms(
+    normalize: bool, quiet: Path, tmp_path: Path
+) -> None:
+    model, model_cfg, _ = build("wav2vec2")
+    path = save(tmp_path / "c.pt", "wav2vec2", model, model_cfg, normalize)
+    sizes = {f"model.{name}": value for name, value in SIZES.items()} | {"model.extractor_mode": "default"}
+    settings = {**sizes, "model.padding_exact": False, "model.pos_conv_depth": 1, "task.labels": []}
+    settings |= {"model.average_top_k_layers": 2, "task.min_duration_s": 0.1, "task.data": str(quiet)}
+    cfg = compose("mt4ssl_small", **settings, **{"model.init_from": str(path)})
+    task = tasks.setup_task(cfg.task)
+    task.build_model(cfg.model)
+    peak = float(task.load_dataset("valid")[0]["clip"].abs().max())
+    # uniform noise of unit variance has a peak of √3
+    assert peak == pytest.approx(3**0.5 if normalize else 0.01, rel=0.05)
+    assert trained_on_normalised(cfg) is normalize
+    # without the checkpoint, as to evaluate, what was saved counts
+    again = tasks.setup_task(cfg.task)
+    again.build_model(cfg.model, from_checkpoint=True)
+    assert again.normalised is normalize
+
+
+def test_dumped_features_of_a_quiet_recording_are_those_of_the_raw_samples(
+    quiet: Path, tmp_path: Path
+) -> None:
+    model, cfg, theirs = build("wav2vec2")
+    path = save(tmp_path / "c.pt", "wav2vec2", model, cfg, normalize=False)
+    wav, _ = soundfile.read(quiet / "a.wav", dtype="float32")
+    (found,) = open_features(f"{path}:2", torch.device("cpu")).extract([wav])
+    np.testing.assert_allclose(found, raw_layer(model, theirs, quiet, 2)[0].numpy(), atol=1e-5)
+
+
+def test_who_says_nothing_was_trained_on_what_its_package_does() -> None:
+    for name, task, wanted in (
+        ("mt4ssl", {}, True),  # ours, of before it was said
+        ("wav2vec2", {}, False),
+        ("wav2vec2", {"normalize": True}, True),
+    ):
+        assert trained_on_normalised(OmegaConf.create({"model": {"_name": name}, "task": task})) is wanted
+    saved = {"model": {"_name": "speech_ctc", "normalize": False}, "task": {}}
+    assert trained_on_normalised(OmegaConf.create(saved)) is False

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from fairseq_mtssl import checkpoints
@@ -69,7 +70,7 @@ def checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listener: Listen
     """A file that `load_model` turns into the listener."""
     path = tmp_path / "checkpoint.pt"
     path.write_bytes(b"")
-    cfg = SimpleNamespace(task=SimpleNamespace(labels="ltr", normalize=False))
+    cfg = OmegaConf.create({"model": {"_name": "speech_ctc", "normalize": False}, "task": {"labels": "ltr"}})
     task = SimpleNamespace(target_dictionary=SimpleNamespace(symbols=SYMBOLS))
     monkeypatch.setattr(checkpoints, "load_model", lambda _: LoadedModel(listener.eval(), task, cfg))
     return str(path)

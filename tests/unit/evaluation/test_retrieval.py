@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from oracles.retrieval_oracle import enumerate_direction, integer_scores
+from oracles.retrieval_oracle import enumerate_direction, enumerate_precisions, integer_scores
 
 from fairseq_mtssl.errors import NonFiniteEmbeddingError, RetrievalError
 from fairseq_mtssl.evaluation.relevance import relevance_groups
@@ -68,7 +68,11 @@ def test_a_constant_embedding_scores_exactly_chance(shape: tuple[int, int], rele
         77, generator=torch.Generator().manual_seed(0)
     )
     result = evaluate_retrieval(
-        constant.expand(captions, -1), constant.expand(images, -1), of_caption, of_image
+        constant.expand(captions, -1),
+        constant.expand(images, -1),
+        of_caption,
+        of_image,
+        relevance=relevance,
     )
     assert result.speech_to_image == result.chance_speech_to_image
     assert result.image_to_speech == result.chance_image_to_speech
@@ -94,17 +98,20 @@ def test_every_number_agrees_with_enumerating_the_orders_of_the_ties(data: st.Da
         of_caption,
         of_image,
         ks=ks,
+        relevance="label",
         chunk_rows=data.draw(st.integers(1, 6)),
     )
     relevant = [[c == i for i in of_image] for c in of_caption]
     transposed = [list(column) for column in zip(*relevant, strict=True)]
     flat = [[0] * images] * captions, [[0] * captions] * images
-    for scores, oracle in (
-        (result.speech_to_image, enumerate_direction(integer_scores(speech, image), relevant, ks)),
-        (result.image_to_speech, enumerate_direction(integer_scores(image, speech), transposed, ks)),
-        (result.chance_speech_to_image, enumerate_direction(flat[0], relevant, ks)),
-        (result.chance_image_to_speech, enumerate_direction(flat[1], transposed, ks)),
+    for scores, *asked in (
+        (result.speech_to_image, integer_scores(speech, image), relevant),
+        (result.image_to_speech, integer_scores(image, speech), transposed),
+        (result.chance_speech_to_image, flat[0], relevant),
+        (result.chance_image_to_speech, flat[1], transposed),
     ):
+        oracle = enumerate_direction(*asked, ks)
+        assert scores.precisions == pytest.approx(enumerate_precisions(*asked, ks), abs=1e-9)
         # float64 sums of exact fractions
         assert scores.recalls == pytest.approx(oracle[0], abs=1e-9)
         assert scores.median_rank == pytest.approx(oracle[1], abs=1e-9)
@@ -219,6 +226,41 @@ def test_json_has_exactly_the_promised_keys_and_survives_a_round_trip() -> None:
         assert set(scores) == row
     assert written["speech_to_image"]["r1"] == 50.0
     assert written["chance"]["speech_to_image"]["r1"] == 33.333333
+
+
+def one_label_at_the_top(relevance: str) -> RetrievalResult:
+    """Twelve images of each of ten labels. Of ten captions, one a label, three find the images of their own
+    label first, the others those of another."""
+    found = torch.tensor([0, 1, 2, 4, 5, 6, 7, 8, 9, 3])
+    images = torch.eye(10).repeat_interleave(12, dim=0)
+    return evaluate_retrieval(
+        torch.eye(10)[found], images, range(10), np.arange(10).repeat(12), split="test", relevance=relevance
+    )
+
+
+def test_precision_tells_what_recall_by_label_hides() -> None:
+    scores, chance = (
+        one_label_at_the_top("label").speech_to_image,
+        one_label_at_the_top("label").chance_speech_to_image,
+    )
+    # three of ten captions have the right label in all of the first ten places; 65 % would by chance in one
+    assert scores.recalls[1] == scores.recalls[10] == pytest.approx(30.0)
+    assert chance.recalls[10] > 60.0
+    assert scores.precisions == {1: pytest.approx(30.0), 5: pytest.approx(30.0), 10: pytest.approx(30.0)}
+    assert chance.precisions == {1: pytest.approx(10.0), 5: pytest.approx(10.0), 10: pytest.approx(10.0)}
+
+
+def test_precision_is_printed_and_stored_for_labels_alone() -> None:
+    by_label, by_image = one_label_at_the_top("label"), one_label_at_the_top("image")
+    table, other = by_label.format_table().splitlines(), by_image.format_table()
+    assert table[1].replace(" %", "").split() == ["R@1", "R@5", "R@10", "P@5", "P@10", "median", "rank"]
+    # by chance the first relevant of 12 among 120 is expected at place 121 / 13
+    assert table[3].split()[-3:] == ["10.00", "10.00", "9.3"]
+    assert "P@" not in other
+    row = by_label.to_json()["speech_to_image"]
+    assert list(row) == ["r1", "r5", "r10", "median_rank", "p1", "p5", "p10"]
+    assert (row["p10"], by_label.to_json()["chance"]["image_to_speech"]["p10"]) == (30.0, 10.0)
+    assert set(by_image.to_json()["speech_to_image"]) == {"r1", "r5", "r10", "median_rank"}
 
 
 def test_table_names_the_split_the_counts_and_both_chance_rows() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -158,3 +159,31 @@ def test_modern_embeddings_start_out_apart_so_that_the_loss_is_not_flat() -> Non
         assert abs(others.mean().item() + 1 / 15) < 0.05
     alone = model.encode_speech(**batch([8000]))  # one row has no variance
     assert torch.isfinite(alone).all()
+
+
+def labelled(**changes: Any) -> JointSslVgsModel:
+    """With one set of eight labels behind the special symbols."""
+    torch.manual_seed(0)
+    config = JointSslVgsConfig(**{**SMALL, "average_top_k_layers": 2, **changes})
+    return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=[12]))
+
+
+def test_hubert_scores_labels_by_cosines_over_a_temperature() -> None:
+    (head,) = labelled(ssl="hubert").ssl_head.label_heads
+    frames = torch.randn(5, 16)
+    projected = torch.nn.functional.linear(frames, head.final_proj.weight, head.final_proj.bias)
+    # Hsu et al. 2021, eq. 3, with its temperature of 0.1
+    cosines = torch.cosine_similarity(projected[:, None], head.label_embs_concat[None], dim=-1)
+    torch.testing.assert_close(head(frames), cosines / 0.1)
+
+
+@pytest.mark.parametrize(("ssl", "asked"), [("mt4ssl", None), ("hubert", "linear")])
+def test_mt4ssl_and_checkpoints_that_say_so_have_a_linear_head(ssl: str, asked: Any) -> None:
+    """Checkpoints of before the default followed HuBERT say label_head=linear."""
+    (head,) = labelled(ssl=ssl, label_head=asked).ssl_head.label_heads
+    assert isinstance(head, torch.nn.Linear)
+
+
+def test_an_unknown_label_head_is_refused() -> None:
+    with pytest.raises(ConfigError, match="label_head 'mlp': wanted linear or cosine"):
+        labelled(ssl="hubert", label_head="mlp")
