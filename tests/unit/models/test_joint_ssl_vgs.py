@@ -94,7 +94,7 @@ def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradie
     vgs: float, ssl: float
 ) -> None:
     model, criterion = build().train(), JointSslVgsCriterion(task=None).train()
-    criterion.enter(Moment(0, "x", 0, vgs, ssl, 1.0, False))
+    criterion.enter(Moment(0, "x", 0, vgs, ssl, 1.0))
     loss, _, log = criterion(model, sample([8000, 6000, 7000]))
     parts = [vgs * log["loss_vgs"] if vgs else 0, ssl * log["loss_ssl"] if ssl else 0]
     torch.testing.assert_close(loss.detach(), torch.as_tensor(sum(parts)))
