@@ -39,7 +39,6 @@ TINY = {
     "model.final_dim": 8,
     "model.latent_vars": 8,
     "model.num_negatives": 5,
-    "model.mask_length": 4,
     "optimization.lr": [0.0007],
     "model.vgs_mask_prob": 0.0,
     "dataset.batch_size": 4,
