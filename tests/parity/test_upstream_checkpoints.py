@@ -222,8 +222,8 @@ def test_a_pre_training_that_starts_from_a_checkpoint_goes_on_with_its_waveforms
     task = tasks.setup_task(cfg.task)
     task.build_model(cfg.model)
     peak = float(task.load_dataset("valid")[0]["clip"].abs().max())
-    # uniform noise of unit variance has a peak of √3
-    assert peak == pytest.approx(3**0.5 if normalize else 0.01, rel=0.05)
+    # uniform noise up to 0.01 has a variance of 0.01² / 3, to which normalising adds 1e-5
+    assert peak == pytest.approx(0.01 / (0.01**2 / 3 + 1e-5) ** 0.5 if normalize else 0.01, rel=0.05)
     assert trained_on_normalised(cfg) is normalize
     # without the checkpoint, as to evaluate, what was saved counts
     again = tasks.setup_task(cfg.task)
