@@ -238,7 +238,7 @@ def test_the_joint_model_grounds_the_first_view_and_supervises_itself_on_all(
 
 def test_the_joint_loss_is_a_mean_over_the_masked_frames_of_all_views() -> None:
     model, criterion, given = build_joint(), JointSslVgsCriterion(task=None).train(), pair_sample()
-    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0, False))
+    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0))
     alone = [
         model.ssl_head(model.speech_encoder, front_of(model), mask, given["labels"])[0]
         for mask in joint_masks(model)
