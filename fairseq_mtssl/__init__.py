@@ -29,6 +29,7 @@ from fairseq_mtssl.models import phoneme_probe as _model_phoneme_probe  # noqa: 
 from fairseq_mtssl.models import speech_ctc as _model_speech_ctc  # noqa: E402, F401
 from fairseq_mtssl.models import vgs_retrieval as _model_vgs_retrieval  # noqa: E402, F401
 from fairseq_mtssl.optim import adamw as _optimizer_adamw  # noqa: E402, F401
+from fairseq_mtssl.optim import bert_adam as _optimizer_bert_adam  # noqa: E402, F401
 from fairseq_mtssl.optim import phased_lr as _scheduler_phased  # noqa: E402, F401
 from fairseq_mtssl.tasks import joint_ssl_vgs as _task_joint_ssl_vgs  # noqa: E402, F401
 from fairseq_mtssl.tasks import mt4ssl as _task_mt4ssl  # noqa: E402, F401

@@ -28,7 +28,7 @@ SCHEDULES = (
 )
 """The paper's nine variants, as the kinds of training that follow one another."""
 
-PHASE_KEYS = ("name", "alpha", "length", "warmup", "decay", "lr_scale", "reset")
+PHASE_KEYS = ("name", "alpha", "length", "warmup", "decay", "lr_scale", "reset", "course")
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,8 @@ class Phase:
     decay: how the learning rate falls after the warm-up.
     lr_scale: the phase's peak learning rate as a multiple of the optimizer's.
     reset: what starts anew at the phase's first update: "optimizer" state, "lr" course.
+    course: length of the learning-rate course that the phase begins, of which its updates are the beginning;
+        None: the course ends where the next one begins, so that the rate falls to 0.
     A phase without the "lr" reset goes on along the course of the phase before it.
     """
 
@@ -69,6 +71,8 @@ class Phase:
     decay: str = "linear"
     lr_scale: float = 1.0
     reset: tuple[str, ...] = RESETS
+    # Not in repr, by which a resumed run knows its schedule (tasks/phases.py): it moves no phase.
+    course: Length | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
@@ -109,12 +113,17 @@ def parse_length(text: Any) -> Length:
 
 
 def parse_schedule(
-    schedule: str, lengths: Sequence[Any], warmup: float = 0.1, decay: str = "linear"
+    schedule: str,
+    lengths: Sequence[Any],
+    warmup: float = 0.1,
+    decay: str = "linear",
+    first_course: Any = None,
 ) -> list[Phase]:
     """The phases of one of the paper's nine variants.
 
     schedule: kinds of training joined by underscores: ``w2v2_vgs`` is (W2V2, VGS).
     lengths: one a phase; the last may be "rest". With one phase more lengths than one are an error.
+    first_course: `Phase.course` of the first of two phases; without effect on a single one.
     Raises: ConfigError naming every fault.
     """
     names = tuple(schedule.split("_"))
@@ -128,12 +137,13 @@ def parse_schedule(
             "task.lengths",
             [f"{len(lengths)} lengths for the {len(names)} phases of {schedule!r}; give one a phase"],
         )
-    return parse_phases(
-        [
-            {"name": name, "alpha": ALPHA[name], "length": length, "warmup": warmup, "decay": decay}
-            for name, length in zip(names, lengths, strict=True)
-        ]
-    )
+    entries: list[dict[str, Any]] = [
+        {"name": name, "alpha": ALPHA[name], "length": length, "warmup": warmup, "decay": decay}
+        for name, length in zip(names, lengths, strict=True)
+    ]
+    if len(entries) > 1:
+        entries[0]["course"] = first_course
+    return parse_phases(entries)
 
 
 def parse_phases(entries: Sequence[Mapping[str, Any]]) -> list[Phase]:
@@ -177,6 +187,7 @@ def _parse_phase(number: int, entry: Mapping[str, Any], faults: list[str]) -> Ph
             decay=str(entry.get("decay", "linear")),
             lr_scale=float(entry.get("lr_scale", 1.0)),
             reset=tuple(entry.get("reset", RESETS)),
+            course=None if entry.get("course") is None else parse_length(entry["course"]),
         )
     except (TypeError, ValueError, IndexError) as error:
         faults.append(f"{error}; alpha is a number or [first, last], warmup and lr_scale are numbers")
@@ -189,6 +200,8 @@ def _parse_phase(number: int, entry: Mapping[str, Any], faults: list[str]) -> Ph
         faults.append(f"decay {phase.decay!r}: wanted one of {', '.join(DECAYS)}")
     if phase.lr_scale <= 0:
         faults.append(f"lr_scale {phase.lr_scale}: wanted a number above 0")
+    if phase.course is not None and (phase.course.unit == "rest" or number > 1 and "lr" not in phase.reset):
+        faults.append("course: wanted a length, not 'rest', of a phase that begins one (reset has 'lr')")
     if any(reset not in RESETS for reset in phase.reset):
         faults.append(f"reset {list(phase.reset)}: wanted a part of {list(RESETS)}")
     return phase
@@ -248,9 +261,18 @@ class Schedule:
                 f"the phases end at update {position}, the run at update {total}; give the last phase the "
                 f"length 'rest' or set optimization.max_update={position} and optimization.max_epoch=0"
             )
+        schedule = cls.fixed(phases, starts, total, updates_per_epoch)
+        for index, phase in enumerate(phases):
+            begun, end = schedule._segments[index]
+            course = schedule._course(index)
+            if begun == starts[index] and course < end - begun:
+                faults.append(
+                    f"the learning-rate course of phase {phase.name!r} has {course} updates and has to last "
+                    f"for {end - begun}; lengthen or drop it"
+                )
         if faults:
             raise ConfigError("task.phases", faults)
-        return cls.fixed(phases, starts, total, updates_per_epoch)
+        return schedule
 
     def index(self, update: int) -> int:
         """The phase that governs an update; the last one for updates past the end."""
@@ -285,10 +307,17 @@ class Schedule:
         return any(min(self.phases[index].alpha) < 1 for index in phases)
 
     def _lr_factor(self, index: int, update: int) -> float:
-        start, end = self._segments[index]
+        start, _ = self._segments[index]
         leader = self.phases[self.index(start)]
-        course = lr_course(update - start, end - start, leader.warmup, leader.decay)
+        course = lr_course(update - start, self._course(index), leader.warmup, leader.decay)
         return self.phases[index].lr_scale * course
+
+    def _course(self, index: int) -> int:
+        """Updates of the learning-rate course that a phase is on."""
+        start, end = self._segments[index]
+        wanted = self.phases[self.index(start)].course
+        updates = None if wanted is None else wanted.updates(self.total, self.updates_per_epoch)
+        return end - start if updates is None else updates
 
 
 def lr_course(update: int, length: int, warmup: float, decay: str) -> float:

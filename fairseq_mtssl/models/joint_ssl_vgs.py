@@ -51,15 +51,16 @@ class JointSslVgsConfig(VgsRetrievalConfig, MaskedPredictionConfig):
     vgs_masked: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "when both branches train, ground the masked input of the SSL pass (one pass, as the "
-            "paper's code) instead of running the shared layers once more on the unmasked input"
+            "help": "in training, ground speech that is masked as for SSL, whatever the loss weights, in VGS "
+            "phases too (as the paper's code; one pass with both branches); false: unmasked speech, for "
+            "which the shared layers are run once more when both branches train"
         },
     )
     vgs_mask_prob: float = field(
         default=0.0,
         metadata={
-            "help": "share of frames covered by spans in training where VGS has a pass of its own; a "
-            "regulariser, as in fine-tuning wav2vec 2.0"
+            "help": "with vgs_masked=false, share of frames covered by spans in the VGS branch's own pass in "
+            "training; a regulariser, as in fine-tuning wav2vec 2.0"
         },
     )
     # masking
@@ -114,6 +115,7 @@ class JointSslVgsModel(VgsRetrievalModel):
                 negatives=cfg.num_negatives,
                 logit_temp=cfg.logit_temp,
                 feature_dropout=cfg.dropout_features,
+                ranks=self.ranks if self.sync_ranks else None,
             )
         else:
             online = str(cfg.ssl) in ONLINE
@@ -126,6 +128,9 @@ class JointSslVgsModel(VgsRetrievalModel):
         """Called by fairseq. Raises: ConfigError naming every fault."""
         classes = list(getattr(task, "label_classes", []))
         faults = part_faults(cfg, list(PARTS))
+        if resolve(cfg, "vgs_masked") and cfg.vgs_mask_prob > 0:
+            wanted = "mask_prob holds for both branches; set one of the two to 0 or false"
+            faults.append(f"vgs_mask_prob {cfg.vgs_mask_prob} with vgs_masked=true: {wanted}")
         if bool(classes) != (str(cfg.ssl) in OFFLINE):
             wanted = "needs" if str(cfg.ssl) in OFFLINE else "takes no"
             faults.append(f"ssl={cfg.ssl} {wanted} task.labels, and has {len(classes)} label sets")
@@ -136,6 +141,8 @@ class JointSslVgsModel(VgsRetrievalModel):
             faults += target_faults(cfg, cfg.encoder_layers, len(classes), str(cfg.ssl) in ONLINE)
         check_config(cfg, faults)
         model = cls(cfg, speech_encoder_of(cfg, cfg.encoder_layers), classes)
+        model.draw_weights()
+        model.reset_teacher()
         model.freeze()
         return model
 
@@ -170,7 +177,8 @@ class JointSslVgsModel(VgsRetrievalModel):
         ssl: bool = True,
         labels: Optional[List[Tensor]] = None,
     ) -> dict[str, Any]:
-        """See VgsRetrievalModel.forward. ids: (B,) ints from which the masks are drawn, needed with ssl.
+        """See VgsRetrievalModel.forward. ids: (B,) ints from which the masks are drawn, needed where there
+        are some: with ssl, and in training with vgs_masked or vgs_mask_prob.
         extra: source, lengths, id of a speech-only batch for the SSL branch; with alone=True it takes the
         place of the captions there. vgs, ssl: what to run.
         labels: (B, T) dictionary indices, one tensor a label set, padded with 1.
@@ -193,14 +201,24 @@ class JointSslVgsModel(VgsRetrievalModel):
                 out["ssl"].append(found[0])
         if vgs:
             if shared is None or not (self.training and self.vgs_masked):
-                shared = self.share(front, self._regularising_mask(front, ids))
+                shared = self.share(front, self._vgs_mask(front, ids))
             out.update(self.ground(front, shared, images, image_index))
         return out
 
-    def _regularising_mask(self, front: FrontEnd, ids: Any) -> Optional[Tensor]:
-        if not self.training or self.cfg.vgs_mask_prob <= 0:
+    def _vgs_mask(self, front: FrontEnd, ids: Any) -> Optional[Tensor]:
+        """(B, T) bool: the frames hidden from a VGS branch that has a pass of its own."""
+        if not self.training:
+            return None
+        if self.vgs_masked:
+            return self._ssl_mask(front, ids)
+        if self.cfg.vgs_mask_prob <= 0:
             return None
         return self._spans(front, ids, self.cfg.vgs_mask_prob, min_spans=0, same_count=False)
+
+    def _ssl_mask(self, front: FrontEnd, ids: Any, view: int = 0) -> Tensor:
+        """(B, T) bool: the frames that the SSL branch predicts."""
+        cfg = self.cfg
+        return self._spans(front, ids, cfg.mask_prob, cfg.mask_min_spans, self.same_mask_count, view)
 
     def _spans(
         self, front: FrontEnd, ids: Any, prob: float, min_spans: int, same_count: bool, view: int = 0
@@ -222,16 +240,28 @@ class JointSslVgsModel(VgsRetrievalModel):
     def _self_supervise(self, front: FrontEnd, ids: Any, labels: Any) -> tuple[Any, Hidden]:
         """The SSL branch on one batch; also the first masked view's state at the last shared layer."""
         encoder, cfg = self.speech_encoder, self.cfg
-        masking = (cfg.mask_prob, cfg.mask_min_spans, self.same_mask_count)
         views = cfg.masked_views if self.training else 1
         # (B, T) each -> (V·B, T)
-        mask = torch.cat([self._spans(front, ids, *masking, view) for view in range(views)])
+        mask = torch.cat([self._ssl_mask(front, ids, view) for view in range(views)])
         if isinstance(self.ssl_head, MaskedPrediction):
-            found: tuple[Any, Hidden] = self.ssl_head(encoder, front, mask, labels, cfg.shared_layers)
-            return found
+            found, kept = self.ssl_head(encoder, front, mask, labels, cfg.shared_layers)
+            if self._everywhere():
+                found["frames"] = self.ranks.mean_count(found["frames"], mask.device)
+            return found, kept
         shared = self.share(front, mask)
         top = encoder.run(shared, cfg.shared_layers, encoder.num_layers)
-        return self.ssl_head(encoder.frames(top), front.features, mask, front.penalty), shared
+        return self.ssl_head(encoder.frames(top), front.features, mask, self._penalty(front)), shared
+
+    def _everywhere(self) -> bool:
+        """Whether means over frames are now those of all ranks."""
+        return self.training and self.sync_ranks and self.ranks.several()
+
+    def _penalty(self, front: FrontEnd) -> Tensor:
+        """The mean square of the conv features, or this rank's share in that of all ranks."""
+        if not self._everywhere():
+            return front.penalty
+        frames = front.lengths.sum()
+        return front.penalty * (frames / self.ranks.mean_count(frames, frames.device).clamp(min=1))
 
     def inactive_parameters(self, vgs: bool, ssl: bool) -> list[nn.Parameter]:
         """Parameters that get no gradient when a branch is off; they must not decay either."""
@@ -239,6 +269,6 @@ class JointSslVgsModel(VgsRetrievalModel):
         if not ssl:
             above = self.speech_encoder.encoder.layers[self.cfg.shared_layers :]
             inactive += [*above.parameters(), *self.ssl_head.parameters()]
-            if self.cfg.vgs_mask_prob <= 0:
+            if not vgs or not (self.vgs_masked or self.cfg.vgs_mask_prob > 0):
                 inactive.append(self.speech_encoder.mask_emb)
         return inactive

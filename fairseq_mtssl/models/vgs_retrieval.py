@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_faults
+from fairseq_mtssl.modules.attention import init_bert, init_std
 from fairseq_mtssl.modules.contrastive import (
     gather_pairs,
     info_nce,
@@ -27,6 +28,8 @@ from fairseq_mtssl.modules.contrastive import (
 from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.image_encoder import build_image_encoder
+from fairseq_mtssl.modules.rank_sums import RankSums
+from fairseq_mtssl.modules.region_encoder import RegionEncoder
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
 
@@ -40,6 +43,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latent_temp": (2.0, 2.0, 1.0),
         "vgs_masked": True,
         "same_mask_count": True,
+        "sync_ranks": False,
+        "bert_init": True,
     },
     "modern": {
         "extractor_mode": "layer_norm",
@@ -48,6 +53,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "latent_temp": (2.0, 0.5, 0.999995),
         "vgs_masked": False,
         "same_mask_count": False,
+        "sync_ranks": True,
+        "bert_init": False,
     },
 }
 """What a field left at null takes from the preset."""
@@ -60,7 +67,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     "image_encoder": ("image_encoder", "image_norm"),
     "ssl_head": ("ssl_head",),
 }
-"""What init_parts and frozen_parts name -> the model's modules. The norms centre a tower's embeddings."""
+"""What init_parts and frozen_parts name -> the model's modules. The norms standardise embeddings."""
 
 
 @dataclass
@@ -68,8 +75,10 @@ class VgsRetrievalConfig(EncoderConfig):
     preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
         default="paper",
         metadata={
-            "help": "paper: as arXiv 2306.02972; modern: normalised embeddings with a learned scale, output "
-            "independent of padding, annealed Gumbel temperature. Fields left null take the preset's value"
+            "help": "paper: as the code of arXiv 2306.02972 (docs/paper_and_code.md); in the joint model VGS "
+            "then trains on masked speech at every alpha. modern: normalised embeddings with a learned "
+            "scale, output independent of padding, annealed Gumbel temperature, statistics over all ranks. "
+            "Fields left null take the preset's value"
         },
     )
     init_from: Optional[str] = field(
@@ -135,6 +144,22 @@ class VgsRetrievalConfig(EncoderConfig):
     image_weights: Optional[str] = field(
         default=None, metadata={"help": "local file of pretrained weights (timm:<name>)"}
     )
+    bert_init: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "draw all linear layers, the quantizer's included, as BERT's are (deviation 0.02 at 768 "
+            "dimensions, biases 0), and the CLS token of regions from N(0, 1), as the paper's code; false: "
+            "linear layers outside transformers as torch's, the quantizer's as fairseq's"
+        },
+    )
+    sync_ranks: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "with several ranks (GPUs), take batch-norm statistics, the use of the code book and "
+            "means over frames over all of them, so that N ranks train as one with N times the batch; false: "
+            "each rank by itself, as the paper's code"
+        },
+    )
     # the shared space
     similarity: Optional[str] = field(
         default=None, metadata={"help": "dot (raw products) or cosine (normalised, with a learned scale)"}
@@ -167,7 +192,7 @@ class VgsRetrievalModel(BaseFairseqModel):
 
     speech_encoder: waveform to frames and CLS of the last shared layer; speech_head: those to (B, D);
     image_encoder: images to (M, D). With cosine similarity also logit_scale, the log of the learned scale,
-    and speech_norm and image_norm, which centre the embeddings; None for raw products.
+    and speech_norm and image_norm, which standardise the embeddings; None for raw products.
     """
 
     has_ssl = False
@@ -206,6 +231,37 @@ class VgsRetrievalModel(BaseFairseqModel):
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(cfg.similarity_temp))) if cosine else None
         self.speech_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
         self.image_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
+        self.ranks = RankSums()
+        self.sync_ranks = bool(resolve(cfg, "sync_ranks"))
+        for module in self.modules():
+            if isinstance(module, FrameBatchNorm) and self.sync_ranks:
+                module.ranks = self.ranks
+
+    def draw_weights(self) -> None:
+        """With bert_init, draw the linear layers anew, and the CLS token of the paper's image encoder.
+
+        Other image encoders keep what they begin with, which may be pretrained.
+        """
+        if not resolve(self.cfg, "bert_init"):
+            return
+        for name in ("speech_encoder", "speech_head", "ssl_head"):
+            module = getattr(self, name, None)
+            if module is not None:
+                init_bert(module, init_std(self.cfg.encoder_embed_dim))
+        if isinstance(self.image_encoder, RegionEncoder):
+            nn.init.normal_(self.image_encoder.encoder.cls)
+
+    def begin_batch(self, counted: bool) -> None:
+        """Say before a training batch whether it counts, or is one that fairseq repeats without weight."""
+        self.ranks.counted = counted
+
+    def share_buffers(self) -> None:
+        """Give all ranks the first one's running statistics, those that a checkpoint keeps.
+
+        To be called on all of them. With sync_ranks they are the same already.
+        """
+        if self.ranks.several():
+            self.ranks.share_buffers(self)
 
     def modules_of(self, parts: Sequence[str]) -> dict[str, nn.Module]:
         """Name -> module of these parts; of those in PARTS that this model has."""
@@ -231,6 +287,7 @@ class VgsRetrievalModel(BaseFairseqModel):
         """Called by fairseq. Raises: ConfigError naming every fault."""
         check_config(cfg, part_faults(cfg, [part for part in PARTS if part != "ssl_head"]))
         model = cls(cfg, speech_encoder_of(cfg, cfg.shared_layers))
+        model.draw_weights()
         model.freeze()
         return model
 
@@ -274,11 +331,13 @@ class VgsRetrievalModel(BaseFairseqModel):
 
         groups: (B,) ints, equal where captions count as having the same image. margin: for raw products.
         gather: take negatives from all ranks; None does so with cosine similarity.
+        A batch that does not count adds no pairs to those of the other ranks.
         Returns: two scalars in nats, both directions summed; the second has no gradient.
         """
         speech, image, scale = out["speech"], out["image"][out["image_index"]], out["scale"]
         if (scale is not None) if gather is None else gather:
-            speech, image, same = gather_pairs(speech, image, groups)
+            pairs = len(speech) if self.ranks.counted or not self.ranks.several() else 0
+            speech, image, same = gather_pairs(speech[:pairs], image[:pairs], groups[:pairs])
         else:
             same = same_image_mask(groups)
         if scale is None:
@@ -301,9 +360,11 @@ class VgsRetrievalModel(BaseFairseqModel):
 
     @staticmethod
     def _on_sphere(embedding: Tensor, norm: Optional[FrameBatchNorm]) -> Tensor:
-        """(B, D) -> (B, D): centred over the batch (in evaluation: by the running mean), then of length 1.
+        """(B, D) -> (B, D): each dimension standardised over the batch, then each row divided by its length.
 
-        Without the centring all cosines start near 1, where the loss is flat: some runs never leave it.
+        Standardised: minus its mean and divided by its standard deviation, in evaluation the running ones (a
+        batch norm without weights). Without subtracting the mean all cosines start near 1, where the loss is
+        flat: some runs never leave it. After the division every dimension weighs the same in a cosine.
         """
         if norm is None:
             return embedding

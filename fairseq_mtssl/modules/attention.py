@@ -26,6 +26,7 @@ def init_std(dim: int) -> float:
 class BertLayer(nn.TransformerEncoderLayer):
     """A post-LN transformer layer: attention, add, LN, GELU feed-forward, add, LN.
 
+    Dropout after attention and after the second linear layer; none between the two, where torch has one.
     Weights and names are those of `nn.TransformerEncoderLayer`. 7,087,872 parameters at 768/12/3072.
     Raises: ConfigError when `heads` does not divide `dim`.
     Source: Devlin et al. 2019, arXiv 1810.04805; FaST-VGS+ (Peng & Harwath 2022, arXiv 2202.03543).
@@ -60,7 +61,8 @@ class BertLayer(nn.TransformerEncoderLayer):
         query = tokens[:, :1] if first_only else tokens
         context, _ = self.self_attn(query, tokens, tokens, key_padding_mask=padding, need_weights=False)
         hidden = self.norm1(query + self.dropout1(context))
-        return self.norm2(hidden + self._ff_block(hidden))
+        fed = self.linear2(self.activation(self.linear1(hidden)))
+        return self.norm2(hidden + self.dropout2(fed))
 
 
 def bert_layer(dim: int, heads: int, ffn_dim: int, dropout: float, eps: float = 1e-12) -> BertLayer:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_mtssl.modules.quantizer import ProductQuantizer
+from fairseq_mtssl.modules.rank_sums import RankSums
 
 
 @dataclass
@@ -23,13 +24,15 @@ class SslOutput:
     when nothing is known (`chance_of`); frames: masked frames that had a negative; perplexity: scalar, of
     the mean code distribution summed over groups; codes: code book size over all groups; penalty: scalar,
     mean square of the conv features; temperature: of the Gumbel softmax.
+    With statistics over all ranks, frames is the mean over the ranks, and a mean over frames is this rank's
+    sum divided by it: averaged over the ranks it is the mean over the frames of all.
     """
 
     contrastive: Tensor
     correct: Tensor
     contrastive_chance: Tensor
     correct_chance: Tensor
-    frames: int
+    frames: int | Tensor
     perplexity: Tensor
     codes: int
     penalty: Tensor
@@ -42,6 +45,7 @@ class ContrastiveSslHead(nn.Module):
     feature_dim: of the conv features; dim: of the context; final_dim: where both meet.
     latent_vars × latent_groups: the code book; latent_temp: (first, last, factor an update).
     negatives: per frame, from the other masked frames of its row; logit_temp divides the cosines.
+    ranks: for means over the frames of all ranks in training; None for those of this process.
     """
 
     def __init__(
@@ -56,8 +60,10 @@ class ContrastiveSslHead(nn.Module):
         negatives: int,
         logit_temp: float,
         feature_dropout: float,
+        ranks: RankSums | None = None,
     ) -> None:
         super().__init__()
+        self.ranks = ranks
         self.quantizer = ProductQuantizer(
             dim=feature_dim,
             num_vars=latent_vars,
@@ -67,6 +73,7 @@ class ContrastiveSslHead(nn.Module):
             vq_dim=final_dim,
             time_first=True,
         )
+        self.quantizer.ranks = ranks
         self.project_q = nn.Linear(final_dim, final_dim)
         self.final_proj = nn.Linear(dim, final_dim)
         self.dropout_features = nn.Dropout(feature_dropout)
@@ -99,12 +106,17 @@ class ContrastiveSslHead(nn.Module):
         else:
             contrastive, correct = predictions.sum() * 0.0, predictions.new_zeros(())
             chances = (correct, correct)
+        frames: int | Tensor = logits.size(0)
+        means = [contrastive, correct, *chances]
+        if self.training and self.ranks is not None and self.ranks.several():
+            frames = self.ranks.mean_count(logits.size(0), logits.device)
+            means = [mean * (logits.size(0) / frames.clamp(min=1)) for mean in means]
         return SslOutput(
-            contrastive=contrastive,
-            correct=correct,
-            contrastive_chance=chances[0],
-            correct_chance=chances[1],
-            frames=logits.size(0),
+            contrastive=means[0],
+            correct=means[1],
+            contrastive_chance=means[2],
+            correct_chance=means[3],
+            frames=frames,
             perplexity=quantized["prob_perplexity"],
             codes=quantized["num_vars"],
             penalty=penalty,

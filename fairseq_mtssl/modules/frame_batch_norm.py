@@ -9,13 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from fairseq_mtssl.modules.rank_sums import RankSums
+
 
 class FrameBatchNorm(nn.BatchNorm1d):
     """Batch norm over (B, C, T) whose statistics can be taken over the valid frames only.
 
     A batch with a single frame has no variance: it is normalised by the running statistics and
-    leaves them alone. Statistics are those of this process (as in the paper), in float32.
+    leaves them alone. Statistics are in float32.
+
+    ranks: for statistics over the batches of all ranks, so that all have the same running statistics;
+        None for those of this process alone, as in the paper's code.
     """
+
+    ranks: RankSums | None = None
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
         """x: (B, C, T), finite at padded frames, too; keep: (B, 1, T), 1 at valid frames and 0 at padded
@@ -23,19 +30,18 @@ class FrameBatchNorm(nn.BatchNorm1d):
 
         Returns: like x; in training with `keep`, padded frames come out as the bias.
         """
-        if self.training and keep is not None:
-            return self._masked(x, keep)
+        ranks = self.ranks if self.ranks is not None and self.ranks.several() else None
+        if self.training and (keep is not None or ranks is not None):
+            return self._masked(x, x.new_ones(len(x), 1, x.shape[2]) if keep is None else keep, ranks)
         if self.training and x.shape[0] * x.shape[2] > 1:
             return super().forward(x)
         return F.batch_norm(
             x, self.running_mean, self.running_var, self.weight, self.bias, False, 0.0, self.eps
         )
 
-    def _masked(self, x: Tensor, keep: Tensor) -> Tensor:
-        keep = keep.float()
-        frames = keep.sum()
+    def _masked(self, x: Tensor, keep: Tensor, ranks: RankSums | None) -> Tensor:
         running = (self.running_mean, self.running_var)
-        normed, mean, var = _Normalise.apply(x.float(), keep, frames, *running, self.eps)
+        normed, mean, var, frames = _Normalise.apply(x.float(), keep.float(), *running, self.eps, ranks)
         self._track(mean, var, frames)
         if self.affine:
             normed = torch.addcmul(self.bias.float()[:, None], normed, self.weight.float()[:, None])
@@ -55,11 +61,13 @@ class FrameBatchNorm(nn.BatchNorm1d):
 
 
 class _Normalise(torch.autograd.Function):
-    """(x − mean) / √(var + eps) at valid frames and 0 at padded ones; also the mean and the biased variance.
+    """(x − mean) / √(var + eps) at valid frames and 0 at padded ones; also the mean, the biased variance and
+    the number of valid frames.
 
     It is one autograd function because a dozen simple ones, each of which keeps an array for the backward
     pass, took a quarter of the speech head's time in the small recipes. Frames are masked by a product:
     on a CPU `masked_fill` with a mask that all channels share takes several times as long.
+    With ranks it is torch's SyncBatchNorm over the valid frames of all of them, which needs GPUs.
     """
 
     @staticmethod
@@ -67,31 +75,43 @@ class _Normalise(torch.autograd.Function):
         ctx: Any,
         x: Tensor,
         keep: Tensor,
-        frames: Tensor,
         running_mean: Tensor,
         running_var: Tensor,
         eps: float,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """x: (B, C, T) float32; keep: (B, 1, T) float32; frames: scalar, valid frames; the rest: (C,).
+        ranks: RankSums | None,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """x: (B, C, T) float32; keep: (B, 1, T) float32; the running statistics: (C,); ranks: over which
+        statistics are taken, None for this process alone.
 
         With a single valid frame the running statistics are used, and no gradient passes through them.
         """
+        frames, sums = keep.sum(), (x * keep).sum((0, 2))
+        if ranks is not None:
+            # (C,) and a scalar -> (C + 1,): one collective call for both
+            total = ranks.sum(torch.cat([sums, frames[None]]))
+            sums, frames = total[:-1], total[-1].clone()
         several, count = frames > 1, frames.clamp(min=1)
-        mean = (x * keep).sum((0, 2)) / count
-        var = x.sub(mean[:, None]).mul_(keep).square_().sum((0, 2)) / count
+        mean = sums / count
+        squares = x.sub(mean[:, None]).mul_(keep).square_().sum((0, 2))
+        var = (squares if ranks is None else ranks.sum(squares)) / count
         centre = torch.where(several, mean, running_mean.float())
         rstd = torch.rsqrt(torch.where(several, var, running_var.float()) + eps)
         normed = x.sub(centre[:, None]).mul_(rstd[:, None]).mul_(keep)
-        ctx.save_for_backward(normed, keep, rstd, several / count)
-        ctx.mark_non_differentiable(mean, var)
-        return normed, mean, var
+        # a batch that does not count has no part in the statistics, so no gradient passes through them to it
+        share = several / count if ranks is None or ranks.counted else torch.zeros_like(count)
+        ctx.save_for_backward(normed, keep, rstd, share)
+        ctx.ranks = ranks
+        ctx.mark_non_differentiable(mean, var, frames)
+        return normed, mean, var, frames
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Any) -> Any:
         normed, keep, rstd, share = ctx.saved_tensors
         slope = grad * keep
-        mean = slope.sum((0, 2)) * share
-        projection = (slope * normed).sum((0, 2)) * share
+        mean, projection = slope.sum((0, 2)), (slope * normed).sum((0, 2))
+        if ctx.ranks is not None:
+            mean, projection = ctx.ranks.reduce(torch.stack([mean, projection]))
+        mean, projection = mean * share, projection * share
         slope.sub_(mean[:, None]).addcmul_(normed, projection[:, None], value=-1.0).mul_(rstd[:, None])
         return slope.mul_(keep), None, None, None, None, None

@@ -8,6 +8,8 @@ import torch
 from fairseq.modules import GumbelVectorQuantizer
 from torch import Tensor, nn
 
+from fairseq_mtssl.modules.rank_sums import RankSums
+
 
 class ProductQuantizer(GumbelVectorQuantizer):
     """fairseq's quantizer with the same parameters, random draws and results, in less time and memory.
@@ -15,8 +17,12 @@ class ProductQuantizer(GumbelVectorQuantizer):
     fairseq multiplies every entry of the code book with its (mostly zero) weight for each frame before it
     adds them up, an array of frames × entries × width; here each group is one matrix product. In the small
     recipes that was a seventh of an update of wav2vec 2.0.
+    ranks: with which prob_perplexity is, in training, that of the mean softmax over all ranks' frames; None
+        for this process alone.
     Source: Baevski et al. 2020, arXiv 2006.11477, section 2; Jang et al. 2016, arXiv 1611.01144.
     """
+
+    ranks: RankSums | None = None
 
     def forward(self, x: Tensor, produce_targets: bool = False) -> dict[str, Any]:
         """x: (B, T, C), or with time_first=False (B, C, T).
@@ -40,11 +46,13 @@ class ProductQuantizer(GumbelVectorQuantizer):
         book = self.vars.view(1 if self.combine_groups else self.groups, self.num_vars, -1)
         # (G, B·T, V) · (G, V, D / G) -> (G, B·T, D / G) -> (B, T, D)
         quantized = torch.matmul(weights.transpose(0, 1), book).transpose(0, 1).reshape(rows, steps, -1)
+        shares = torch.softmax(logits.float(), -1)
+        ranks = self.ranks if self.training and self.ranks is not None and self.ranks.several() else None
         result = {
             "num_vars": self.num_vars * self.groups,
             "temp": self.curr_temp,
             "code_perplexity": perplexity(chosen.float().mean(0)),
-            "prob_perplexity": perplexity(torch.softmax(logits.float(), -1).mean(0)),
+            "prob_perplexity": perplexity(shares.mean(0) if ranks is None else ranks.mean_rows(shares)),
             "x": quantized if self.time_first else quantized.transpose(1, 2),
         }
         if produce_targets:

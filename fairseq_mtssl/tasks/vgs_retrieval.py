@@ -96,11 +96,18 @@ class VgsRetrievalTaskConfig(BucketConfig):
     decay: ChoiceEnum(["linear", "cosine", "constant"]) = field(  # type: ignore[valid-type]
         default="linear", metadata={"help": "how the learning rate falls afterwards"}
     )
+    first_course: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "of schedules of two: length of the learning-rate course of which the first phase is the "
+            "beginning, as 'lengths' ('100 %' is the whole run); null: the rate falls to 0 in the first phase"
+        },
+    )
     phases: Any = field(
         default=None,
         metadata={
             "help": "phases written out, instead of schedule and lengths: a list of {alpha, length, name, "
-            "warmup, decay, lr_scale, reset}; alpha is the weight of L_AV, [first, last] ramps it"
+            "warmup, decay, lr_scale, reset, course}; alpha is the weight of L_AV, [first, last] ramps it"
         },
     )
     seed: int = II("common.seed")
@@ -277,6 +284,7 @@ class VgsRetrievalTask(WatchedTask):
         self._moment = self.schedule.at(update_num)
         criterion.enter(self._moment)
         begin_update(optimizer, self.schedule, self._moment, float(self.cfg.lr[0]))
+        model.begin_batch(counted=not ignore_grad)
         if self._moment.vgs_weight > 0 and sample["net_input"]["images"] is None:
             self.datasets[self.cfg.train_subset].load_images(sample)
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
@@ -289,6 +297,11 @@ class VgsRetrievalTask(WatchedTask):
         super().optimizer_step(optimizer, model, update_num)
 
     # -- validation
+
+    def begin_valid_epoch(self, epoch: int, model: Any) -> None:
+        """Called by fairseq on every rank; all then validate the encoder that a checkpoint keeps."""
+        super().begin_valid_epoch(epoch, model)
+        model.share_buffers()
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
         """Log the criterion's means and, in validation, retrieval over all that was seen of the split."""
@@ -349,4 +362,5 @@ def read_phases(cfg: VgsRetrievalTaskConfig) -> list[Phase]:
         if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):
             raise ConfigError("task.phases", [f"got {phases!r}, wanted a list of {{alpha: …, length: …}}"])
         return parse_phases(phases)
-    return parse_schedule(str(cfg.schedule), list(cfg.lengths), float(cfg.warmup), str(cfg.decay))
+    course = (float(cfg.warmup), str(cfg.decay), cfg.first_course)
+    return parse_schedule(str(cfg.schedule), list(cfg.lengths), *course)

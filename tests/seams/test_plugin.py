@@ -74,6 +74,16 @@ def test_every_recipe_composes_and_resolves(recipe, compose) -> None:
     assert not OmegaConf.missing_keys(cfg)
 
 
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith(("joint", "vgs", "w2v2"))])
+def test_the_papers_optimizer_and_course_are_those_of_the_paper_preset_alone(recipe, compose) -> None:
+    cfg = compose(recipe, ["task.data=d"])
+    small = recipe.endswith("_small")
+    assert cfg.model.preset == ("modern" if small else "paper")
+    assert cfg.optimizer._name == ("fused_adamw" if small else "bert_adam")
+    assert cfg.optimizer.weight_decay == 0.01
+    assert cfg.task.first_course == (None if small else "100 %")
+
+
 def test_a_recipe_is_found_from_any_folder_without_config_dir(tmp_path, run_program) -> None:
     words = ["fairseq-hydra-train", "--config-name", "joint_sequential", "task.data=d"]
     run = run_program([*words, "model.encoder_layers=9", "--cfg", "job"], cwd=tmp_path)

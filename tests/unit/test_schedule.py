@@ -48,6 +48,34 @@ def test_the_learning_rate_starts_anew_with_a_phase_that_resets_it() -> None:
     assert schedule.at(699).lr_factor == pytest.approx(1 / 451)
 
 
+def test_a_longer_course_is_cut_where_its_phase_ends() -> None:
+    phases = parse_schedule("w2v2_vgs", ["20 epochs", "rest"], first_course="100 %")
+    schedule = Schedule.lay(phases, total=700, updates_per_epoch=10)
+    # 700 updates, 70 of warm-up, of which the first phase makes 200; then 500 updates, 50 of warm-up
+    assert schedule.at(0).lr_factor == pytest.approx(1 / 70)
+    assert schedule.at(69).lr_factor == 1.0
+    assert schedule.at(199).lr_factor == pytest.approx((701 - 200) / 631)
+    assert schedule.at(200).lr_factor == pytest.approx(1 / 50)
+    assert schedule.at(699).lr_factor == pytest.approx(1 / 451)
+    in_epochs = parse_schedule("w2v2_vgs", ["20 epochs", "rest"], first_course="70 epochs")
+    assert Schedule.lay(in_epochs, 700, 10).at(150) == schedule.at(150)
+    # how a resumed run knows its schedule: the phases begin where they did
+    assert repr(phases) == repr(parse_schedule("w2v2_vgs", ["20 epochs", "rest"]))
+
+
+def test_a_single_phase_has_a_course_of_its_own() -> None:
+    assert parse_schedule("vgs", ["rest"], first_course="100 %") == parse_schedule("vgs", ["rest"])
+
+
+def test_courses_that_cannot_be_are_refused() -> None:
+    short = parse_phases([{"alpha": 0, "length": 30, "course": 20}, {"alpha": 1, "length": "rest"}])
+    with pytest.raises(ConfigError, match="has 20 updates and has to last for 30"):
+        Schedule.lay(short, total=60, updates_per_epoch=10)
+    for wrong in ({"course": "rest"}, {"course": 90, "reset": []}):
+        with pytest.raises(ConfigError, match="phase 2: course"):
+            parse_phases([{"alpha": 0, "length": 30}, {"alpha": 1, "length": "rest", **wrong}])
+
+
 def test_a_phase_without_the_lr_reset_goes_on_along_the_course() -> None:
     schedule = two_phases(reset=["optimizer"], lr_scale=0.5)
     whole = [lr_course(update, 700, 0.1, "linear") for update in range(700)]

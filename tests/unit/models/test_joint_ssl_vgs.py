@@ -12,6 +12,7 @@ from tiny_grounding import GROUNDING
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.schedule import Moment
 
 SMALL: dict[str, Any] = {
@@ -147,6 +148,50 @@ def test_the_regularising_mask_hides_frames_in_training_only() -> None:
     assert all(p is not model.speech_encoder.mask_emb for p in model.inactive_parameters(True, False))
 
 
+@pytest.mark.parametrize("ssl", [False, True], ids=["alpha 1", "both"])
+def test_the_paper_grounds_speech_masked_as_for_ssl_whatever_the_weights(
+    ssl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = build(preset="paper").train()
+    masks = []
+    embed = model.speech_encoder.embed
+
+    def spy(front: Any, mask: Any = None, **options: Any) -> Any:
+        masks.append(mask)
+        return embed(front, mask, **options)
+
+    monkeypatch.setattr(model.speech_encoder, "embed", spy)
+    net_input, ids = sample([16000, 12000, 9000])["net_input"], torch.arange(3)
+    out = model(**net_input, ids=ids, ssl=ssl)
+    (mask,) = masks  # one pass
+    lengths = model.speech_encoder.frame_lengths(net_input["lengths"])
+    spans = {"prob": 0.65, "length": 10, "min_spans": 2, "same_count": True, "seed": 1, "update": 0}
+    assert torch.equal(mask, span_mask(lengths, mask.size(1), ids=ids, **spans))
+    assert len(set(mask.sum(1).tolist())) == 1 and mask.sum() > 0
+    out["speech"].square().sum().backward()
+    assert model.speech_encoder.mask_emb.grad.abs().sum() > 0
+    assert all(p is not model.speech_encoder.mask_emb for p in model.inactive_parameters(True, ssl))
+    masks.clear()
+    model.eval()(**net_input, ids=ids, ssl=False)
+    assert masks == [None]
+
+
+def test_modern_grounds_unmasked_speech(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build().train()
+    masks = []
+    embed = model.speech_encoder.embed
+    monkeypatch.setattr(
+        model.speech_encoder, "embed", lambda front, mask=None: masks.append(mask) or embed(front, mask)
+    )
+    model(**sample([8000, 6000])["net_input"], ids=torch.arange(2), ssl=False)
+    assert masks == [None]
+
+
+def test_two_kinds_of_masks_for_the_vgs_branch_are_refused() -> None:
+    with pytest.raises(ConfigError, match="vgs_mask_prob 0.3 with vgs_masked=true"):
+        build(preset="paper", vgs_mask_prob=0.3)
+
+
 def test_modern_embeddings_start_out_apart_so_that_the_loss_is_not_flat() -> None:
     model = build().train()
     images = torch.randint(0, 255, (16, 3, 16, 16), dtype=torch.uint8)
@@ -187,3 +232,31 @@ def test_mt4ssl_and_checkpoints_that_say_so_have_a_linear_head(ssl: str, asked: 
 def test_an_unknown_label_head_is_refused() -> None:
     with pytest.raises(ConfigError, match="label_head 'mlp': wanted linear or cosine"):
         labelled(ssl="hubert", label_head="mlp")
+
+
+def test_the_paper_draws_every_linear_layer_as_berts() -> None:
+    wide = {"encoder_embed_dim": 48, "speech_channels": [8, 48], "image_encoder": "regions", "final_dim": 32}
+    wide["latent_vars"] = 64
+    model = build(preset="paper", **wide)
+    linear = {
+        name: module
+        for part in (model.speech_encoder, model.speech_head, model.ssl_head)
+        for name, module in part.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
+    assert {"resdavenet.input", "quantizer.weight_proj", "project_q", "final_proj"} <= set(linear)
+    for name, module in linear.items():
+        # 0.02 at 768 dimensions is 0.08 at 48; of some 400 weights at least, whose deviation is within 15 %
+        assert module.weight.std().item() == pytest.approx(0.08, rel=0.15), name
+        assert not module.bias.any(), name
+    assert model.image_encoder.encoder.cls.std().item() == pytest.approx(1.0, rel=0.4)  # 48 values
+    other = build(**wide)
+    assert other.ssl_head.quantizer.weight_proj.weight.std().item() == pytest.approx(1.0, rel=0.15)
+    assert other.image_encoder.encoder.cls.std().item() == pytest.approx(0.08, rel=0.4)
+
+
+def test_a_teacher_begins_as_the_student_that_the_paper_preset_draws() -> None:
+    model = build(preset="paper", ssl="data2vec", average_top_k_layers=2)
+    teacher = model.ssl_head.teacher.state_dict()
+    student = model.speech_encoder.encoder.state_dict()
+    assert teacher and all(torch.equal(value, student[name]) for name, value in teacher.items())

@@ -44,6 +44,20 @@ def test_layer_computes_what_torch_computes_with_the_same_weights() -> None:
     assert torch.allclose(ours(tokens), theirs(tokens), **CLOSE)
 
 
+def test_no_dropout_lies_between_the_two_linear_layers() -> None:
+    layer = bert_layer(32, 4, 64, 0.5)
+    tokens = torch.randn(3, 7, 32)
+    kept = [layer.dropout1, layer.dropout2]
+    for dropout in kept:
+        dropout.p = 0.0
+    layer.self_attn.dropout = 0.0
+    assert torch.equal(layer.train()(tokens), layer.eval()(tokens))
+    for dropout in kept:
+        dropout.p = 0.5
+        assert not torch.equal(layer.train()(tokens), layer.eval()(tokens))
+        dropout.p = 0.0
+
+
 @pytest.mark.parametrize("padded", [False, True])
 def test_first_token_alone_is_the_first_token_of_all(padded: bool) -> None:
     layer = bert_layer(32, 4, 64, 0.0)

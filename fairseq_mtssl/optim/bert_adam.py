@@ -1,0 +1,91 @@
+"""BERT's Adam as a fairseq optimizer: no bias correction, decoupled weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Dict, List, Optional
+
+import torch
+from fairseq.optim import FairseqOptimizer, register_optimizer
+
+from fairseq_mtssl.optim.adamw import FusedAdamWConfig
+
+
+class UncorrectedAdam(torch.optim.Optimizer):
+    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − lr · (m / (√v + ε) + λp).
+
+    Without the division by 1 − βᵗ early updates are large: m / √v of a constant gradient is
+    (1 − β₁) / √(1 − β₂) = 3.2 at the first one, 6.6 at the twelfth, and then falls to 1. A parameter
+    without a gradient is left alone. State of a parameter: exp_avg (m) and exp_avg_sq (v), in its type.
+    Source: Devlin et al. 2019, arXiv 1810.04805, its published code; decay: Loshchilov & Hutter 2019,
+    arXiv 1711.05101.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[torch.nn.Parameter],
+        lr: float,
+        betas: tuple[float, float],
+        eps: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Optional[Callable[[], float]] = None) -> Optional[float]:  # type: ignore[override]
+        """One update of every parameter that has a gradient, all of them in each operation."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if moved:
+                self._move(moved, group)
+        return loss
+
+    def _move(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            state = self.state[parameter]
+            if not state:
+                state["exp_avg"] = torch.zeros_like(parameter)
+                state["exp_avg_sq"] = torch.zeros_like(parameter)
+        (beta1, beta2), rate = group["betas"], group["lr"]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        means = [self.state[parameter]["exp_avg"] for parameter in parameters]
+        squares = [self.state[parameter]["exp_avg_sq"] for parameter in parameters]
+        torch._foreach_mul_(means, beta1)
+        torch._foreach_add_(means, gradients, alpha=1 - beta1)
+        torch._foreach_mul_(squares, beta2)
+        torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
+        divisors = torch._foreach_sqrt(squares)
+        torch._foreach_add_(divisors, group["eps"])
+        # the decay is of the weights before the update, as is the rest
+        if group["weight_decay"] > 0:
+            torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
+        torch._foreach_addcdiv_(parameters, means, divisors, value=-rate)
+
+
+@dataclass
+class BertAdamConfig(FusedAdamWConfig):
+    pass
+
+
+@register_optimizer("bert_adam", dataclass=BertAdamConfig)
+class BertAdam(FairseqOptimizer):
+    """The optimizer of the paper's code for arXiv 2306.02972: see `UncorrectedAdam`."""
+
+    def __init__(self, cfg: BertAdamConfig, params: List[torch.nn.Parameter]) -> None:
+        super().__init__(cfg)
+        self._optimizer = UncorrectedAdam(params, **self.optimizer_config)
+
+    @property
+    def optimizer_config(self) -> Dict[str, Any]:
+        """What a checkpoint may be resumed with in place of what it was saved with."""
+        return {
+            "lr": float(list(self.cfg.lr)[0]),
+            "betas": tuple(self.cfg.betas),
+            "eps": self.cfg.eps,
+            "weight_decay": self.cfg.weight_decay,
+        }
