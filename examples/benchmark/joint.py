@@ -56,6 +56,7 @@ def build(size: Size, model: str, device: torch.device) -> tuple[Any, Any]:
     No dropout: both then give the same loss.
     """
     settings: dict[str, Any] = {"seed": 1, "image_size": 224, **SWITCHED_OFF, **size.joint}
+    settings["vgs_masked"] = False  # a model without SSL masks nothing
     grounded = {name: value for name, value in settings.items() if name not in SSL_ONLY}
     torch.manual_seed(0)
     vgs = VgsRetrievalModel.build_model(_config(VgsRetrievalConfig, grounded))

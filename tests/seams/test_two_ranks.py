@@ -27,8 +27,8 @@ SHARED = {
     "checkpoint.save_interval_updates": 0,
     "checkpoint.no_epoch_checkpoints": True,
 }
-# Of 16 pixels the convolutions leave one cell a channel, which a group norm makes 0 whatever the picture; batch
-# norms over embeddings that are all alike would make a loss of rounding errors.
+# Of 16 pixels the convolutions leave one cell a channel, which a group norm makes 0 whatever the picture;
+# batch norms over embeddings that are all alike would make a loss of rounding errors.
 JOINT = {
     **TINY,
     **SHARED,
