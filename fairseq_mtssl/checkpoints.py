@@ -76,19 +76,6 @@ def _upgraded(state: dict[str, Any], path: str | Path) -> dict[str, Any]:
         raise _unreadable(path, error) from error
 
 
-def read_weights(path: str | Path) -> dict[str, torch.Tensor]:
-    """The model's weights of any checkpoint that keeps them under "model", its configuration unread.
-
-    Raises: CheckpointError as `read_state`, or if there is no "model".
-    """
-    state = _load(path)
-    try:
-        weights: dict[str, torch.Tensor] = state["model"]
-    except (KeyError, TypeError) as error:
-        raise _unreadable(path, error) from error
-    return weights
-
-
 def trained_on_normalised(cfg: Any) -> bool:
     """Whether a model was trained on waveforms of zero mean and unit variance, by its checkpoint's "cfg".
 
@@ -101,18 +88,37 @@ def trained_on_normalised(cfg: Any) -> bool:
     return True if said is None else bool(said)
 
 
-def read_normalised(path: str | Path) -> bool | None:
-    """As `trained_on_normalised`, of a file; None of weights without any configuration.
+@dataclass
+class Start:
+    """What training starts from: any checkpoint that keeps a model's weights under "model".
 
-    Raises: CheckpointError if the file is absent or no checkpoint.
+    weights: as the file has them. normalised: as `trained_on_normalised`; None of weights without any
+    configuration.
+    """
+
+    path: str | Path
+    weights: dict[str, torch.Tensor]
+    normalised: bool | None
+
+
+def read_start(path: str | Path) -> Start:
+    """The checkpoint of model.init_from.
+
+    Raises: CheckpointError if the file is absent, no checkpoint, or has no "model".
     """
     from omegaconf import OmegaConf
 
     state = _load(path)
+    try:
+        weights: dict[str, torch.Tensor] = state["model"]
+    except (KeyError, TypeError) as error:
+        raise _unreadable(path, error) from error
+    normalised = None
     if state.get("cfg") is not None:
-        return trained_on_normalised(OmegaConf.create(state["cfg"], flags={"allow_objects": True}))
-    # fairseq's before it had configurations
-    return None if state.get("args") is None else bool(getattr(state["args"], "normalize", False))
+        normalised = trained_on_normalised(OmegaConf.create(state["cfg"], flags={"allow_objects": True}))
+    elif state.get("args") is not None:  # fairseq's before it had configurations
+        normalised = bool(getattr(state["args"], "normalize", False))
+    return Start(path, weights, normalised)
 
 
 def _is_ours(model_name: str) -> bool:
@@ -165,17 +171,17 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: str 
         ) from error
 
 
-def initialise(model: nn.Module, path: str | Path, part: str = "", modules: Sequence[str] = ()) -> bool:
+def initialise(model: nn.Module, start: Start, part: str = "", modules: Sequence[str] = ()) -> bool:
     """Start a model of ours from a checkpoint: every weight that fits is taken, what is not is logged.
 
     modules: the only ones to start, by their names; all of them if empty.
-    path: one of ours, or a wav2vec2, hubert or data2vec_audio checkpoint of fairseq, whose encoder and
+    start: of one of ours, or a wav2vec2, hubert or data2vec_audio checkpoint of fairseq, whose encoder and
     heads are taken.
     Returns: whether any weight whose name begins with `part` was taken.
     Raises: CheckpointError if nothing fits, one of `modules` has no weight there, or a weight has another
     shape, naming every such weight.
     """
-    weights = read_weights(path)
+    path, weights = start.path, start.weights
     own = model.state_dict()
     if not any(name.startswith("speech_encoder.") for name in weights):
         weights = rename_fairseq(weights)

@@ -19,17 +19,8 @@ class FusedAdamWConfig(FairseqDataclass):
     lr: Any = II("optimization.lr")
 
 
-@register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
-class FusedAdamW(FairseqOptimizer):
-    """The update of fairseq's ``adam`` but for eps, which here is added after the bias correction.
-
-    A parameter without a gradient is left alone, weight decay included.
-    Source: Loshchilov & Hutter 2019, arXiv 1711.05101.
-    """
-
-    def __init__(self, cfg: FusedAdamWConfig, params: List[torch.nn.Parameter]) -> None:
-        super().__init__(cfg)
-        self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)
+class AdamOptimizer(FairseqOptimizer):
+    """What the optimizers with the fields of FusedAdamWConfig have in common."""
 
     @property
     def optimizer_config(self) -> Dict[str, Any]:
@@ -40,3 +31,16 @@ class FusedAdamW(FairseqOptimizer):
             "eps": self.cfg.eps,
             "weight_decay": self.cfg.weight_decay,
         }
+
+
+@register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
+class FusedAdamW(AdamOptimizer):
+    """The update of fairseq's ``adam`` but for eps, which here is added after the bias correction.
+
+    A parameter without a gradient is left alone, weight decay included.
+    Source: Loshchilov & Hutter 2019, arXiv 1711.05101.
+    """
+
+    def __init__(self, cfg: FusedAdamWConfig, params: List[torch.nn.Parameter]) -> None:
+        super().__init__(cfg)
+        self._optimizer = torch.optim.AdamW(params, fused=True, **self.optimizer_config)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Dict, List, Optional
+from typing import Any, List, Optional
 
 import torch
-from fairseq.optim import FairseqOptimizer, register_optimizer
+from fairseq.optim import register_optimizer
 
-from fairseq_mtssl.optim.adamw import FusedAdamWConfig
+from fairseq_mtssl.optim.adamw import AdamOptimizer, FusedAdamWConfig
 
 
 class UncorrectedAdam(torch.optim.Optimizer):
@@ -73,19 +73,9 @@ class BertAdamConfig(FusedAdamWConfig):
 
 
 @register_optimizer("bert_adam", dataclass=BertAdamConfig)
-class BertAdam(FairseqOptimizer):
+class BertAdam(AdamOptimizer):
     """The optimizer of the paper's code for arXiv 2306.02972: see `UncorrectedAdam`."""
 
     def __init__(self, cfg: BertAdamConfig, params: List[torch.nn.Parameter]) -> None:
         super().__init__(cfg)
         self._optimizer = UncorrectedAdam(params, **self.optimizer_config)
-
-    @property
-    def optimizer_config(self) -> Dict[str, Any]:
-        """What a checkpoint may be resumed with in place of what it was saved with."""
-        return {
-            "lr": float(list(self.cfg.lr)[0]),
-            "betas": tuple(self.cfg.betas),
-            "eps": self.cfg.eps,
-            "weight_decay": self.cfg.weight_decay,
-        }

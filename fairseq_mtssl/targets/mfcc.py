@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,12 +10,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
+from fairseq_mtssl.modules.log_mel import log_mel
+from fairseq_mtssl.targets.spectral import SpectralFeatures
 
 CEPSTRA, MEL_BINS, LIFTER = 13, 23, 22
 
 
-class Mfcc:
+class Mfcc(SpectralFeatures):
     """13 MFCCs with first and second differences: 39 dimensions at 100 Hz, as HuBERT's first iteration.
 
     Kaldi's defaults without dither and energy: windows of 25 ms, 23 mel filters from 20 Hz, lifter 22.
@@ -26,22 +26,13 @@ class Mfcc:
     """
 
     dim = 3 * CEPSTRA
-    hop_samples = HOP_SAMPLES
-    window_samples = WINDOW_SAMPLES
 
     def __init__(self, centred: bool = False) -> None:
         self.centred = centred
         self.source: dict[str, Any] = {"features": "mfcc-cmn" if centred else "mfcc"}
 
-    def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Features."""
-        return [self._extract_one(wav) for wav in wavs]
-
-    def _extract_one(self, wav: np.ndarray) -> np.ndarray:
-        if len(wav) < self.window_samples:
-            return np.zeros((0, self.dim), dtype=np.float32)
-        with torch.inference_mode():
-            static = _cepstra(torch.from_numpy(np.ascontiguousarray(wav, dtype=np.float32))).numpy()
+    def _frames(self, wav: Tensor) -> np.ndarray:
+        static: np.ndarray = _cepstra(wav).numpy()
         if self.centred:
             static -= static.mean(0)
         first = differences(static)

@@ -84,24 +84,15 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
             wanted = "wanted ssl_data and 1 or more, or some batch would have no clip for the SSL loss"
             raise ConfigError("task.ssl_on_pairs", [f"{got}; {wanted}"])
 
-    def train_step(
-        self,
-        sample: dict[str, Any],
-        model: Any,
-        criterion: Any,
-        optimizer: Any,
-        update_num: int,
-        ignore_grad: bool = False,
-    ) -> Any:
-        """As below it. A batch without weight gets speech-only clips where the others have them: after a
-        validation fairseq takes one of the validation set, and every rank has to make the same sums."""
-        if ignore_grad and self.cfg.ssl_data and "extra" not in sample:
-            speech = {name: sample["net_input"][name] for name in ("source", "lengths")}
-            extra = {**speech, "id": sample["id"], "alone": not self.cfg.ssl_on_pairs}
-            if "labels" in sample:
-                extra["labels"] = sample["labels"]
-            sample = {**sample, "extra": extra}
-        return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+    def without_weight(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """Gives it speech-only clips where training batches have them: it may be a batch of validation."""
+        if not self.cfg.ssl_data or "extra" in sample:
+            return sample
+        speech = {name: sample["net_input"][name] for name in ("source", "lengths")}
+        extra = {**speech, "id": sample["id"], "alone": not self.cfg.ssl_on_pairs}
+        if "labels" in sample:
+            extra["labels"] = sample["labels"]
+        return {**sample, "extra": extra}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         """Step the optimizer, then the slow teacher while self-supervision is on or still to come."""

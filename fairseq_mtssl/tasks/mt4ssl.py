@@ -103,11 +103,10 @@ class Mt4sslTask(LabelledTask, WatchedTask):
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
         """Build the model; for a new training start it from ``model.init_from``."""
-        starts = bool(cfg.init_from) and not from_checkpoint
-        trained = checkpoints.read_normalised(cfg.init_from) if starts else None
-        self.settle_normalize(cfg, trained, cfg.init_from)
+        start = checkpoints.read_start(cfg.init_from) if cfg.init_from and not from_checkpoint else None
+        self.settle_normalize(cfg, None if start is None else start.normalised, cfg.init_from)
         model = super().build_model(cfg, from_checkpoint)
-        if starts and not checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher."):
+        if start is not None and not checkpoints.initialise(model, start, "ssl_head.teacher."):
             model.reset_teacher()
         return model
 

@@ -253,15 +253,15 @@ class VgsRetrievalTask(WatchedTask):
         """Build the model; for a new training start it from ``model.init_from``."""
         if from_checkpoint:
             cfg.image_weights = None  # they are in the checkpoint; the file may be gone
+        start = checkpoints.read_start(cfg.init_from) if cfg.init_from and not from_checkpoint else None
         # the waveforms matter to the speech encoder alone
-        heard = not cfg.init_parts or "speech_encoder" in cfg.init_parts
-        starts = bool(cfg.init_from) and heard and not from_checkpoint
-        trained = checkpoints.read_normalised(cfg.init_from) if starts else None
+        is_heard = not cfg.init_parts or "speech_encoder" in cfg.init_parts
+        trained = start.normalised if start is not None and is_heard else None
         self.settle_normalize(cfg, trained, cfg.init_from)
         model = super().build_model(cfg, from_checkpoint)
-        if cfg.init_from and not from_checkpoint:
+        if start is not None:
             names = list(model.modules_of(cfg.init_parts))
-            brought_teacher = checkpoints.initialise(model, cfg.init_from, "ssl_head.teacher.", names)
+            brought_teacher = checkpoints.initialise(model, start, "ssl_head.teacher.", names)
             if not brought_teacher and hasattr(model, "reset_teacher"):
                 model.reset_teacher()
         return model
@@ -285,9 +285,18 @@ class VgsRetrievalTask(WatchedTask):
         criterion.enter(self._moment)
         begin_update(optimizer, self.schedule, self._moment, float(self.cfg.lr[0]))
         model.begin_batch(counted=not ignore_grad)
+        if ignore_grad:
+            sample = self.without_weight(sample)
         if self._moment.vgs_weight > 0 and sample["net_input"]["images"] is None:
             self.datasets[self.cfg.train_subset].load_images(sample)
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
+
+    def without_weight(self, sample: dict[str, Any]) -> dict[str, Any]:
+        """A batch that fairseq gives a rank that has run out of its own, as this task trains on it.
+
+        It adds nothing, but every rank has to make the same sums over all ranks.
+        """
+        return sample
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         moment = self._moment

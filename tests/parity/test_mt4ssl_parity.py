@@ -16,7 +16,7 @@ import torch
 from fairseq.data import Dictionary
 from fairseq.models.hubert import hubert as fairseq_hubert
 
-from fairseq_mtssl.checkpoints import initialise
+from fairseq_mtssl.checkpoints import initialise, read_start
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 
 CLASSES = 11
@@ -90,7 +90,7 @@ def ours(path: Path, theirs: Any, classes: list[int], **changes: Any) -> Mt4sslM
     )
     model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=classes))
     torch.save({"model": theirs.state_dict()}, path / "theirs.pt")
-    initialise(model, path / "theirs.pt")
+    initialise(model, read_start(path / "theirs.pt"))
     return model
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 
-from fairseq_mtssl.checkpoints import initialise, rename_wav2vec2
+from fairseq_mtssl.checkpoints import initialise, read_start, rename_wav2vec2
 from fairseq_mtssl.errors import CheckpointError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
@@ -191,7 +191,7 @@ def save(path: Path, model: torch.nn.Module) -> Path:
 def test_a_wav2vec2_checkpoint_of_fairseq_starts_the_speech_encoder(tmp_path: Path) -> None:
     theirs = fairseq_model()
     ours = joint_model()
-    initialise(ours, save(tmp_path / "wav2vec.pt", theirs))
+    initialise(ours, read_start(save(tmp_path / "wav2vec.pt", theirs)))
     for name, weight in rename_wav2vec2(theirs.state_dict()).items():
         torch.testing.assert_close(ours.state_dict()[name], weight)
 
@@ -199,12 +199,12 @@ def test_a_wav2vec2_checkpoint_of_fairseq_starts_the_speech_encoder(tmp_path: Pa
 def test_a_checkpoint_of_another_size_is_refused_with_every_misfit_named(tmp_path: Path) -> None:
     ours = joint_model(encoder_ffn_embed_dim=64)
     with pytest.raises(CheckpointError, match=r"(?s)fc1.weight is \(96, 48\), wanted \(64, 48\).*fc2.weight"):
-        initialise(ours, save(tmp_path / "wav2vec.pt", fairseq_model()))
+        initialise(ours, read_start(save(tmp_path / "wav2vec.pt", fairseq_model())))
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.pt").write_text("no checkpoint")
     with pytest.raises(CheckpointError, match="not readable"):
-        initialise(joint_model(), tmp_path / "x.pt")
+        initialise(joint_model(), read_start(tmp_path / "x.pt"))
     with pytest.raises(CheckpointError, match="no such file"):
-        initialise(joint_model(), tmp_path / "absent.pt")
+        initialise(joint_model(), read_start(tmp_path / "absent.pt"))

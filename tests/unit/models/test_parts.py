@@ -101,7 +101,7 @@ def test_only_the_parts_named_are_started_from_a_checkpoint(tmp_path: Path) -> N
     mine = {name: value.clone() for name, value in model.state_dict().items()}
     modules = list(model.modules_of(["image_encoder"]))
     assert modules == ["image_encoder", "image_norm"]
-    assert not checkpoints.initialise(model, path, "ssl_head.teacher.", modules)
+    assert not checkpoints.initialise(model, checkpoints.read_start(path), "ssl_head.teacher.", modules)
     for name, value in model.state_dict().items():
         source = other.state_dict() if name.split(".")[0] in modules else mine
         assert torch.equal(value, source[name]), name
@@ -114,7 +114,8 @@ def test_a_part_that_the_checkpoint_lacks_is_an_error(tmp_path: Path) -> None:
     path = saved(tmp_path, VgsRetrievalModel.build_model(VgsRetrievalConfig(**settings)))
     model = build()
     with pytest.raises(CheckpointError, match="ssl_head has no weight there"):
-        checkpoints.initialise(model, path, modules=list(model.modules_of(["ssl_head", "image_encoder"])))
+        modules = list(model.modules_of(["ssl_head", "image_encoder"]))
+        checkpoints.initialise(model, checkpoints.read_start(path), modules=modules)
 
 
 def test_every_fault_of_the_parts_is_told_at_once() -> None:
