@@ -15,8 +15,9 @@ from examples.benchmark.speech import utterances
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion
 from fairseq_mtssl.data.audio import normalise
+from fairseq_mtssl.models.grounding_config import VgsRetrievalConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalConfig, VgsRetrievalModel
+from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel
 from fairseq_mtssl.optim.adamw import FusedAdamW, FusedAdamWConfig
 
 REGIONS = 36

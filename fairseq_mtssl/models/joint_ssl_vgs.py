@@ -12,21 +12,20 @@ from fairseq.models import register_model
 from omegaconf import II
 from torch import Tensor, nn
 
+from fairseq_mtssl.models.grounding_config import (
+    PARTS,
+    VgsRetrievalConfig,
+    check_config,
+    part_faults,
+    resolve,
+)
 from fairseq_mtssl.models.masked_prediction import (
     MaskedPrediction,
     MaskedPredictionConfig,
     drop_unused,
     target_faults,
 )
-from fairseq_mtssl.models.vgs_retrieval import (
-    PARTS,
-    VgsRetrievalConfig,
-    VgsRetrievalModel,
-    check_config,
-    part_faults,
-    resolve,
-    speech_encoder_of,
-)
+from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel, speech_encoder_of
 from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.masking import span_mask

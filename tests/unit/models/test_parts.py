@@ -11,8 +11,9 @@ from tiny_grounding import GROUNDING
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.errors import CheckpointError, ConfigError
+from fairseq_mtssl.models.grounding_config import PARTS, VgsRetrievalConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.models.vgs_retrieval import PARTS, VgsRetrievalConfig, VgsRetrievalModel
+from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel
 
 SMALL: dict[str, Any] = {
     "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",

@@ -1,0 +1,199 @@
+"""The configuration of visually grounded models: presets, fields, parts, and what can be wrong with them.
+
+Source: Khorrami et al. 2023, arXiv 2306.02972, and its published code (docs/paper_and_code.md).
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, List, Optional, Sequence
+
+from fairseq.dataclass import ChoiceEnum
+from omegaconf import II
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.models.encoder import EncoderConfig, front_end_faults
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "extractor_mode": "default",
+        "padding_exact": False,
+        "similarity": "dot",
+        "latent_temp": (2.0, 2.0, 1.0),
+        "vgs_masked": True,
+        "same_mask_count": True,
+        "sync_ranks": False,
+        "bert_init": True,
+    },
+    "modern": {
+        "extractor_mode": "layer_norm",
+        "padding_exact": True,
+        "similarity": "cosine",
+        "latent_temp": (2.0, 0.5, 0.999995),
+        "vgs_masked": False,
+        "same_mask_count": False,
+        "sync_ranks": True,
+        "bert_init": False,
+    },
+}
+"""What a field left at null takes from the preset."""
+
+MAX_SCALE = 100.0
+
+PARTS: dict[str, tuple[str, ...]] = {
+    "speech_encoder": ("speech_encoder",),
+    "speech_head": ("speech_head", "speech_norm"),
+    "image_encoder": ("image_encoder", "image_norm"),
+    "ssl_head": ("ssl_head",),
+}
+"""What init_parts and frozen_parts name -> the model's modules. The norms standardise embeddings."""
+
+
+@dataclass
+class VgsRetrievalConfig(EncoderConfig):
+    preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
+        default="paper",
+        metadata={
+            "help": "paper: as the code of arXiv 2306.02972 (docs/paper_and_code.md); in the joint model VGS "
+            "then trains on masked speech at every alpha. modern: normalised embeddings with a learned "
+            "scale, output independent of padding, annealed Gumbel temperature, statistics over all ranks. "
+            "Fields left null take the preset's value"
+        },
+    )
+    init_from: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "checkpoint to start from: one of ours (every part that fits) or fairseq's wav2vec2 "
+            "(the speech encoder and the SSL head); not needed again to resume, evaluate or fine-tune"
+        },
+    )
+    init_parts: List[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "parts that init_from is for, of speech_encoder, speech_head, image_encoder and, in the "
+            "joint model, ssl_head; empty: all that fits"
+        },
+    )
+    frozen_parts: List[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "parts (as for init_parts) that training leaves as they are: no gradient, no weight "
+            "decay, no dropout, and batch statistics that do not move"
+        },
+    )
+    # speech encoder
+    extractor_mode: Optional[str] = field(
+        default=None, metadata={"help": "default (group norm after the first convolution) or layer_norm"}
+    )
+    shared_layers: int = field(
+        default=8, metadata={"help": "layers below the VGS branch; the joint model shares them with SSL"}
+    )
+    conv_pos: int = field(default=128, metadata={"help": "kernel of the positional convolution, frames"})
+    pos_conv_depth: int = field(
+        default=1, metadata={"help": "layers of the positional convolution; several share conv_pos"}
+    )
+    dropout_input: float = field(default=0.1, metadata={"help": "dropout of the projected conv features"})
+    encoder_layerdrop: float = field(default=0.0, metadata={"help": "chance to skip a speech layer, [0, 1)"})
+    padding_exact: Optional[bool] = field(
+        default=None,
+        metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
+    )
+    # speech head
+    speech_channels: List[int] = field(
+        default_factory=lambda: [128, 256, 512, 768], metadata={"help": "channels of ResDAVEnet's stages"}
+    )
+    speech_in_channels: int = field(default=128, metadata={"help": "channels before its first stage"})
+    speech_strides: List[int] = field(default_factory=lambda: [2, 2, 2, 2], metadata={"help": "its strides"})
+    speech_kernel: int = field(default=9, metadata={"help": "its kernel, odd"})
+    # image branch
+    image_encoder: str = field(
+        default="regions",
+        metadata={"help": "regions (36 × 2048 features and boxes), cnn, patches, or timm:<name>"},
+    )
+    image_size: int = II("task.image_size")
+    image_layers: int = field(
+        default=6, metadata={"help": "transformer layers over regions, cells or patches"}
+    )
+    image_feature_dim: int = field(default=2048, metadata={"help": "width of a region's features"})
+    image_patch_size: int = field(default=16, metadata={"help": "side of a patch, pixels (patches)"})
+    image_channels: List[int] = field(
+        default_factory=lambda: [24, 48, 96], metadata={"help": "channels of the convolutions (cnn)"}
+    )
+    image_grid: int = field(default=4, metadata={"help": "side of the grid of cells made of an image (cnn)"})
+    image_weights: Optional[str] = field(
+        default=None, metadata={"help": "local file of pretrained weights (timm:<name>)"}
+    )
+    bert_init: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "draw all linear layers, the quantizer's included, as BERT's are (deviation 0.02 at 768 "
+            "dimensions, biases 0), and the CLS token of regions from N(0, 1), as the paper's code; false: "
+            "linear layers outside transformers as torch's, the quantizer's as fairseq's"
+        },
+    )
+    sync_ranks: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "with several ranks (GPUs), take batch-norm statistics, the use of the code book and "
+            "means over frames over all of them, so that N ranks train as one with N times the batch; false: "
+            "each rank by itself, as the paper's code"
+        },
+    )
+    # the shared space
+    similarity: Optional[str] = field(
+        default=None, metadata={"help": "dot (raw products) or cosine (normalised, with a learned scale)"}
+    )
+    similarity_temp: float = field(
+        default=0.07, metadata={"help": "what cosines are divided by at first; its inverse is learned"}
+    )
+
+
+def resolve(cfg: Any, name: str) -> Any:
+    """A field's value, or the preset's where it is null."""
+    value = getattr(cfg, name)
+    return PRESETS[str(cfg.preset)][name] if value is None else value
+
+
+def part_faults(cfg: Any, known: Sequence[str]) -> List[str]:
+    """What is wrong with init_parts and frozen_parts. known: the parts of the model."""
+    faults = []
+    for name in ("init_parts", "frozen_parts"):
+        parts = list(getattr(cfg, name))
+        faults += [
+            f"{name} {part!r}: wanted one of {', '.join(known)}" for part in parts if part not in known
+        ]
+        faults += [f"{name} names {part!r} twice" for part in dict.fromkeys(parts) if parts.count(part) > 1]
+    if cfg.init_parts and not cfg.init_from:
+        faults.append("init_parts without init_from: give the checkpoint that they are taken from")
+    if set(cfg.frozen_parts) >= set(known):
+        faults.append("frozen_parts are all parts: nothing would be trained")
+    return faults
+
+
+def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
+    """Raises: ConfigError naming every fault of a model configuration at once; more: found elsewhere."""
+    mode = resolve(cfg, "extractor_mode")
+    faults = [*more, *front_end_faults(cfg, mode, resolve(cfg, "padding_exact"))]
+    if mode not in ("default", "layer_norm"):
+        faults.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
+    if resolve(cfg, "similarity") not in ("dot", "cosine"):
+        faults.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
+    if cfg.similarity_temp < 1 / MAX_SCALE:
+        faults.append(f"similarity_temp {cfg.similarity_temp}: wanted {1 / MAX_SCALE:g} or more")
+    if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
+        faults.append(
+            f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "
+            f"{cfg.encoder_attention_heads} encoder_attention_heads; change either"
+        )
+    if cfg.speech_channels[-1] != cfg.encoder_embed_dim:
+        faults.append(
+            f"speech_channels end in {cfg.speech_channels[-1]}; "
+            f"wanted encoder_embed_dim {cfg.encoder_embed_dim}"
+        )
+    if len(cfg.speech_strides) != len(cfg.speech_channels):
+        faults.append("speech_strides and speech_channels differ in length; give one stride a stage")
+    if cfg.shared_layers < 1:
+        faults.append(f"shared_layers {cfg.shared_layers}: wanted at least 1")
+    layers = getattr(cfg, "encoder_layers", cfg.shared_layers)
+    if layers < cfg.shared_layers:
+        faults.append(f"encoder_layers {layers} are fewer than shared_layers {cfg.shared_layers}")
+    if faults:
+        raise ConfigError("model", faults)
