@@ -1,6 +1,6 @@
 """What the few-pairs example leaves, all of it from records: table, curve, findings, page.
 
-Rules, fixed before any run, with the two functions of fairseq_mtssl/report/findings.py. For each number of
+Rules, fixed before any run, with `weigh` of fairseq_mtssl/report/findings.py. For each number of
 pairs: "A first helps" and "VGS+ helps" are judged by R@10, the mean of both directions, of A (or VGS+) less
 that of VGS alone with the same seed. It is shown if the difference counts and is positive, contradicted if it
 counts and is negative, else not shown. A difference counts if it has one sign in all seeds and its mean is
@@ -20,15 +20,7 @@ from examples.few_pairs.jobs import ALL, LONG, SHORT, TITLES, TOWER
 from examples.records import Record
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.canvas import COLOURS, new_figure, save_png
-from fairseq_mtssl.report.findings import (
-    BOUND,
-    CONTRADICTED,
-    NOT_SHOWN,
-    SHOWN,
-    Finding,
-    difference_counts,
-    sampling_error,
-)
+from fairseq_mtssl.report.findings import Finding, Score, weigh
 from fairseq_mtssl.report.page import Table
 from fairseq_mtssl.report.paper_tables import NOTHING, mean_and_spread, to_markdown
 
@@ -79,17 +71,10 @@ def judge(scores: Mapping[Cell, Mapping[int, float]], captions: int) -> list[Fin
 
 
 def _judge(ours: Sequence[float], theirs: Sequence[float], claim: str, captions: int) -> Finding:
-    differences = [one - other for one, other in zip(ours, theirs, strict=True)]
-    mean = statistics.mean(differences)
-    error = sampling_error([statistics.mean(ours), statistics.mean(theirs)], [captions, captions])
-    verdict = NOT_SHOWN
-    if difference_counts(differences, error):
-        verdict = SHOWN if mean > 0 else CONTRADICTED
+    sides = [[Score(value, 0.0, captions) for value in side] for side in (ours, theirs)]
+    verdict, numbers = weigh(list(zip(*sides, strict=True)))
     values = [" / ".join(f"{value:.1f}" for value in side) for side in (ours, theirs)]
-    spread = f", spread {statistics.stdev(differences):.1f}" if len(differences) > 1 else ""
-    seeds = f"{len(differences)} seed{'s' if len(differences) > 1 else ''}"
-    numbers = f"R@10 {values[0]} against {values[1]}: difference {mean:+.1f}{spread}, "
-    return Finding(claim, verdict, f"{numbers}twice the sampling error {BOUND * error:.1f}; {seeds}")
+    return Finding(claim, verdict, f"R@10 {values[0]} against {values[1]}: {numbers}")
 
 
 def table_of(found: Sequence[Record], by: str) -> Table:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
-from fairseq_mtssl.modules.log_mel import LOW_HZ, mel_of
+from fairseq_mtssl.modules.log_mel import LOW_HZ, hertz_of, mel_of
 
 MAX_WARP = 0.5
 TOP_SHARE = 0.8
@@ -44,8 +44,7 @@ class FbankAugment:
         if self.warp == 0:
             return energies
         factors = 1 + self.warp * (2 * torch.rand(len(energies)) - 1)
-        matrices = torch.stack([warp_matrix(float(factor), energies.size(-1)) for factor in factors])
-        return torch.bmm(energies, matrices.to(energies))
+        return torch.bmm(energies, warp_matrices(factors, energies.size(-1)).to(energies))
 
     def masked(self, energies: Tensor) -> Tensor:
         """(B, T, bins) normalised energies, of mean 0 -> the same with some bins 0."""
@@ -59,24 +58,23 @@ class FbankAugment:
         return energies * keep.to(energies).unsqueeze(1)
 
 
-def warp_matrix(factor: float, bins: int) -> Tensor:
-    """(bins, bins): by which energies are multiplied so that each bin gets what lies at `factor` times its
-    frequency, taken from the two neighbouring bins. Its columns sum to 1.
+def warp_matrices(factors: Tensor, bins: int) -> Tensor:
+    """(B,) factors -> (B, bins, bins): by which energies are multiplied so that each bin gets what lies at a
+    factor times its frequency, taken from the two neighbouring bins. Their columns sum to 1.
     """
-    low, high = mel_of(LOW_HZ), mel_of(SAMPLE_RATE_HZ / 2)
-    centres = torch.linspace(low, high, bins + 2, dtype=torch.float64)[1:-1]
-    hertz = 700 * torch.expm1(centres / 1127)
-    top = SAMPLE_RATE_HZ / 2
+    factor = factors.double().unsqueeze(1)
+    top = torch.tensor(SAMPLE_RATE_HZ / 2, dtype=torch.float64)
+    low, high = mel_of(torch.tensor(LOW_HZ, dtype=torch.float64)), mel_of(top)
+    share = torch.linspace(0, 1, bins + 2, dtype=torch.float64)[1:-1]
+    hertz = hertz_of(low + share * (high - low))
     # linear up to the knee, then on a straight line to the highest frequency, which stays where it is
-    knee = TOP_SHARE * top / max(factor, 1.0)
+    knee = TOP_SHARE * top / factor.clamp(min=1.0)
     above = knee * factor + (hertz - knee) * (top - knee * factor) / (top - knee)
-    source = torch.where(hertz <= knee, hertz * factor, above)
-    places = (1127 * torch.log1p(source / 700) - low) / (high - low) * (bins + 1) - 1
+    source = torch.where(hertz <= knee, hertz * factor, above)  # (B, bins)
+    places = (mel_of(source) - low) / (high - low) * (bins + 1) - 1
     places = places.clamp(0, bins - 1)
     below = places.floor().clamp(max=bins - 2)
-    share = (places - below).float()
-    matrix = torch.zeros(bins, bins)
-    columns = torch.arange(bins)
-    matrix[below.long(), columns] = 1 - share
-    matrix[below.long() + 1, columns] = share
-    return matrix
+    part = (places - below).float().unsqueeze(1)
+    rows = below.long().unsqueeze(1)  # (B, 1, bins)
+    matrices = torch.zeros(len(factors), bins, bins)
+    return matrices.scatter_(1, rows, 1 - part).scatter_(1, rows + 1, part)

@@ -65,9 +65,10 @@ def _matrices(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Povey's window (400,) and mel filters (514, bins), each frequency of the spectrum in two rows."""
     time = torch.arange(WINDOW_SAMPLES, dtype=torch.float64)
     window = (0.5 - 0.5 * torch.cos(2 * math.pi * time / (WINDOW_SAMPLES - 1))) ** 0.85
-    edges = torch.linspace(mel_of(LOW_HZ), mel_of(SAMPLE_RATE_HZ / 2), bins + 2, dtype=torch.float64)
+    low, high = mel_of(torch.tensor([LOW_HZ, SAMPLE_RATE_HZ / 2], dtype=torch.float64)).tolist()
+    edges = torch.linspace(low, high, bins + 2, dtype=torch.float64)
     hertz = torch.arange(SPECTRUM_SIZE // 2 + 1, dtype=torch.float64) * SAMPLE_RATE_HZ / SPECTRUM_SIZE
-    places = 1127 * torch.log1p(hertz / 700)
+    places = mel_of(hertz)
     left, centre, right = edges[:-2], edges[1:-1], edges[2:]
     rising = (places[:, None] - left) / (centre - left)
     falling = (right - places[:, None]) / (right - centre)
@@ -75,6 +76,11 @@ def _matrices(bins: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return window.float().to(device), mel.float().repeat_interleave(2, dim=0).to(device)
 
 
-def mel_of(hertz: float) -> float:
-    """A frequency on the mel scale."""
-    return 1127 * math.log1p(hertz / 700)
+def mel_of(hertz: Tensor) -> Tensor:
+    """Frequencies on the mel scale."""
+    return 1127 * torch.log1p(hertz / 700)
+
+
+def hertz_of(mel: Tensor) -> Tensor:
+    """The inverse of `mel_of`."""
+    return 700 * torch.expm1(mel / 1127)

@@ -132,24 +132,27 @@ def difference_counts(differences: Sequence[float], error: float) -> bool:
     return same_sign and abs(mean) > max(spread, BOUND * error)
 
 
-def _difference(scores: Scores, larger: str, smaller: str, measure: str) -> Finding:
-    """Judge that one variant's value is larger than another's."""
-    pairs = _pairs(scores, larger, smaller)
-    if not pairs:
-        return _not_measured(scores, measure, larger, smaller)
+def weigh(pairs: Sequence[tuple[Score, Score]]) -> tuple[str, str]:
+    """Whether the first of each pair, one a seed, is larger than the second: the verdict, and on what."""
     differences = [one.value - other.value for one, other in pairs]
-    means = [statistics.mean(scores_.value for scores_ in side) for side in zip(*pairs, strict=True)]
+    means = [statistics.mean(score.value for score in side) for side in zip(*pairs, strict=True)]
     error = sampling_error(means, [pairs[0][0].count, pairs[0][1].count])
     verdict = NOT_SHOWN
     if difference_counts(differences, error):
         verdict = SHOWN if differences[0] > 0 else CONTRADICTED
     spread = f", spread {statistics.stdev(differences):.1f}" if len(differences) > 1 else ""
+    numbers = f"difference {statistics.mean(differences):+.1f}{spread}, "
+    return verdict, f"{numbers}twice the sampling error {BOUND * error:.1f}; {_seeds(pairs)}"
+
+
+def _difference(scores: Scores, larger: str, smaller: str, measure: str) -> Finding:
+    """Judge that one variant's value is larger than another's."""
+    pairs = _pairs(scores, larger, smaller)
+    if not pairs:
+        return _not_measured(scores, measure, larger, smaller)
+    verdict, numbers = weigh(pairs)
     return Finding(
-        "",
-        verdict,
-        f"{measure} {larger} {_values(pairs, 0)}, {smaller} {_values(pairs, 1)}: difference "
-        f"{statistics.mean(differences):+.1f}{spread}, twice the sampling error {BOUND * error:.1f}; "
-        f"{_seeds(pairs)}",
+        "", verdict, f"{measure} {larger} {_values(pairs, 0)}, {smaller} {_values(pairs, 1)}: {numbers}"
     )
 
 

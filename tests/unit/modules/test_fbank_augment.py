@@ -7,12 +7,16 @@ import math
 import pytest
 import torch
 
-from fairseq_mtssl.modules.fbank_augment import FbankAugment, warp_matrix
+from fairseq_mtssl.modules.fbank_augment import FbankAugment, warp_matrices
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
 from fairseq_mtssl.modules.log_mel import log_mel
 
 BINS = 80
 LAYERS = [(BINS, 400, 160), (8, 5, 2, 2)]
+
+
+def warp_matrix(factor: float, bins: int) -> torch.Tensor:
+    return warp_matrices(torch.tensor([factor]), bins)[0]
 
 
 def tone(hertz: float, seconds: float = 0.3) -> torch.Tensor:
