@@ -12,8 +12,8 @@ from examples.benchmark.load import Timing, peak_mb
 from examples.benchmark.sides import SWITCHED_OFF, trained
 from examples.benchmark.sizes import SIZES, Size
 from examples.benchmark.speech import utterances
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
-from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
+from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig
 from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.models.grounding_config import VgsRetrievalConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
@@ -61,12 +61,12 @@ def build(size: Size, model: str, device: torch.device) -> tuple[Any, Any]:
     grounded = {name: value for name, value in settings.items() if name not in SSL_ONLY}
     torch.manual_seed(0)
     vgs = VgsRetrievalModel.build_model(_config(VgsRetrievalConfig, grounded))
-    criterion: Any = VgsRetrievalCriterion(None)
+    criterion: Any = VgsRetrievalCriterion(VgsRetrievalCriterionConfig(), None)
     own: Any = vgs
     if model == "joint":
         own = JointSslVgsModel.build_model(_config(JointSslVgsConfig, settings))
         own.load_state_dict(vgs.state_dict(), strict=False)
-        criterion = JointSslVgsCriterion(None)
+        criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None)
         criterion.vgs_weight, criterion.ssl_weight = 1.0, 0.0
     return own.to(device).train(), criterion.train()
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from examples.benchmark.peer import build_peer
 from examples.benchmark.sizes import Size
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
+from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.optim.adamw import FusedAdamW, FusedAdamWConfig
 
@@ -70,7 +71,7 @@ class Ours:
         namespace = SimpleNamespace(label_classes=[size.classes])
         model = Mt4sslModel.build_model(model_config(size, **changes), namespace)
         self.model: Any = model.to(device).train()
-        self.criterion = Mt4sslCriterion(None).train()
+        self.criterion = Mt4sslCriterion(SslLossConfig(), None).train()
         cfg = FusedAdamWConfig(betas=BETAS, eps=EPS, weight_decay=WEIGHT_DECAY, lr=[LR])
         self.optimizer = FusedAdamW(cfg, list(trained(self.model)))
         head: Any = self.model.ssl_head
@@ -84,7 +85,7 @@ class Ours:
         missing, unknown = self.model.load_state_dict(named, strict=False)
         if unknown or any(not name.startswith("ssl_head.teacher.") for name in missing):
             raise ValueError(f"the peer's weights do not fit: missing {missing}, unknown {unknown}")
-        self.model.reset_teacher()
+        self.model.reset_branch()
 
     def start(self, update: int) -> None:
         self.optimizer.zero_grad()
@@ -95,7 +96,7 @@ class Ours:
         return loss, frames
 
     def finish(self, update: int) -> None:
-        self.model.update_teacher(update + 1)
+        self.model.step_branch(update + 1)
 
 
 class Peer:

@@ -79,13 +79,12 @@ def parts(model: JointSslVgsModel, batch: int, image_size: int) -> list[tuple[st
     hidden = Hidden(embedded.states.detach().requires_grad_(), embedded.padding)
     frames = encoder.frames(hidden).detach().requires_grad_()
     ids = torch.arange(batch)
-    mask = model._spans(front, ids, model.cfg.mask_prob, model.cfg.mask_min_spans, same_count=False)
+    mask = model.draw_mask(front, ids)
+
+    branch: Any = model.ssl_head
 
     def backward(result: Tensor) -> None:
         result.square().mean().backward()
-
-    def contrast() -> None:
-        backward(model.ssl_head(frames, front.features, mask, front.penalty).contrastive)
 
     return [
         ("log-mel energies (no gradient)", lambda: log_mel(source, encoder.conv_layers[0][0])),
@@ -96,10 +95,7 @@ def parts(model: JointSslVgsModel, batch: int, image_size: int) -> list[tuple[st
             "layers of SSL alone",
             lambda: backward(encoder.run(hidden, shared, encoder.num_layers).states),
         ),
-        (
-            "SSL head",
-            lambda: backward(model.ssl_head(frames, front.features, mask, front.penalty).contrastive),
-        ),
+        ("SSL head", lambda: backward(branch.contrast(frames, front.features, mask).loss)),
         ("speech head", lambda: backward(model.speech_head(frames, front.lengths, frames[:, 0]))),
         ("image encoder", lambda: backward(model.encode_image(images))),
     ]

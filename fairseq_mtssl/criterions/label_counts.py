@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from fairseq_mtssl.ssl.base import Measure
 
 
 class LabelCounts:
@@ -20,24 +22,24 @@ class LabelCounts:
         self._counts: dict[int, Tensor] = {}
 
     @torch.no_grad()
-    def add(self, outputs: list[dict[str, Any]], index: int) -> dict[str, Tensor]:
-        """Take in a label set of what MaskedPrediction returned, and say what is known of its labels so far.
+    def add(self, counts: Sequence[Tensor], index: int) -> dict[str, Measure]:
+        """Take in the labels of some batches, and say what is known of this label set so far.
 
-        Returns: sums over the labelled frames of these outputs, so that they are averaged as the losses are:
-            chance, the frames that a guess among K labels gets right; frequent, those that the most frequent
-            label gets right; entropy, the cross-entropy of predicting how often each label occurs, in nats;
-            entropy_at_most, that of predicting all alike, ln K a frame.
+        counts: (K,) frames of each label, one tensor a batch. index: of the label set.
+        Returns: means over the labelled frames of these batches, by the names under which they are logged:
+            chance_off, the accuracy of a guess among K labels, percent; frequent_off, that of always saying
+            the most frequent label; loss_off_entropy, the cross-entropy of predicting how often each label
+            occurs, in nats; loss_off_chance, that of predicting all alike, ln K.
         """
         # float64, in which a year of frames is counted exactly
-        counts = torch.stack([output["label_counts"][index] for output in outputs]).sum(0).double()
-        if index in self._counts:
-            counts = counts + self._counts[index]
-        self._counts[index] = counts
-        labelled = torch.stack([output["labelled"][index] for output in outputs]).sum()
-        shares = (counts / counts.sum().clamp(min=1)).float()
+        here = torch.stack(list(counts)).sum(0).double()
+        labelled = here.sum().float()
+        total = here + self._counts[index] if index in self._counts else here
+        self._counts[index] = total
+        shares = (total / total.sum().clamp(min=1)).float()
         return {
-            "chance": labelled / len(counts),
-            "frequent": labelled * shares.max(),
-            "entropy": labelled * torch.special.entr(shares).sum(),
-            "entropy_at_most": labelled * math.log(len(counts)),
+            "chance_off": Measure(labelled * (100.0 / len(total)), labelled),
+            "frequent_off": Measure(labelled * shares.max() * 100.0, labelled),
+            "loss_off_entropy": Measure(labelled * torch.special.entr(shares).sum(), labelled),
+            "loss_off_chance": Measure(labelled * math.log(len(total)), labelled),
         }

@@ -15,13 +15,7 @@ from torch import Tensor
 
 from fairseq_mtssl.schedule import Moment
 
-MEANS = (
-    *("loss", "loss_vgs", "loss_ssl", "contrastive", "ssl_accuracy", "code_perplexity", "temp"),
-    *("loss_on", "loss_off", "target_var", "prediction_var"),
-    # what is known without learning anything, to judge the others by (report/health.py)
-    *("loss_vgs_chance", "contrastive_chance", "ssl_chance", "ssl_frequent", "codes"),
-    *("loss_on_mean", "loss_off_chance", "loss_off_entropy"),
-)
+MEANS = ("loss", "loss_vgs", "loss_ssl", "loss_vgs_chance")
 """What is logged as a mean over the batches that have it."""
 
 
@@ -46,15 +40,18 @@ class VgsRetrievalCriterion(FairseqCriterion):
     ``fairseq-validate``) every loss counts half.
     """
 
-    def __init__(
-        self, task: FairseqTask, margin: float = 1.0, gather_negatives: Optional[bool] = None
-    ) -> None:
+    def __init__(self, cfg: VgsRetrievalCriterionConfig, task: FairseqTask) -> None:
         super().__init__(task)
-        self.margin = margin
-        self.gather_negatives = gather_negatives
+        self.margin = cfg.margin
+        self.gather_negatives = cfg.gather_negatives
         self.vgs_weight = 0.5
         self.ssl_weight = 0.5
         self.phase = 0
+
+    @classmethod
+    def build_criterion(cls, cfg: Any, task: FairseqTask) -> "VgsRetrievalCriterion":
+        """Called by fairseq. Raises: ConfigError naming every fault."""
+        return cls(cfg, task)
 
     def enter(self, moment: Moment) -> None:
         """Take the weights that hold at an update."""

@@ -1,4 +1,4 @@
-"""MT4SSL: one student that predicts cluster labels and a slow teacher's layers at the masked frames.
+"""Pre-training on speech alone: a speech encoder and a self-supervised branch, by default that of MT4SSL.
 
 Source: Ma et al. 2023, Interspeech, arXiv 2211.07321.
 """
@@ -14,14 +14,10 @@ from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_faults
-from fairseq_mtssl.models.masked_prediction import (
-    MaskedPrediction,
-    MaskedPredictionConfig,
-    drop_unused,
-    target_faults,
-)
+from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
 from fairseq_mtssl.modules.masking import ids_of_clips, span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd
+from fairseq_mtssl.ssl.base import SslBatch, SslResult
 
 
 @dataclass
@@ -57,7 +53,14 @@ ONLY_CHOICES = (
 
 
 @dataclass
-class Mt4sslConfig(FineTuningMaskConfig, MaskedPredictionConfig, EncoderConfig):
+class Mt4sslConfig(FineTuningMaskConfig, SslConfig, EncoderConfig):
+    ssl: str = field(
+        default="mt4ssl",
+        metadata={
+            "help": "the self-supervised branch: mt4ssl (a teacher and task.labels; model.online=false or "
+            "task.labels=[] switches one of them off), hubert, data2vec, wav2vec2, best_rq, or one of your own"
+        },
+    )
     init_from: Optional[str] = field(
         default=None,
         metadata={
@@ -65,12 +68,6 @@ class Mt4sslConfig(FineTuningMaskConfig, MaskedPredictionConfig, EncoderConfig):
             "hubert or data2vec_audio; not needed again to resume, evaluate or fine-tune"
         },
     )
-    # what is predicted; the label sets are task.labels
-    online: bool = field(
-        default=True, metadata={"help": "predict the layers of a slow teacher; false is HuBERT-like"}
-    )
-    final_dim: int = field(default=256, metadata={"help": "width of the embeddings of label_head=cosine"})
-    logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of label_head=cosine"})
     # encoder
     extractor_mode: ChoiceEnum(["default", "layer_norm"]) = field(  # type: ignore[valid-type]
         default="layer_norm", metadata={"help": "group norm after the first convolution, or layer norms"}
@@ -97,13 +94,12 @@ class Mt4sslConfig(FineTuningMaskConfig, MaskedPredictionConfig, EncoderConfig):
 
 
 @register_model("mt4ssl", dataclass=Mt4sslConfig)
-class Mt4sslModel(BaseFairseqModel):
-    """A speech encoder, the student, and what it predicts."""
+class Mt4sslModel(SslModel, BaseFairseqModel):
+    """A speech encoder and a self-supervised branch on it, for speech alone."""
 
     def __init__(self, cfg: Mt4sslConfig, label_classes: List[int]) -> None:
         super().__init__()
         self.cfg = cfg
-        self.num_updates = 0
         self.speech_encoder = build_speech_encoder(
             cfg,
             layers=cfg.encoder_layers,
@@ -111,9 +107,7 @@ class Mt4sslModel(BaseFairseqModel):
             extractor_mode=str(cfg.extractor_mode),
             padding_exact=cfg.padding_exact,
         )
-        self.ssl_head: Optional[MaskedPrediction] = MaskedPrediction(
-            cfg, self.speech_encoder, label_classes, online=cfg.online
-        )
+        self.add_branch(cfg, branch_options(cfg), label_classes, cfg.same_mask_count)
 
     @classmethod
     def build_model(cls, cfg: Mt4sslConfig, task: Any = None) -> "Mt4sslModel":
@@ -125,23 +119,6 @@ class Mt4sslModel(BaseFairseqModel):
         check_config(cfg, len(classes))
         return cls(cfg, classes)
 
-    # -- the teacher
-
-    def set_num_updates(self, num_updates: int) -> None:
-        """The update that is under way. The teacher does not move here: see `update_teacher`."""
-        super().set_num_updates(num_updates)
-        self.num_updates = num_updates
-
-    def update_teacher(self, updates: int) -> None:
-        """Move the teacher, once after each update that the optimizer has made; updates: those so far."""
-        if self.ssl_head is not None:
-            self.ssl_head.step_teacher(self.speech_encoder, updates)
-
-    def reset_teacher(self) -> None:
-        """Start the teacher anew from the student."""
-        if self.ssl_head is not None:
-            self.ssl_head.reset_teacher(self.speech_encoder)
-
     # -- losses
 
     def forward(
@@ -152,38 +129,18 @@ class Mt4sslModel(BaseFairseqModel):
         labels: Optional[List[Tensor]] = None,
         mask: Optional[Tensor] = None,
         unmasked: bool = False,
-    ) -> dict[str, Any]:
-        """The losses of a batch, each a sum over masked frames.
+    ) -> SslResult:
+        """What the branch gives for a batch.
 
         source: (B, S) waveforms, zero past their end; lengths: (B,) samples; ids: (B,) ints from which
         the masks are drawn; labels: (B, T) dictionary indices, one tensor a label set, padded with 1;
         mask: (V·B, T) bool, of V views, instead of drawn ones; unmasked: classify the other frames, too.
-        Returns: what MaskedPrediction.forward does. Raises: ConfigError after remove_pretraining_modules.
+        Raises: ConfigError after remove_pretraining_modules.
         """
-        if self.ssl_head is None:
-            raise ConfigError("model", ["its heads have been removed for fine-tuning; it has no loss"])
         front = self.speech_encoder.front_end(source, lengths)
         if mask is None:
-            views = self.cfg.masked_views if self.training else 1
-            # (B, T) each -> (V·B, T)
-            mask = torch.cat([self.draw_mask(front, ids, view) for view in range(views)])
-        return self.ssl_head(self.speech_encoder, front, mask, labels, unmasked=unmasked)[0]
-
-    def draw_mask(self, front: FrontEnd, ids: Any, view: int = 0) -> Tensor:
-        """(B, T) bool: the frames to be predicted in a view; in evaluation the same ones every time."""
-        cfg = self.cfg
-        return span_mask(
-            front.lengths,
-            front.features.size(1),
-            prob=cfg.mask_prob,
-            length=cfg.mask_length,
-            min_spans=cfg.mask_min_spans,
-            same_count=cfg.same_mask_count,
-            seed=int(cfg.seed),
-            update=self.num_updates if self.training else -1,
-            ids=ids,
-            view=view,
-        )
+            mask = self.draw_masks(front, ids)
+        return self.self_supervise(SslBatch(source, lengths, front, mask, labels, None, unmasked))
 
     def _draw_channels(self, front: FrontEnd, ids: Tensor) -> Optional[Tensor]:
         """(B, D) bool: the channels that fine-tuning sets to 0; None for none."""
@@ -244,12 +201,6 @@ class Mt4sslModel(BaseFairseqModel):
         if last_layer is not None:
             self.speech_encoder.encoder.layers = self.speech_encoder.encoder.layers[: last_layer + 1]
 
-    def upgrade_state_dict_named(self, state_dict: dict[str, Any], name: str) -> None:
-        """Leave out of a checkpoint what this model was built without (model.online=false, no labels)."""
-        super().upgrade_state_dict_named(state_dict, name)
-        if self.ssl_head is not None:
-            drop_unused(self.ssl_head, f"{name}.ssl_head." if name else "ssl_head.", state_dict)
-
     def max_positions(self) -> None:
         return None
 
@@ -257,8 +208,10 @@ class Mt4sslModel(BaseFairseqModel):
 def check_config(cfg: Any, label_sets: int) -> None:
     """Raises: ConfigError naming every fault of a model configuration at once."""
     faults = front_end_faults(cfg, str(cfg.extractor_mode), cfg.padding_exact)
-    faults += target_faults(cfg, cfg.encoder_layers, label_sets, cfg.online)
-    if not cfg.online and not label_sets:
+    # which of its targets mt4ssl has is chosen here by model.online and task.labels
+    is_mt4ssl = str(cfg.ssl) == "mt4ssl"
+    faults += ssl_errors(cfg, branch_options(cfg), label_sets, labels_optional=is_mt4ssl)
+    if is_mt4ssl and not cfg.online and not label_sets:
         faults.append("nothing to predict: model.online is false and task.labels is empty; give either")
     known = FineTuningMaskConfig()
     for name in ONLY_CHOICES:

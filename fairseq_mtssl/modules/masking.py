@@ -3,10 +3,37 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SpanMasking:
+    """How the frames that are to be predicted are drawn; see `span_mask` for each field."""
+
+    prob: float
+    length: int
+    min_spans: int
+    same_count: bool
+    seed: int
+
+    def draw(self, lengths: Tensor, total: int, ids: Tensor, update: int, view: int = 0) -> Tensor:
+        """(B, total) bool. update: of the training; negative in evaluation, so that masks stay the same."""
+        return span_mask(
+            lengths,
+            total,
+            prob=self.prob,
+            length=self.length,
+            min_spans=self.min_spans,
+            same_count=self.same_count,
+            seed=self.seed,
+            update=update,
+            ids=ids,
+            view=view,
+        )
 
 
 def span_mask(

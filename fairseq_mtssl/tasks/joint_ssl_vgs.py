@@ -100,7 +100,7 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
         super().optimizer_step(optimizer, model, update_num)
         schedule = self.schedule
         if loss_scale(optimizer) >= before and schedule and schedule.uses_ssl(update_num, schedule.total - 1):
-            model.update_teacher(update_num + 1)
+            model.step_branch(update_num + 1)
 
     def _labels(self, manifest: AudioManifest, split: str, folders: List[str]) -> Optional[RowLabels]:
         sets = self.read_labels(split, manifest, folders)

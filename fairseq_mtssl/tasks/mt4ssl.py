@@ -107,7 +107,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
         self.settle_normalize(cfg, None if start is None else start.normalised, cfg.init_from)
         model = super().build_model(cfg, from_checkpoint)
         if start is not None and not checkpoints.initialise(model, start, "ssl_head.teacher."):
-            model.reset_teacher()
+            model.reset_branch()
         return model
 
     # -- training
@@ -123,7 +123,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
         before = loss_scale(optimizer)
         super().optimizer_step(optimizer, model, update_num)
         if loss_scale(optimizer) >= before:
-            model.update_teacher(update_num + 1)
+            model.step_branch(update_num + 1)
 
 
 def check_config(cfg: Any, label_sets: int) -> None:

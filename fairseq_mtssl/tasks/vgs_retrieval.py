@@ -262,8 +262,8 @@ class VgsRetrievalTask(WatchedTask):
         if start is not None:
             names = list(model.modules_of(cfg.init_parts))
             brought_teacher = checkpoints.initialise(model, start, "ssl_head.teacher.", names)
-            if not brought_teacher and hasattr(model, "reset_teacher"):
-                model.reset_teacher()
+            if not brought_teacher and hasattr(model, "reset_branch"):
+                model.reset_branch()
         return model
 
     # -- training

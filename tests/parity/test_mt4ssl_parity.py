@@ -148,7 +148,7 @@ def test_the_teacher_and_the_loss_after_steps_equal_fairseq_data2vec_audio(tmp_p
                 change = 0.05 * torch.randn_like(a)
                 a.add_(change), b.add_(change)
         theirs.set_num_updates(update)
-        model.update_teacher(update)
+        model.step_branch(update)
     source, lengths, mask = batch()
     expected = theirs(source, mask=True, mask_indices=mask)["losses"]["regression"]
     torch.testing.assert_close(

@@ -12,8 +12,8 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq_mtssl.checkpoints import initialise, read_start, rename_wav2vec2
 from fairseq_mtssl.errors import CheckpointError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2, Wav2vec2Options
 
 CONV = "[(32,10,5)] + [(32,3,2)] * 4 + [(32,2,2)] * 2"
 SIZES = {
@@ -48,7 +48,7 @@ def fairseq_model(mode: str = "default") -> Wav2Vec2Model:
     )
 
 
-def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncoder, ContrastiveSslHead]:
+def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncoder, Wav2vec2]:
     encoder = SpeechEncoder(
         conv_layers=CONV,
         extractor_mode=mode,
@@ -68,17 +68,16 @@ def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncod
         use_cls=False,
         padding_exact=False,
     )
-    head = ContrastiveSslHead(
-        feature_dim=32,
-        dim=48,
+    options = Wav2vec2Options(
         final_dim=32,
         latent_vars=20,
         latent_groups=2,
         latent_temp=(2.0, 0.5, 0.999995),
-        negatives=10,
+        num_negatives=10,
         logit_temp=0.1,
-        feature_dropout=0.0,
+        dropout_features=0.0,
     )
+    head = Wav2vec2(options, encoder)
     weights = rename_wav2vec2(theirs.state_dict())
     for part, prefix in ((encoder, "speech_encoder."), (head, "ssl_head.")):
         part.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
@@ -141,14 +140,14 @@ def test_contrastive_loss_equals_fairseq_wav2vec2(training: bool, monkeypatch: p
     expected = torch.nn.functional.cross_entropy(logits, theirs.get_targets(None, result), reduction="mean")
 
     chosen = drawn["indices"].view(3, 12, 10).reshape(36, 10)
-    monkeypatch.setattr(ContrastiveSslHead, "_draw_negatives", lambda *_: chosen)
+    monkeypatch.setattr(Wav2vec2, "_draw_negatives", lambda *_: chosen)
     front = encoder.front_end(source, sizes)
     torch.manual_seed(5)
     top = encoder.run(encoder.embed(front, masked), 0, 4)
-    output = head(encoder.frames(top), front.features, masked, front.penalty)
+    output = head.contrast(encoder.frames(top), front.features, masked)
     # In training both draw the same Gumbel noise; sums run in another order, hence not bit-equal.
-    torch.testing.assert_close(output.contrastive, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(output.penalty, result["features_pen"])
+    torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(front.penalty, result["features_pen"])
     torch.testing.assert_close(output.perplexity, result["prob_perplexity"])
     assert output.frames == 36
 

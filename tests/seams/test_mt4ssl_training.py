@@ -17,7 +17,7 @@ from training import make_corpus, make_labels, make_pairs, train, train_mt4ssl, 
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.errors import ConfigError, ManifestError
-from fairseq_mtssl.models.masked_prediction import MaskedPrediction
+from fairseq_mtssl.ssl.mt4ssl import Mt4ssl
 from fairseq_mtssl.models.mt4ssl import Mt4sslModel
 from fairseq_mtssl.modules.ema import ema_decay
 from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask
@@ -67,13 +67,13 @@ def test_stopping_anywhere_and_resuming_gives_the_uninterrupted_run(
 def test_several_masked_views_train_and_resume_exactly_and_validate_as_one(
     corpus: Path, labels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward, seen = MaskedPrediction.forward, []
+    forward, seen = Mt4ssl.forward, []
 
     def watched(self: Any, encoder: Any, front: Any, mask: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         seen.append((self.training, len(mask) // len(front.lengths)))
         return forward(self, encoder, front, mask, *args, **kwargs)
 
-    monkeypatch.setattr(MaskedPrediction, "forward", watched)
+    monkeypatch.setattr(Mt4ssl, "forward", watched)
     settings = {"model__masked_views": 2, "optimization__max_update": 3, **DECAY}
     straight = train_mt4ssl(corpus, tmp_path / "straight", labels, **settings)
     (tmp_path / "resumed").mkdir()
@@ -135,11 +135,11 @@ def test_an_overflow_moves_neither_the_update_number_nor_the_teacher(
             raise OverflowError("setting loss scale to: 64.0")
         return clip(self, *args, **kwargs)
 
-    move = Mt4sslModel.update_teacher
+    move = Mt4sslModel.step_branch
     monkeypatch.setattr(FairseqOptimizer, "clip_grad_norm", overflowing)
     monkeypatch.setattr(torch.Tensor, "cuda", lambda self: self)  # fairseq assumes a GPU here
     monkeypatch.setattr(
-        Mt4sslModel, "update_teacher", lambda self, updates: (moved.append(updates), move(self, updates))
+        Mt4sslModel, "step_branch", lambda self, updates: (moved.append(updates), move(self, updates))
     )
     train_mt4ssl(corpus, tmp_path, labels, optimization__max_update=4)
     assert len(calls) == 6
@@ -157,7 +157,7 @@ def test_an_update_that_amp_leaves_out_does_not_move_the_teacher(
     optimizer.step = lambda: None
     moved: list[int] = []
     task = Mt4sslTask.__new__(Mt4sslTask)
-    task.optimizer_step(optimizer, SimpleNamespace(update_teacher=moved.append), 7)
+    task.optimizer_step(optimizer, SimpleNamespace(step_branch=moved.append), 7)
     assert moved == [8] * steps
 
 

@@ -21,9 +21,10 @@ DOORS: dict[str, set[str]] = {
     "label_files": BASE | {"frames"},
     "modules": PURE,
     "targets": PURE | {"modules", "label_files"},
-    "models": PURE | {"modules", "targets"},
+    "ssl": PURE | {"modules"},
+    "models": PURE | {"modules", "ssl"},
     "data": BASE | {"frames", "label_files"},
-    "criterions": BASE | {"schedule", "evaluation"},
+    "criterions": BASE | {"schedule", "evaluation", "ssl"},
     # report: a training judges its phases as the page of it does
     "tasks": PURE | {"data", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,

@@ -247,8 +247,10 @@ def test_a_difference_within_the_spread_shows_nothing() -> None:
     # differences 0.001, 0.02, 0.05: mean 0.0237, standard deviation 0.0247
     assert verdicts(all_kinds([0.40, 0.42, 0.45], [0.399, 0.40, 0.40], [0.3] * 3))[1] == NOT_SHOWN
     # one seed of the other sign
-    assert verdicts(all_kinds([0.40, 0.43, 0.43], [0.401, 0.40, 0.40], [0.3] * 3))[:2] == [NOT_SHOWN,
-    NOT_SHOWN]
+    assert verdicts(all_kinds([0.40, 0.43, 0.43], [0.401, 0.40, 0.40], [0.3] * 3))[:2] == [
+        NOT_SHOWN,
+        NOT_SHOWN,
+    ]
 
 
 def test_worse_than_one_of_them_contradicts_the_claim() -> None:

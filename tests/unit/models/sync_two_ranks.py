@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules import quantizer
-from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
+from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 from fairseq_mtssl.schedule import Moment
 
 SMALL: dict[str, Any] = {
@@ -50,7 +50,7 @@ SMALL: dict[str, Any] = {
 def without_chance() -> None:
     """Draw no random numbers, of which two processes would draw others than one."""
 
-    def negatives(self: ContrastiveSslHead, count: Tensor, start: Tensor) -> Tensor:
+    def negatives(self: Wav2vec2, count: Tensor, start: Tensor) -> Tensor:
         own = torch.arange(len(count)) - start
         step = 1 + torch.arange(self.negatives)[None] % (count[:, None] - 1).clamp(min=1)
         return start[:, None] + (own[:, None] + step) % count[:, None]
@@ -59,7 +59,7 @@ def without_chance() -> None:
         soft = torch.softmax(logits / tau, -1)
         return nn.functional.one_hot(soft.argmax(-1), soft.size(-1)) + soft - soft.detach()
 
-    ContrastiveSslHead._draw_negatives = negatives  # type: ignore[method-assign]
+    Wav2vec2._draw_negatives = negatives  # type: ignore[method-assign]
     quantizer.nn.functional.gumbel_softmax = softmax  # type: ignore[assignment]
 
 

@@ -42,7 +42,7 @@ def test_mt4ssl_has_the_same_losses_and_gradients_compiled(traced: Traced, fast:
             inputs = batch(lengths)
             assert_same(losses_and_gradients(model, inputs), losses_and_gradients(plain, inputs))
         for each in (model, plain):
-            each.update_teacher(update + 1)
+            each.step_branch(update + 1)
     # student and teacher, with padding and without; without `fast` the convolutions of a CPU, too
     assert traced.graphs() == (4 if fast else 5)
 

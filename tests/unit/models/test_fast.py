@@ -123,7 +123,7 @@ def test_a_model_trains_in_bfloat16_as_in_32_bits() -> None:
             loss = total(out := model(**inputs)) / out["frames"]
             loss.backward()
             optimizer.step()
-            model.update_teacher(update)
+            model.step_branch(update)
             curve.append(float(loss.detach()))
         curves.append(curve)
     half, full = curves

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion, collapse_warnings
+from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
+from fairseq_mtssl.criterions.ssl_loss import SslLossConfig, collapse_warnings
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.masked_prediction import loss_of_mean, variance
+from fairseq_mtssl.ssl.masked_frames import variance
+from fairseq_mtssl.ssl.mt4ssl import loss_of_mean
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 
 TINY: dict[str, Any] = {
@@ -256,7 +258,7 @@ def test_setting_the_update_number_never_moves_the_teacher() -> None:
     for update in (1, 2, 2, 3):
         model.set_num_updates(update)
     assert torch.equal(model.ssl_head.teacher.layers[0].fc1.weight, before)
-    model.update_teacher(4)
+    model.step_branch(4)
     assert not torch.equal(model.ssl_head.teacher.layers[0].fc1.weight, before)
 
 

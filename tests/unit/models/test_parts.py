@@ -91,7 +91,7 @@ def test_a_frozen_head_has_a_teacher_that_does_not_move() -> None:
     with torch.no_grad():
         for parameter in model.speech_encoder.parameters():
             parameter += 1
-    model.update_teacher(1)
+    model.step_branch(1)
     assert all(torch.equal(value, before[name]) for name, value in model.ssl_head.state_dict().items())
 
 

@@ -59,7 +59,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The script's functions, and no chance in this process."""
     module = load_script()
-    monkeypatch.setattr(module.ContrastiveSslHead, "_draw_negatives", None)
+    monkeypatch.setattr(module.Wav2vec2, "_draw_negatives", None)
     monkeypatch.setattr(module.quantizer.nn.functional, "gumbel_softmax", None)
     module.without_chance()
     return module

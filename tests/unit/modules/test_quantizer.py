@@ -9,9 +9,7 @@ from fairseq.modules import GumbelVectorQuantizer
 from fairseq_mtssl.modules.quantizer import ProductQuantizer, perplexity
 
 
-def build(
-    kind: type[GumbelVectorQuantizer], combine_groups: bool, time_first: bool
-) -> GumbelVectorQuantizer:
+def build(kind: type[GumbelVectorQuantizer], combine_groups: bool, time_first: bool) -> GumbelVectorQuantizer:
     torch.manual_seed(0)
     return kind(
         dim=12,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fairseq_mtssl.targets.online import instance_norm, layer_average
+from fairseq_mtssl.ssl.teacher_targets import instance_norm, layer_average
 
 
 def test_without_padding_it_is_torchs_instance_norm() -> None:

@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead, chance_of, fingerprints
+from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2, Wav2vec2Options, chance_of, fingerprints
 
 
 @pytest.fixture
-def head() -> ContrastiveSslHead:
+def head() -> Wav2vec2:
     torch.manual_seed(0)
-    return ContrastiveSslHead(
-        feature_dim=6,
-        dim=8,
+    options = Wav2vec2Options(
         final_dim=4,
         latent_vars=5,
         latent_groups=2,
         latent_temp=(2.0, 0.5, 0.9),
-        negatives=30,
+        num_negatives=30,
         logit_temp=0.1,
-        feature_dropout=0.0,
+        dropout_features=0.0,
     )
+    return Wav2vec2(options, SimpleNamespace(feature_dim=6, dim=8))
 
 
-def test_negatives_come_from_other_masked_frames_of_the_same_row(head: ContrastiveSslHead) -> None:
+def test_negatives_come_from_other_masked_frames_of_the_same_row(head: Wav2vec2) -> None:
     counts = torch.tensor([3, 2, 5])
     starts = counts.cumsum(0) - counts
     count, start = counts.repeat_interleave(counts), starts.repeat_interleave(counts)
@@ -37,7 +37,7 @@ def test_negatives_come_from_other_masked_frames_of_the_same_row(head: Contrasti
 
 
 def test_the_loss_of_ragged_rows_equals_a_loop_over_frames(
-    head: ContrastiveSslHead, monkeypatch: pytest.MonkeyPatch
+    head: Wav2vec2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     head.eval()
     torch.manual_seed(1)
@@ -45,13 +45,13 @@ def test_the_loss_of_ragged_rows_equals_a_loop_over_frames(
     mask = torch.zeros(3, 7, dtype=torch.bool)
     mask[0, 1:6] = mask[1, 2:4] = mask[2, 6] = True  # the last row has no negative
     drawn: list[torch.Tensor] = []
-    draw = ContrastiveSslHead._draw_negatives
+    draw = Wav2vec2._draw_negatives
     monkeypatch.setattr(
-        ContrastiveSslHead,
+        Wav2vec2,
         "_draw_negatives",
         lambda self, *args: drawn.append(draw(self, *args)) or drawn[-1],
     )
-    output = head(context, features, mask, torch.tensor(0.0))
+    output = head.contrast(context, features, mask)
     targets = head.project_q(head.quantizer(features[mask].unsqueeze(0))["x"][0])
     predictions = head.final_proj(context[mask])
     losses = []
@@ -62,19 +62,19 @@ def test_the_loss_of_ragged_rows_equals_a_loop_over_frames(
         ]
         cosines = torch.stack([torch.cosine_similarity(predictions[frame], c, dim=0) for c in candidates])
         losses.append(torch.logsumexp(cosines / 0.1, 0) - cosines[0] / 0.1)
-    torch.testing.assert_close(output.contrastive, torch.stack(losses).mean())
+    torch.testing.assert_close(output.loss, torch.stack(losses).mean())
     assert output.frames == 7
 
 
 def test_a_batch_without_any_negative_has_a_loss_of_zero_that_still_backpropagates(
-    head: ContrastiveSslHead,
+    head: Wav2vec2,
 ) -> None:
     context = torch.randn(2, 4, 8, requires_grad=True)
     mask = torch.zeros(2, 4, dtype=torch.bool)
     mask[:, 0] = True
-    output = head(context, torch.randn(2, 4, 6), mask, torch.tensor(0.0))
-    output.contrastive.backward()
-    assert output.frames == 0 and output.contrastive == 0
+    output = head.contrast(context, torch.randn(2, 4, 6), mask)
+    output.loss.backward()
+    assert output.frames == 0 and output.loss == 0
     assert context.grad is not None and not context.grad.any()
 
 
@@ -95,7 +95,7 @@ def test_chance_is_one_over_the_different_candidates_and_the_loss_that_of_ties()
     assert loss.item() == pytest.approx((math.log(5) + math.log(4) + 0) / 3)
 
 
-def test_predictions_at_random_score_chance(head: ContrastiveSslHead) -> None:
+def test_predictions_at_random_score_chance(head: Wav2vec2) -> None:
     """A head whose predictions have nothing to do with its targets, over many masks."""
     head.eval()
     generator = torch.Generator().manual_seed(2)
@@ -105,8 +105,8 @@ def test_predictions_at_random_score_chance(head: ContrastiveSslHead) -> None:
         features = torch.randn(4, 40, 6, generator=generator)
         mask = torch.rand(4, 40, generator=generator) < 0.5
         with torch.no_grad():
-            output = head(context, features, mask, torch.tensor(0.0))
-        correct.append(output.correct)
-        chance.append(output.correct_chance)
+            output = head.contrast(context, features, mask)
+        correct.append(output.accuracy)
+        chance.append(output.chance_accuracy)
     # about 4,800 frames, with few codes and equal negatives: a standard error of 0.005 at most
     assert torch.stack(correct).mean().item() == pytest.approx(torch.stack(chance).mean().item(), abs=0.02)

@@ -1,89 +1,121 @@
-"""The wav2vec 2.0 self-supervised branch above the encoder: quantizer, negatives, contrastive loss.
+"""wav2vec 2.0: each masked frame's quantized features are told from those of other frames.
 
 Parameter names are fairseq's (``quantizer``, ``project_q``, ``final_proj``).
 Source: Baevski et al. 2020, arXiv 2006.11477, sections 2 and 3.2.
 """
 
-from __future__ import annotations
-
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Tuple
 
 import torch
 from torch import Tensor, nn
 
 from fairseq_mtssl.modules.quantizer import ProductQuantizer
 from fairseq_mtssl.modules.rank_sums import RankSums
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslBranch, SslResult, register_branch
+from fairseq_mtssl.ssl.masked_frames import first_copy, repeat
 
 
 @dataclass
-class SslOutput:
-    """One batch of the self-supervised branch.
+class Wav2vec2Options:
+    final_dim: int = field(
+        default=256, metadata={"help": "width where context and targets meet, that of label_head=cosine too"}
+    )
+    latent_vars: int = field(default=320, metadata={"help": "entries of a code book group"})
+    latent_groups: int = field(default=2, metadata={"help": "code book groups"})
+    latent_temp: Tuple[float, float, float] = field(
+        default=(2.0, 0.5, 0.999995), metadata={"help": "Gumbel temperature: first, last, factor an update"}
+    )
+    num_negatives: int = field(default=100, metadata={"help": "negatives a masked frame, from its utterance"})
+    logit_temp: float = field(
+        default=0.1, metadata={"help": "divides the cosines of ssl=wav2vec2 and of label_head=cosine"}
+    )
+    dropout_features: float = field(default=0.1, metadata={"help": "dropout before the quantizer"})
 
-    contrastive: scalar, mean cross-entropy in nats over the masked frames; correct: scalar, share of
-    frames whose target scores above every negative; contrastive_chance, correct_chance: what both are
-    when nothing is known (`chance_of`); frames: masked frames that had a negative; perplexity: scalar, of
-    the mean code distribution summed over groups; codes: code book size over all groups; penalty: scalar,
-    mean square of the conv features; temperature: of the Gumbel softmax.
-    With statistics over all ranks, frames is the mean over the ranks, and a mean over frames is this rank's
-    sum divided by it: averaged over the ranks it is the mean over the frames of all.
+
+@dataclass
+class Contrast:
+    """The contrastive task on one batch.
+
+    loss: scalar, mean cross-entropy in nats over the frames; accuracy: scalar, share of the frames whose
+    target scores above every negative; chance_loss, chance_accuracy: what both are when nothing is known
+    (`chance_of`); frames: masked frames that had a negative; perplexity: scalar, of the mean code
+    distribution summed over groups; codes: code book size over all groups; temperature: of the Gumbel softmax.
     """
 
-    contrastive: Tensor
-    correct: Tensor
-    contrastive_chance: Tensor
-    correct_chance: Tensor
-    frames: int | Tensor
+    loss: Tensor
+    accuracy: Tensor
+    chance_loss: Tensor
+    chance_accuracy: Tensor
+    frames: int
     perplexity: Tensor
     codes: int
-    penalty: Tensor
     temperature: float
 
 
-class ContrastiveSslHead(nn.Module):
-    """Predicts each masked frame's quantized features among negatives of the same utterance.
+@register_branch("wav2vec2")
+class Wav2vec2(SslBranch):
+    """Predicts each masked frame's quantized features among negatives of the same utterance."""
 
-    feature_dim: of the conv features; dim: of the context; final_dim: where both meet.
-    latent_vars × latent_groups: the code book; latent_temp: (first, last, factor an update).
-    negatives: per frame, from the other masked frames of its row; logit_temp divides the cosines.
-    ranks: for means over the frames of all ranks in training; None for those of this process.
-    """
+    Options = Wav2vec2Options
 
     def __init__(
-        self,
-        *,
-        feature_dim: int,
-        dim: int,
-        final_dim: int,
-        latent_vars: int,
-        latent_groups: int,
-        latent_temp: tuple[float, float, float],
-        negatives: int,
-        logit_temp: float,
-        feature_dropout: float,
-        ranks: RankSums | None = None,
+        self, options: Wav2vec2Options, encoder: SpeechEncoder, label_classes: Sequence[int] = ()
     ) -> None:
-        super().__init__()
-        self.ranks = ranks
+        super().__init__(options, encoder, label_classes)
+        final_dim = options.final_dim
         self.quantizer = ProductQuantizer(
-            dim=feature_dim,
-            num_vars=latent_vars,
-            temp=latent_temp,
-            groups=latent_groups,
+            dim=encoder.feature_dim,
+            num_vars=options.latent_vars,
+            temp=tuple(options.latent_temp),
+            groups=options.latent_groups,
             combine_groups=False,
             vq_dim=final_dim,
             time_first=True,
         )
-        self.quantizer.ranks = ranks
         self.project_q = nn.Linear(final_dim, final_dim)
-        self.final_proj = nn.Linear(dim, final_dim)
-        self.dropout_features = nn.Dropout(feature_dropout)
-        self.negatives = negatives
-        self.logit_temp = logit_temp
+        self.final_proj = nn.Linear(encoder.dim, final_dim)
+        self.dropout_features = nn.Dropout(options.dropout_features)
+        self.negatives = options.num_negatives
+        self.logit_temp = options.logit_temp
 
-    def forward(self, context: Tensor, features: Tensor, mask: Tensor, penalty: Tensor) -> SslOutput:
+    def set_ranks(self, ranks: RankSums) -> None:
+        self.quantizer.ranks = ranks
+
+    def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
+        """Losses: contrastive; diversity, the share of the code book that is not in use; feature_penalty."""
+        front, shared_layer = batch.front, batch.shared_layer or 0
+        copies = len(batch.mask) // len(front.lengths)
+        copied = repeat(front, copies)
+        shared = encoder.run(encoder.embed(copied, batch.mask), 0, shared_layer)
+        top = encoder.run(shared, shared_layer, encoder.num_layers)
+        found = self.contrast(encoder.frames(top), copied.features, batch.mask)
+        frames, total = found.frames, float(found.frames)
+        return SslResult(
+            frames=frames,
+            losses={
+                "contrastive": Loss(found.loss, Reduction.MEAN),
+                "diversity": Loss((found.codes - found.perplexity) / found.codes, Reduction.BATCH),
+                "feature_penalty": Loss(front.penalty, Reduction.BATCH),
+            },
+            measures={
+                "contrastive": Measure(found.loss.detach() * total, total),
+                "contrastive_chance": Measure(found.chance_loss * total, total),
+                "ssl_accuracy": Measure(found.accuracy * total, total),
+                "ssl_chance": Measure(found.chance_accuracy * total, total),
+                "codes": Measure(float(found.codes), 1.0),
+                "code_perplexity": Measure(found.perplexity.detach(), 1.0),
+                "temp": Measure(float(found.temperature), 1.0),
+            },
+            shared=first_copy(shared, len(front.lengths)) if batch.shared_layer is not None else None,
+        )
+
+    def contrast(self, context: Tensor, features: Tensor, mask: Tensor) -> Contrast:
         """context: (B, T, D) top-layer output of the masked input; features: (B, T, C) unmasked conv
-        features; mask: (B, T) bool; penalty: scalar passed through. Rows may differ in masked frames;
-        a row with fewer than two has no negative and is left out of the loss.
+        features; mask: (B, T) bool. Rows may differ in masked frames; a row with fewer than two has no
+        negative and is left out of the loss.
         """
         # (B, T, ·) -> (M, ·): masked frames only, row by row
         quantized = self.quantizer(self.dropout_features(features)[mask].unsqueeze(0))
@@ -100,26 +132,20 @@ class ContrastiveSslHead(nn.Module):
         logits = logits[compared].float()
         truth = torch.zeros(logits.size(0), dtype=torch.long, device=logits.device)
         if logits.size(0):
-            contrastive = nn.functional.cross_entropy(logits, truth)
-            correct = (logits[:, :1] > logits[:, 1:]).all(1).float().mean()
-            chances = chance_of(marks[compared], marks[chosen[compared]])
+            loss = nn.functional.cross_entropy(logits, truth)
+            accuracy = (logits[:, :1] > logits[:, 1:]).all(1).float().mean()
+            chance_loss, chance_accuracy = chance_of(marks[compared], marks[chosen[compared]])
         else:
-            contrastive, correct = predictions.sum() * 0.0, predictions.new_zeros(())
-            chances = (correct, correct)
-        frames: int | Tensor = logits.size(0)
-        means = [contrastive, correct, *chances]
-        if self.training and self.ranks is not None and self.ranks.several():
-            frames = self.ranks.mean_count(logits.size(0), logits.device)
-            means = [mean * (logits.size(0) / frames.clamp(min=1)) for mean in means]
-        return SslOutput(
-            contrastive=means[0],
-            correct=means[1],
-            contrastive_chance=means[2],
-            correct_chance=means[3],
-            frames=frames,
+            loss, accuracy = predictions.sum() * 0.0, predictions.new_zeros(())
+            chance_loss, chance_accuracy = accuracy, accuracy
+        return Contrast(
+            loss=loss,
+            accuracy=accuracy,
+            chance_loss=chance_loss,
+            chance_accuracy=chance_accuracy,
+            frames=logits.size(0),
             perplexity=quantized["prob_perplexity"],
             codes=quantized["num_vars"],
-            penalty=penalty,
             temperature=quantized["temp"],
         )
 

@@ -1,4 +1,4 @@
-"""Online targets: what the slow copy of the student makes of the unmasked input.
+"""Online targets: the average of the instance-normalised layers of an EMA teacher.
 
 Source: Ma et al. 2023, arXiv 2211.07321, section 2.2, after data2vec (arXiv 2202.03555).
 """

@@ -1,0 +1,192 @@
+"""The loss of a self-supervised branch: its losses weighed by name, its measures, the watch for collapse.
+
+Both criterions with such a branch, `mt4ssl` and `joint_ssl_vgs`, take it from here.
+"""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Sequence
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from fairseq.logging import metrics
+from torch import Tensor
+
+from fairseq_mtssl.criterions.label_counts import LabelCounts
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslResult
+
+logger = logging.getLogger(__name__)
+
+VARIANCES = ("target_var", "prediction_var", "feature_var")
+COUNT = "_count"
+"""What follows the name of a measure in a logging output, for the number that its sum is divided by."""
+
+
+@dataclass
+class SslLossConfig(FairseqDataclass):
+    online_weight: float = field(
+        default=1.0, metadata={"help": "weight of the regression, above 0; model.online=false turns it off"}
+    )
+    offline_weight: float = field(
+        default=1.0,
+        metadata={"help": "weight of each label set's cross-entropy, above 0; task.labels=[] turns it off"},
+    )
+    unmasked_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "weight of each label set's mean cross-entropy at the frames that are not masked, "
+            "beside that at the masked ones (HuBERT's pred_nomask_weight)"
+        },
+    )
+    diversity_weight: float = field(
+        default=0.1,
+        metadata={"help": "weight of the share of code book entries left unused (ssl=wav2vec2)"},
+    )
+    feature_penalty: float = field(
+        default=1.0,
+        metadata={
+            "help": "weight of the mean square of the conv features (ssl=wav2vec2; fairseq's recipe: 10)"
+        },
+    )
+    ssl_weights: Dict[str, float] = field(
+        default_factory=dict,
+        metadata={
+            "help": "weights of further losses of a branch, by their names; each is 1 if it is not here"
+        },
+    )
+    collapse_check_updates: int = field(
+        default=500, metadata={"help": "look at the variances every so many updates; 0: never"}
+    )
+    min_target_var: float = field(
+        default=0.01, metadata={"help": "warn when the targets' variance falls below this"}
+    )
+    min_prediction_var: float = field(
+        default=1e-4, metadata={"help": "warn when the predictions' variance falls below this"}
+    )
+    min_feature_var: float = field(
+        default=1e-4, metadata={"help": "warn when the normalised conv features' variance falls below this"}
+    )
+
+
+class SslLoss:
+    """Weighs what branches return, and keeps what must be remembered from batch to batch.
+
+    cfg: with the fields of SslLossConfig. Raises: ConfigError naming every weight that cannot be.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        faults = [
+            f"{name} {getattr(cfg, name)}: wanted above 0; turn that target off with {cure}"
+            for name, cure in (
+                ("online_weight", "model.online=false"),
+                ("offline_weight", "task.labels=[]"),
+            )
+            if not getattr(cfg, name) > 0
+        ]
+        least = ("unmasked_weight", "diversity_weight", "feature_penalty")
+        faults += [
+            f"{name} {getattr(cfg, name)}: wanted 0 or more" for name in least if getattr(cfg, name) < 0
+        ]
+        if faults:
+            raise ConfigError("criterion", faults)
+        self.weights = {
+            "regression": cfg.online_weight,
+            "classification": cfg.offline_weight,
+            "classification_unmasked": cfg.unmasked_weight,
+            "diversity": cfg.diversity_weight,
+            "feature_penalty": cfg.feature_penalty,
+            **dict(cfg.ssl_weights),
+        }
+        self.is_unmasked_wanted = cfg.unmasked_weight > 0
+        self.collapse_check_updates = cfg.collapse_check_updates
+        self.floors = {name: float(getattr(cfg, f"min_{name}")) for name in VARIANCES}
+        self._labels = LabelCounts()
+        self._checked = 0
+
+    def weighed(self, results: Sequence[SslResult], is_sum: bool) -> Tensor:
+        """The loss of one batch, or of several that make one update's batch together.
+
+        is_sum: the sum over all frames, which fairseq divides by their number over all of an update; else the
+        mean over them. A loss that is not over frames counts as its mean over the batches, for each frame.
+        Raises: ConfigError for results without any loss.
+        """
+        frames = sum(result.frames for result in results) or 1
+        terms = []
+        for name in results[0].losses:
+            weight = self.weights.get(name, 1.0)
+            if weight:
+                term = reduced([(result.losses[name], result.frames) for result in results], frames, is_sum)
+                terms.append(weight * term)
+        if not terms:
+            raise ConfigError("task.labels", ["the batch has no labels and the model no online targets"])
+        loss: Tensor = sum(terms[1:], terms[0])
+        return loss
+
+    def log(self, results: Sequence[SslResult], log: Dict[str, Any]) -> None:
+        """Add the measures of a batch to its logging output, each as a sum and a count."""
+        found: Dict[str, List[Measure]] = {}
+        for result in results:
+            for name, measure in result.measures.items():
+                found.setdefault(name, []).append(measure)
+        sets = len(results[0].label_counts)
+        for index in range(sets):
+            tail = "" if sets == 1 else f"_{index}"
+            known = self._labels.add([result.label_counts[index] for result in results], index)
+            for name, measure in known.items():
+                found[f"{name}{tail}"] = [measure]
+        for name, measures in found.items():
+            log[name] = sum(measure.total for measure in measures)
+            log[name + COUNT] = sum(measure.count for measure in measures)
+
+    def watch(self, log: Dict[str, Any], update: int) -> None:
+        """Warn, at the interval, of variances that fall; the only place that waits for the device."""
+        every = self.collapse_check_updates
+        if every <= 0 or update == self._checked or update % every:
+            return
+        self._checked = update
+        names = [name for name in VARIANCES if name in log]
+        values = torch.stack([torch.as_tensor(log[name] / max(log[name + COUNT], 1)) for name in names])
+        for text in collapse_warnings(dict(zip(names, values.tolist(), strict=True)), self.floors):
+            logger.warning("update %d: %s", update, text)
+
+
+def reduced(losses: Sequence[tuple[Loss, Any]], frames: Any, is_sum: bool) -> Tensor:
+    """One loss over several batches. losses: (loss, frames of its batch); frames: of all batches."""
+    reduction = losses[0][0].reduction
+    if reduction is Reduction.SUM:
+        total = sum(loss.value for loss, _ in losses)
+        return total if is_sum else total / frames
+    if reduction is Reduction.MEAN:
+        mean: Tensor = sum(loss.value * (count / frames) for loss, count in losses)
+    else:
+        mean = sum(loss.value for loss, _ in losses) * (1.0 / len(losses))
+    return mean * frames if is_sum else mean
+
+
+def reduce_measures(logging_outputs: Sequence[Dict[str, Any]], weight: Any) -> None:
+    """Log every measure: its sum over batches and processes by its count. weight: of averages over updates."""
+    names = dict.fromkeys(name for log in logging_outputs for name in log if name + COUNT in log)
+    for name in names:
+        logs = [log for log in logging_outputs if name in log]
+        total, count = (sum(log[key] for log in logs) for key in (name, name + COUNT))
+        count = count.clamp(min=1) if torch.is_tensor(count) else max(count, 1)
+        metrics.log_scalar(name, total / count, weight, round=4)
+
+
+def collapse_warnings(variances: Dict[str, float], floors: Dict[str, float]) -> List[str]:
+    """What to say of variances below their floors: what it means, and what to change."""
+    meaning = {
+        "target_var": "the teacher makes nearly the same target of every frame. Lower optimization.lr or "
+        "lengthen its warm-up, raise model.ema_decay, or add cluster labels (task.labels)",
+        "prediction_var": "the student predicts nearly the same for every frame. Lower optimization.lr, or "
+        "give criterion.offline_weight more weight",
+        "feature_var": "the convolutions make nearly the same of all audio. Lower optimization.lr or "
+        "model.feature_grad_mult, and listen to the audio",
+    }
+    # `not ≥` so that NaN is told of too
+    return [
+        f"{name} is {value:.3g}, below {floors[name]:.3g}: {meaning[name]}"
+        for name, value in variances.items()
+        if not value >= floors[name]
+    ]

@@ -1,0 +1,124 @@
+"""What the two models with a self-supervised branch share: its configuration, its masks, its updates."""
+
+from dataclasses import dataclass, field
+from typing import Any, Dict, List, Optional, Sequence
+
+import torch
+from fairseq.dataclass import FairseqDataclass
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+import fairseq_mtssl.ssl  # noqa: F401  (registers the branches)
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.modules.masking import SpanMasking
+from fairseq_mtssl.modules.rank_sums import RankSums
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult, branch_named, read_options
+from fairseq_mtssl.ssl.mt4ssl import Mt4sslOptions
+from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2Options
+
+
+@dataclass
+class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
+    """The fields of every model with a self-supervised branch; those of the papers' branches among them."""
+
+    ssl_options: Dict[str, Any] = field(
+        default_factory=dict,
+        metadata={"help": "options of the branch that have no field here, by name, as {codes: 1024}"},
+    )
+    masked_views: int = field(
+        default=1,
+        metadata={
+            "help": "differently masked copies of a batch that the student trains on for one pass of the "
+            "convolutions and of the teacher (data2vec 2.0's clone_batch); its time and memory grow with them"
+        },
+    )
+
+
+def branch_options(cfg: Any, resolved: Optional[Dict[str, Any]] = None) -> Any:
+    """The options of the branch cfg.ssl. resolved: fields whose value is not the one in cfg."""
+    fields = cfg if isinstance(cfg, DictConfig) else OmegaConf.structured(cfg)
+    own = OmegaConf.to_container(fields.ssl_options) or {}
+    model = {str(name): fields[name] for name in fields} | (resolved or {})
+    return read_options(branch_named(str(cfg.ssl)), model, own)  # type: ignore[arg-type]
+
+
+def ssl_errors(cfg: Any, options: Any, label_sets: int, labels_optional: bool = False) -> List[str]:
+    """What is wrong with the self-supervised branch of a configuration.
+
+    labels_optional: a branch that needs labels may do without.
+    """
+    branch = branch_named(str(cfg.ssl))
+    errors = []
+    if branch.labels == "none" and label_sets:
+        errors.append(f"ssl={cfg.ssl} takes no task.labels, and has {label_sets} label sets")
+    if branch.labels == "needed" and not label_sets and not labels_optional:
+        errors.append(f"ssl={cfg.ssl} needs task.labels, and has 0 label sets")
+    if cfg.masked_views < 1:
+        errors.append(f"masked_views {cfg.masked_views}: wanted 1 or more")
+    return errors + branch.config_errors(options, cfg.encoder_layers, label_sets)
+
+
+class SslModel(nn.Module):
+    """A model whose `ssl_head` is a self-supervised branch on its `speech_encoder`.
+
+    ssl_head: None once it has been removed for fine-tuning. num_updates: of the training so far.
+    """
+
+    speech_encoder: SpeechEncoder
+    ssl_head: Optional[SslBranch]
+    masking: SpanMasking
+    cfg: Any
+    num_updates: int
+
+    def add_branch(self, cfg: Any, options: Any, label_classes: Sequence[int], same_count: bool) -> None:
+        """Put the branch on the encoder."""
+        self.num_updates = 0
+        prob, length, spans = cfg.mask_prob, cfg.mask_length, cfg.mask_min_spans
+        self.masking = SpanMasking(prob, length, spans, same_count, int(cfg.seed))
+        self.ssl_head = branch_named(str(cfg.ssl))(options, self.speech_encoder, list(label_classes))
+
+    def set_num_updates(self, num_updates: int) -> None:
+        """The update that is under way. The teacher does not move here: see `step_branch`."""
+        super().set_num_updates(num_updates)  # type: ignore[misc]
+        self.num_updates = num_updates
+
+    def step_branch(self, updates: int) -> None:
+        """Called once after each update that the optimizer has made; updates: those made so far."""
+        if self.ssl_head is not None:
+            self.ssl_head.step(self.speech_encoder, updates)
+
+    def reset_branch(self) -> None:
+        """What follows the encoder's weights, such as a teacher, starts anew from them."""
+        if self.ssl_head is not None:
+            self.ssl_head.reset(self.speech_encoder)
+
+    def draw_mask(self, front: FrontEnd, ids: Any, view: int = 0) -> Tensor:
+        """(B, T) bool: the frames to be predicted in a view; in evaluation the same ones every time."""
+        update = self.num_updates if self.training else -1
+        return self.masking.draw(front.lengths, front.features.size(1), ids, update, view)
+
+    def draw_masks(self, front: FrontEnd, ids: Any) -> Tensor:
+        """(V·B, T) bool: the masks of all views, one after the other; in evaluation of one view."""
+        views = self.cfg.masked_views if self.training else 1
+        # (B, T) each -> (V·B, T)
+        return torch.cat([self.draw_mask(front, ids, view) for view in range(views)])
+
+    def self_supervise(self, batch: SslBatch, ranks: Optional[RankSums] = None) -> SslResult:
+        """Run the branch. ranks: where means over frames are to be those of all ranks.
+
+        Raises: ConfigError if the branch has been removed.
+        """
+        if self.ssl_head is None:
+            raise ConfigError("model", ["its heads have been removed for fine-tuning; it has no loss"])
+        result: SslResult = self.ssl_head(self.speech_encoder, batch)
+        return result if ranks is None else result.averaged_over(ranks)
+
+    def upgrade_state_dict_named(self, state_dict: Dict[str, Any], name: str) -> None:
+        """Leave out of a checkpoint what this model was built without (model.online=false, no labels)."""
+        super().upgrade_state_dict_named(state_dict, name)  # type: ignore[misc]
+        if self.ssl_head is not None:
+            prefix = f"{name}.ssl_head." if name else "ssl_head."
+            unused = tuple(prefix + each for each in self.ssl_head.unused_names())
+            for key in [key for key in state_dict if key.startswith(unused)]:
+                del state_dict[key]

@@ -1,0 +1,102 @@
+"""BEST-RQ: the classification of labels that a frozen random quantizer makes of the filterbanks.
+
+Nothing about the targets is learned. Log-mel energies, normalised in each bin over the clip, are stacked to the
+frames of the encoder and multiplied by a random matrix; the label of a frame is the nearest entry of a random
+code book. Source: Chiu et al. 2022, arXiv 2202.01855, section 3. As everywhere in this package, masked frames
+are replaced by the encoder's mask embedding, where the paper replaces filterbanks by noise.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_mtssl.frames import IGNORED_LABEL, SPECIAL_SYMBOLS, frame_count, hop_samples, padding_mask
+from fairseq_mtssl.modules.fbank_features import normalise
+from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult, register_branch
+from fairseq_mtssl.ssl.masked_frames import first_copy, predict_labels, run_masked
+
+
+@dataclass
+class BestRqOptions:
+    codes: int = field(default=8192, metadata={"help": "entries of a code book"})
+    code_dim: int = field(default=16, metadata={"help": "dimensions of its entries"})
+    code_books: int = field(default=1, metadata={"help": "code books, each with a projection of its own"})
+    mel_bins: int = field(default=80, metadata={"help": "log-mel energies at 100 Hz that are quantized"})
+    quantizer_seed: int = field(
+        default=0, metadata={"help": "from which projections and code books are drawn"}
+    )
+
+
+@register_branch("best_rq")
+class BestRq(SslBranch):
+    """Predicts the labels of its own random quantizer at the masked frames.
+
+    projections (N, stack · bins, D) and code_books (N, K, D), of unit length, are buffers: saved, not trained.
+    """
+
+    Options = BestRqOptions
+    projections: Tensor
+    code_books: Tensor
+
+    def __init__(
+        self, options: BestRqOptions, encoder: SpeechEncoder, label_classes: Sequence[int] = ()
+    ) -> None:
+        super().__init__(options, encoder, label_classes)
+        # energies that a frame of the encoder is made of: 4 at 25 Hz, 2 at 50 Hz
+        self.stack = max(1, round(hop_samples(encoder.conv_layers) / HOP_SAMPLES))
+        generator = torch.Generator().manual_seed(options.quantizer_seed)
+        size = self.stack * options.mel_bins
+        projections = torch.empty(options.code_books, size, options.code_dim)
+        bound = (6 / (size + options.code_dim)) ** 0.5  # Xavier's, as in the paper
+        codes = torch.randn(options.code_books, options.codes, options.code_dim, generator=generator)
+        self.register_buffer("projections", projections.uniform_(-bound, bound, generator=generator))
+        self.register_buffer("code_books", nn.functional.normalize(codes, dim=-1))
+        classes = options.codes + SPECIAL_SYMBOLS
+        self.label_heads = nn.ModuleList(nn.Linear(encoder.dim, classes) for _ in range(options.code_books))
+
+    def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
+        """Losses: classification, a sum over the masked frames of all copies and the code books."""
+        front, mask, top = batch.front, batch.mask, encoder.num_layers
+        whole = {batch.shared_layer} if batch.shared_layer is not None else set()
+        states, after = run_masked(encoder, front, mask, {top}, whole)
+        labels = self.labels_of(batch.source, batch.lengths, front.lengths, front.features.size(1))
+        result = SslResult(frames=int(mask.sum()), losses={})
+        predict_labels(result, self.label_heads, [states[top]] * len(labels), labels, mask)
+        if batch.shared_layer is not None:
+            result.shared = first_copy(after[batch.shared_layer], len(front.lengths))
+        return result
+
+    @torch.no_grad()
+    def labels_of(self, source: Tensor, lengths: Tensor, frame_lengths: Tensor, frames: int) -> list[Tensor]:
+        """(B, frames) ints each, one a code book: dictionary indices, 1 past the end of a clip.
+
+        source: (B, S) waveforms of (B,) lengths in samples; frame_lengths: (B,) frames of the encoder.
+        """
+        energy_lengths = frame_count(lengths, HOP_SAMPLES, WINDOW_SAMPLES).clamp(min=1)
+        energies = normalise(log_mel(source, self.options.mel_bins), energy_lengths)
+        rows, steps, bins = energies.shape
+        wanted = frames * self.stack
+        # the last frame of the encoder may begin where fewer energies than a stack are left
+        padded = nn.functional.pad(energies, (0, 0, 0, max(0, wanted - steps)))[:, :wanted]
+        # (B, T·stack, bins) -> (B, T, stack·bins)
+        stacked = padded.reshape(rows, frames, self.stack * bins)
+        past = padding_mask(frame_lengths, frames)
+        found = []
+        for projection, codes in zip(self.projections.float(), self.code_books.float(), strict=True):
+            # both of unit length: the nearest entry is the one with the largest product
+            label = (nn.functional.normalize(stacked @ projection, dim=-1) @ codes.t()).argmax(-1)
+            found.append((label + SPECIAL_SYMBOLS).masked_fill(past, IGNORED_LABEL))
+        return found
+
+    @classmethod
+    def config_errors(cls, options: Any, encoder_layers: int, label_sets: int) -> list[str]:
+        return [
+            f"ssl_options.{name} {getattr(options, name)}: wanted {least} or more"
+            for name, least in (("codes", 2), ("code_dim", 1), ("code_books", 1), ("mel_bins", 1))
+            if getattr(options, name) < least
+        ]

@@ -1,0 +1,117 @@
+"""Frames of a batch that are masked, for several masked copies of it, and what is computed at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import IGNORED_LABEL, SPECIAL_SYMBOLS
+from fairseq_mtssl.modules.hidden import Hidden
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslResult
+
+
+def run_masked(
+    encoder: SpeechEncoder, front: FrontEnd, mask: Tensor, layers: set[int], whole: set[int]
+) -> tuple[dict[int, Tensor], dict[int, Hidden]]:
+    """Run the transformer on masked copies of a batch.
+
+    front: (B, T, C) of the batch; mask: (V·B, T) bool, the masks of V copies one after the other, which are
+    run as one batch. layers, whole: layers, counted from 1, whose output is wanted at the masked frames, and
+    at all frames. Where the last layer is wanted at masked frames alone, it is computed at these alone.
+    Returns: layer -> (M, D) output at the M masked frames; layer -> output at all frames, of V·B rows, at
+    least of those in `whole`.
+    """
+    top = encoder.num_layers
+    hidden = encoder.embed(repeat(front, len(mask) // len(front.lengths)), mask)
+    everywhere = (layers | whole) - ({top} - whole)
+    done, after = 0, {}
+    for layer in sorted(everywhere):
+        # One layer after the other: a layer that layerdrop skips passes on what it was given.
+        after[layer] = hidden = encoder.run(hidden, done, layer)
+        done = layer
+    # (T', V·B, D) -> (M, D): masked frames only
+    states = {layer: encoder.frames(after[layer])[mask] for layer in layers & everywhere}
+    if top not in everywhere:
+        states[top] = encoder.run_at(hidden, done, top, mask)
+    return states, after
+
+
+def repeat(front: FrontEnd, copies: int) -> FrontEnd:
+    """The batch so many times, one copy after the other; itself for one."""
+    if copies == 1:
+        return front
+    # (B, T, C) -> (V·B, T, C)
+    return FrontEnd(front.features.repeat(copies, 1, 1), front.lengths.repeat(copies), front.penalty)
+
+
+def first_copy(hidden: Hidden, rows: int) -> Hidden:
+    """(T', V·B, D) -> (T', B, D): the first of several copies of B rows."""
+    if hidden.states.size(1) == rows:
+        return hidden
+    return Hidden(hidden.states[:, :rows], None if hidden.padding is None else hidden.padding[:rows])
+
+
+def at_frames(x: Tensor, chosen: Tensor) -> Tensor:
+    """(B, T, …) -> (M, …): of what all copies share, the frames that each chooses; chosen: (V·B, T) bool."""
+    rows, times = chosen.nonzero(as_tuple=True)
+    return x[rows % len(x), times]
+
+
+def to_width(labels: Tensor, frames: int) -> Tensor:
+    """(B, T) -> (B, frames): labels of the frames of a padded batch; those past the last have none (1).
+
+    Raises: ConfigError for more labels than frames.
+    """
+    more = frames - labels.size(1)
+    if more < 0:
+        got = f"{labels.size(1)} labels a clip for a batch of {frames} frames"
+        raise ConfigError(
+            "task.conv_feature_layers", [f"{got}; give the model's, by which labels are laid on frames"]
+        )
+    return nn.functional.pad(labels, (0, more), value=IGNORED_LABEL)
+
+
+def classify(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum of the cross-entropies in nats, frames that are right, frames that have a label, and (K,) frames of
+    each label.
+
+    logits: (M, classes), K labels behind the special symbols; truth: (M,) ints, 1 where there is no label.
+    """
+    loss = nn.functional.cross_entropy(logits.float(), truth, ignore_index=IGNORED_LABEL, reduction="sum")
+    known = truth != IGNORED_LABEL
+    counts = logits.new_zeros(logits.size(-1), dtype=torch.float32)
+    # bincount would make the host wait for a GPU
+    counts.index_add_(0, truth, torch.ones_like(truth, dtype=torch.float32))
+    return loss, ((logits.argmax(-1) == truth) & known).sum(), known.sum(), counts[SPECIAL_SYMBOLS:]
+
+
+def predict_labels(
+    result: SslResult,
+    heads: Iterable[nn.Module],
+    states: Iterable[Tensor],
+    labels: Sequence[Tensor],
+    mask: Tensor,
+) -> None:
+    """Classify the masked frames and add the loss, its measures and the counts of the labels to a result.
+
+    heads: (M, D) -> (M, classes), one a label set; states: (M, D) for each; labels: (B, T) dictionary indices
+    for each, 1 where there is none; mask: (V·B, T) bool with M True.
+    """
+    losses: list[Tensor] = []
+    for index, (head, state, label) in enumerate(zip(heads, states, labels, strict=True)):
+        loss, correct, labelled, counts = classify(head(state), at_frames(label, mask))
+        losses.append(loss)
+        tail = "" if len(labels) == 1 else f"_{index}"
+        result.measures[f"loss_off{tail}"] = Measure(loss.detach(), labelled)
+        result.measures[f"acc_off{tail}"] = Measure(correct * 100.0, labelled)
+        result.label_counts.append(counts)
+    result.losses["classification"] = Loss(sum(losses[1:], losses[0]), Reduction.SUM)
+
+
+def variance(x: Tensor) -> Tensor:
+    """(M, D) -> scalar: the variance of each channel over the frames, averaged; 0 below two frames."""
+    return x.float().var(0).mean() if x.size(0) > 1 else x.new_zeros((), dtype=torch.float32)

@@ -1,0 +1,223 @@
+"""MT4SSL: the regression of an EMA teacher's layers and the classification of cluster labels, at once.
+
+HuBERT (`hubert.py`) is its classification alone, data2vec (`data2vec.py`) its regression alone.
+Source: Ma et al. 2023, Interspeech, arXiv 2211.07321, section 2.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
+from fairseq_mtssl.modules.heads import build_label_head, identified
+from fairseq_mtssl.modules.hidden import Hidden
+from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslBranch, SslResult, register_branch
+from fairseq_mtssl.ssl.masked_frames import (
+    at_frames,
+    classify,
+    first_copy,
+    predict_labels,
+    run_masked,
+    to_width,
+    variance,
+)
+from fairseq_mtssl.ssl.teacher_targets import layer_average
+
+LABEL_HEADS = ("linear", "cosine")
+
+
+@dataclass
+class MaskedPredictionOptions:
+    online_layer: Optional[int] = field(
+        default=None, metadata={"help": "layer, counted from 1, that predicts the teacher; null: the last"}
+    )
+    label_layers: List[int] = field(
+        default_factory=list,
+        metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
+    )
+    label_head: Optional[str] = field(
+        default=None,
+        metadata={
+            "help": "linear (MT4SSL), or cosine to learned embeddings (HuBERT); null: cosine with "
+            "model.ssl=hubert, else linear"
+        },
+    )
+    final_dim: int = field(default=256, metadata={"help": "width of the embeddings of label_head=cosine"})
+    logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of label_head=cosine"})
+    average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
+    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
+    ema_end_decay: float = field(default=0.9999, metadata={"help": "decay of the teacher later, [0, 1]"})
+    ema_anneal_updates: int = field(
+        default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
+    )
+
+
+@dataclass
+class Mt4sslOptions(MaskedPredictionOptions):
+    online: bool = field(
+        default=True, metadata={"help": "predict the layers of an EMA teacher; false is HuBERT-like"}
+    )
+
+
+@register_branch("mt4ssl")
+class Mt4ssl(SslBranch):
+    """Predicts, at the masked frames, an EMA teacher's layers by regression and cluster labels as classes.
+
+    teacher, regression: None without a teacher; label_heads: one a label set, possibly none.
+    """
+
+    Options: ClassVar[type[Any]] = Mt4sslOptions
+    labels = "needed"
+    default_head: ClassVar[str] = "linear"
+
+    def __init__(self, options: Any, encoder: SpeechEncoder, label_classes: Sequence[int] = ()) -> None:
+        super().__init__(options, encoder, label_classes)
+        dim, top = encoder.dim, encoder.num_layers
+        self.online_layer = options.online_layer or top
+        self.label_layers = list(options.label_layers) or [top] * len(label_classes)
+        self.top_layers = options.average_top_k_layers
+        self.decay = (options.ema_decay, options.ema_end_decay, options.ema_anneal_updates)
+        layers, norm = encoder.encoder.layers, encoder.encoder.layer_norm
+        online = self.is_online(options)
+        self.teacher = EmaLayers(layers, norm, encoder.fast) if online else None
+        self.regression = nn.Linear(dim, dim) if online else None
+        head = options.label_head or self.default_head
+        self.label_heads = nn.ModuleList(
+            build_label_head(head, dim, classes, options.final_dim, options.logit_temp)
+            for classes in label_classes
+        )
+
+    @classmethod
+    def is_online(cls, options: Any) -> bool:
+        """Whether there is a teacher."""
+        return bool(options.online)
+
+    # -- the teacher
+
+    def step(self, encoder: SpeechEncoder, updates: int) -> None:
+        """Move the teacher towards the student."""
+        if self.teacher is not None:
+            layers, norm = encoder.encoder.layers, encoder.encoder.layer_norm
+            self.teacher.step(layers, norm, ema_decay(updates, *self.decay))
+
+    def reset(self, encoder: SpeechEncoder) -> None:
+        """Start the teacher anew from the student."""
+        if self.teacher is not None:
+            self.teacher.copy_from(encoder.encoder.layers, encoder.encoder.layer_norm)
+
+    @torch.no_grad()
+    def online_targets(self, encoder: SpeechEncoder, front: FrontEnd) -> Tensor:
+        """(B, T, D) float32: the average of the teacher's top layers on the unmasked input."""
+        if self.teacher is None:
+            raise ConfigError("model", ["online targets are off: there is no teacher to take them from"])
+        placed = encoder.place(front, dropout=False)
+        with encoder.computing():
+            found = self.teacher(placed, self.top_layers, compiled=encoder.compiling)
+        # (T', B, D) -> (B, T, D), CLS left out
+        results = [encoder.frames(Hidden(result, None)) for result in found]
+        return layer_average(results, front.lengths)
+
+    # -- losses
+
+    def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
+        """Losses: regression and classification, sums over the masked frames of all copies; where it is
+        wanted classification_unmasked, the mean over the other frames.
+
+        Several copies share one pass of the convolutions and of the teacher.
+        Source of that: Baevski et al. 2022, arXiv 2212.07525, section 3.
+        """
+        front, mask = batch.front, batch.mask
+        heads = [self.online_layer] if self.regression is not None else []
+        heads += self.label_layers[: len(self.label_heads)]
+        whole = {batch.shared_layer} if batch.shared_layer is not None else set()
+        if batch.is_unmasked_wanted:
+            whole |= {encoder.num_layers, *heads}
+        states, after = run_masked(encoder, front, mask, {*heads, encoder.num_layers}, whole)
+        frames = int(mask.sum())
+        result = SslResult(frames=frames, losses={})
+        spread = variance(at_frames(front.features.detach(), mask))
+        result.measures["feature_var"] = Measure(spread * frames, frames)
+        if self.regression is not None:
+            targets = at_frames(self.online_targets(encoder, front), mask)
+            self._regress(result, states[self.online_layer], targets, mask)
+        if batch.labels is not None and len(self.label_heads):
+            at_heads = [states[layer] for layer in self.label_layers]
+            labels = [to_width(label, mask.size(1)) for label in batch.labels]
+            predict_labels(result, self.label_heads, at_heads, labels, mask)
+            if batch.is_unmasked_wanted:
+                loss = self._classify_others(encoder, after, batch.labels, mask)
+                result.losses["classification_unmasked"] = Loss(loss, Reduction.BATCH)
+        if batch.shared_layer is not None:
+            result.shared = first_copy(after[batch.shared_layer], len(front.lengths))
+        return result
+
+    def _regress(self, result: SslResult, states: Tensor, targets: Tensor, mask: Tensor) -> None:
+        predictions = self.regression(states).float()  # type: ignore[misc]
+        frames, dim = len(targets), targets.size(-1)
+        # Σ‖ŷ − y‖² / √D
+        loss = (predictions - targets).square().sum() / math.sqrt(dim)
+        target_var, prediction_var = variance(targets), variance(predictions.detach())
+        result.losses["regression"] = Loss(loss, Reduction.SUM)
+        result.measures |= {
+            "loss_on": Measure(loss.detach(), frames),
+            "loss_on_mean": Measure(loss_of_mean(target_var, frames, dim), frames),
+            "target_var": Measure(target_var * frames, frames),
+            "prediction_var": Measure(prediction_var * frames, frames),
+        }
+        if not self.training:
+            right = identified(predictions, targets, mask.nonzero()[:, 0])
+            result.measures["acc_on"] = Measure(right * 100.0, frames)
+
+    def _classify_others(
+        self, encoder: SpeechEncoder, after: dict[int, Hidden], labels: list[Tensor], mask: Tensor
+    ) -> Tensor:
+        """Mean cross-entropy, summed over the label sets, at frames that are not masked."""
+        losses: list[Tensor] = []
+        for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True):
+            truth = at_frames(to_width(label, mask.size(1)), ~mask)
+            loss, _, labelled, _ = classify(head(encoder.frames(after[layer])[~mask]), truth)
+            losses.append(loss / labelled.clamp(min=1))
+        return sum(losses[1:], losses[0])
+
+    # -- configuration and checkpoints
+
+    def unused_names(self) -> tuple[str, ...]:
+        parts = {"teacher.": self.teacher, "regression.": self.regression}
+        lacking = [name for name, part in parts.items() if part is None]
+        return tuple(lacking if len(self.label_heads) else [*lacking, "label_heads."])
+
+    @classmethod
+    def config_errors(cls, options: Any, encoder_layers: int, label_sets: int) -> list[str]:
+        errors = []
+        online = cls.is_online(options)
+        if options.label_head not in (None, *LABEL_HEADS):
+            errors.append(f"label_head {options.label_head!r}: wanted {' or '.join(LABEL_HEADS)}")
+        if online and not 1 <= options.average_top_k_layers <= encoder_layers:
+            got = f"average_top_k_layers {options.average_top_k_layers}"
+            errors.append(f"{got}: wanted 1 to encoder_layers {encoder_layers}")
+        if label_sets and options.label_layers and len(options.label_layers) != label_sets:
+            got = f"label_layers {list(options.label_layers)}"
+            errors.append(f"{got}: wanted one for each of {label_sets} label sets")
+        online_layer = [] if options.online_layer is None else [options.online_layer]
+        for layer in [*options.label_layers, *online_layer]:
+            if not 1 <= layer <= encoder_layers:
+                errors.append(f"layer {layer} of online_layer or label_layers: wanted 1 to {encoder_layers}")
+        if not 0 <= options.ema_decay <= options.ema_end_decay <= 1:
+            got = f"ema_decay {options.ema_decay} to ema_end_decay {options.ema_end_decay}"
+            errors.append(f"{got}: wanted 0 ≤ first ≤ later ≤ 1")
+        return errors
+
+
+def loss_of_mean(target_var: Tensor, frames: int, dim: int) -> Tensor:
+    """The regression's loss Σ‖ŷ − y‖² / √D of a prediction ŷ that is the mean of the targets at every frame.
+
+    target_var: as `variance` gives it, the mean over D channels of Σ(y − ȳ)² / (M − 1). So Σ‖ȳ − y‖² over M
+    frames is D · (M − 1) times it, and the loss √D · (M − 1) times it.
+    """
+    return target_var * (max(frames - 1, 0) * math.sqrt(dim))
