@@ -71,7 +71,7 @@ $(VENV)/.fairseq: $(VENV)/.torch
 		$(BIN)/pip install -q --no-build-isolation -c constraints.txt 'fairseq-fixed==0.12.3.*'
 	@touch $@
 
-$(VENV)/.installed: setup.py pyproject.toml constraints.txt $(wildcard fairseq_mtssl/modules/native*.[ch]*) | $(VENV)/.fairseq
+$(VENV)/.installed: setup.py pyproject.toml constraints.txt $(wildcard fairseq_mtssl/kernels/native*.[ch]*) | $(VENV)/.fairseq
 	$(BIN)/pip install -q --no-build-isolation -c constraints.txt -e '.[demo,dev]'
 	@touch $@
 

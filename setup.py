@@ -59,12 +59,12 @@ EXTRAS["dev"] = [
     "types-tqdm",
 ]
 
-MODULES = Path("fairseq_mtssl/modules")
+KERNELS = Path("fairseq_mtssl/kernels")
 NATIVE = [
-    str(MODULES / name)
-    for name in ("native.cpp", *sorted(p.name for p in (HERE / MODULES).glob("native_*.h")))
+    str(KERNELS / name)
+    for name in ("native.cpp", *sorted(p.name for p in (HERE / KERNELS).glob("native_*.h")))
 ]
-# what modules/native.py calls a build, and the oldest processor that it runs on
+# what kernels/native.py calls a build, and the oldest processor that it runs on
 BUILDS = (("avx512_bf16", "cooperlake"), ("avx512", "skylake-avx512"), ("avx2", "haswell"))
 
 # what gcc says of wide vectors and of its own headers
@@ -75,7 +75,7 @@ def native(instructions: str, march: str) -> Extension:
     """native.cpp for processors with these instructions; left out where it does not compile."""
     text = b"".join((HERE / name).read_bytes() for name in NATIVE)
     return Extension(
-        f"fairseq_mtssl.modules._native_{instructions}",
+        f"fairseq_mtssl.kernels._native_{instructions}",
         [NATIVE[0]],
         depends=NATIVE[1:],
         language="c++",

@@ -14,8 +14,8 @@ from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.modules import conv_features
-from fairseq_mtssl.modules.fast_layers import layer_norm
+from fairseq_mtssl.kernels import conv_features
+from fairseq_mtssl.kernels.fast_layers import layer_norm
 
 MAX_SHAPES = 16
 """Shapes of a batch for which code of their own is made; all others share code for any shape."""

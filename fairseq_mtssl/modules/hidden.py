@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from fairseq_mtssl.kernels.fast_layers import can_run, is_plain, run_layer, stream_type
 from fairseq_mtssl.modules import compiling
-from fairseq_mtssl.modules.fast_layers import can_run, is_plain, run_layer, stream_type
 
 
 @dataclass

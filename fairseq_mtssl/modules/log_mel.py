@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
-from fairseq_mtssl.modules.side_by_side import side_by_side
+from fairseq_mtssl.kernels.side_by_side import side_by_side
 
 HOP_SAMPLES = SAMPLE_RATE_HZ // 100
 WINDOW_SAMPLES = SAMPLE_RATE_HZ // 40

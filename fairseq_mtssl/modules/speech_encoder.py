@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ClipTooShortError
 from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
-from fairseq_mtssl.modules import compiling, fast_positions
-from fairseq_mtssl.modules.allocator import keep_freed_memory
+from fairseq_mtssl.kernels import fast_positions
+from fairseq_mtssl.kernels.allocator import keep_freed_memory
+from fairseq_mtssl.kernels.conv_features import ConvFeatures
+from fairseq_mtssl.kernels.fast_layers import can_run, layer_norm, run_layer, stream_type
+from fairseq_mtssl.modules import compiling
 from fairseq_mtssl.modules.attention import init_std
-from fairseq_mtssl.modules.conv_features import ConvFeatures
-from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer, stream_type
 from fairseq_mtssl.modules.fbank_augment import FbankAugment
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
 from fairseq_mtssl.modules.hidden import Hidden, run_layers, skips, valid_lengths

@@ -22,7 +22,7 @@ from fairseq_mtssl.frames import (
     padding_mask,
     parse_conv_layers,
 )
-from fairseq_mtssl.modules.conv_features import can_run, conv_features
+from fairseq_mtssl.kernels.conv_features import can_run, conv_features
 from fairseq_mtssl.modules.precision import mixed, resolve, rounded_copy
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 

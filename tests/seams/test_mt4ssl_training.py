@@ -17,9 +17,9 @@ from training import make_corpus, make_labels, make_pairs, train, train_mt4ssl, 
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.errors import ConfigError, ManifestError
-from fairseq_mtssl.ssl.mt4ssl import Mt4ssl
 from fairseq_mtssl.models.mt4ssl import Mt4sslModel
 from fairseq_mtssl.modules.ema import ema_decay
+from fairseq_mtssl.ssl.mt4ssl import Mt4ssl
 from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask
 
 DECAY = {"model__ema_decay": 0.8, "model__ema_end_decay": 0.95}

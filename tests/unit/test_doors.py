@@ -19,7 +19,8 @@ DOORS: dict[str, set[str]] = {
     "frames": BASE,
     "schedule": BASE,
     "label_files": BASE | {"frames"},
-    "modules": PURE,
+    "kernels": BASE | {"frames"},
+    "modules": PURE | {"kernels"},
     "targets": PURE | {"modules", "label_files"},
     "ssl": PURE | {"modules"},
     "models": PURE | {"modules", "ssl"},
@@ -38,7 +39,7 @@ DOORS: dict[str, set[str]] = {
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
 KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "label_files", "evaluation", "decoding", "report")
-READS_NO_CONFIG = (*KNOWS_NO_FAIRSEQ, "modules", "targets", "data")
+READS_NO_CONFIG = (*KNOWS_NO_FAIRSEQ, "kernels", "modules", "ssl", "targets", "data")
 CONFIG_LIBRARIES = ("omegaconf", "hydra", "fairseq.dataclass")
 OUTSIDE = ("manifests", "examples", "tests", "hydra_plugins")  # nobody in the package imports these
 

@@ -22,8 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules import quantizer
-from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
 SMALL: dict[str, Any] = {
     "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
-from fairseq_mtssl.criterions.ssl_loss import SslLossConfig, collapse_warnings
+from fairseq_mtssl.criterions.ssl_loss import collapse_warnings
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.ssl.masked_frames import variance
 from fairseq_mtssl.ssl.mt4ssl import loss_of_mean
-from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 
 TINY: dict[str, Any] = {
     "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",

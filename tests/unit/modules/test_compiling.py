@@ -14,10 +14,10 @@ from torch.torch_version import TorchVersion
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import padding_mask
+from fairseq_mtssl.kernels.conv_features import ConvFeatures
+from fairseq_mtssl.kernels.fast_layers import is_plain
 from fairseq_mtssl.modules import compiling
 from fairseq_mtssl.modules.compiling import CompiledConvFeatures
-from fairseq_mtssl.modules.conv_features import ConvFeatures
-from fairseq_mtssl.modules.fast_layers import is_plain
 from fairseq_mtssl.modules.hidden import Hidden, run_layers
 
 LENGTHS = [[23, 23], [23, 9]]

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairseq_mtssl.modules import native, torch_attention
-from fairseq_mtssl.modules.dropout import Draws, new_seed
-from fairseq_mtssl.modules.side_by_side import side_by_side
+from fairseq_mtssl.kernels import native, torch_attention
+from fairseq_mtssl.kernels.dropout import Draws, new_seed
+from fairseq_mtssl.kernels.side_by_side import side_by_side
 
 PIECE = 2**18
 """Attention weights that torch works on at a time, or one head's."""

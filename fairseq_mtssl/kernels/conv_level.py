@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.modules import native
+from fairseq_mtssl.kernels import native
 
 
 @dataclass(frozen=True)

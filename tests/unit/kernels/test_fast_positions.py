@@ -7,7 +7,7 @@ import torch
 from fairseq.models.wav2vec.wav2vec2 import TransformerEncoder, Wav2Vec2Config
 from torch import Tensor, nn
 
-from fairseq_mtssl.modules.fast_positions import can_run, stacked_positions
+from fairseq_mtssl.kernels.fast_positions import can_run, stacked_positions
 
 
 def blocks(kernel: int = 15, depth: int = 3) -> nn.Sequential:

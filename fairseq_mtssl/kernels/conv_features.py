@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fairseq_mtssl.frames import ConvLayer, conv_length
-from fairseq_mtssl.modules.conv_first import FirstLevel, GroupNormFirstLevel, Moments
-from fairseq_mtssl.modules.conv_level import Level, Shape, Sums
-from fairseq_mtssl.modules.side_by_side import pieces, shares, side_by_side
+from fairseq_mtssl.kernels.conv_first import FirstLevel, GroupNormFirstLevel, Moments
+from fairseq_mtssl.kernels.conv_level import Level, Shape, Sums
+from fairseq_mtssl.kernels.side_by_side import pieces, shares, side_by_side
 
 PIECE = 2**19
 """Elements that are worked on at a time in 32 bits: they and what is made of them stay in a cache."""

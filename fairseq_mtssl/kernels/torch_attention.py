@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.modules.dropout import Draws
+from fairseq_mtssl.kernels.dropout import Draws
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None) -> Tensor:

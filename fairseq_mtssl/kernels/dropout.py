@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fairseq_mtssl.modules import native
+from fairseq_mtssl.kernels import native
 
 MAX_RATE = 0.48
 """Up to here there are enough negative numbers among the 65,536 of a 16-bit float."""

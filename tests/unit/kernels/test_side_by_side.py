@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fairseq_mtssl.modules.side_by_side import pieces, shares, side_by_side
+from fairseq_mtssl.kernels.side_by_side import pieces, shares, side_by_side
 
 
 @pytest.fixture(autouse=True)

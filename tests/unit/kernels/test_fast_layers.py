@@ -10,8 +10,8 @@ from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
 from torch import Tensor, nn
 
 from fairseq_mtssl.frames import padding_mask
-from fairseq_mtssl.modules.dropout import MAX_RATE
-from fairseq_mtssl.modules.fast_layers import can_run, layer_norm, run_layer
+from fairseq_mtssl.kernels.dropout import MAX_RATE
+from fairseq_mtssl.kernels.fast_layers import can_run, layer_norm, run_layer
 from fairseq_mtssl.modules.hidden import Hidden, run_layers
 
 LENGTHS = [[23, 23], [23, 9]]

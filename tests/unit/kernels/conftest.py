@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_mtssl.modules import native
+from fairseq_mtssl.kernels import native
 
 TESTS = str(Path(__file__).resolve().parents[2])
 if TESTS not in sys.path:

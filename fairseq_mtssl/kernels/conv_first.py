@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.modules.conv_level import Level, Sums
+from fairseq_mtssl.kernels.conv_level import Level, Sums
 
 Moments = tuple[Tensor, Tensor]
 """Mean (B, kernel) and covariance (B, kernel, kernel) of the samples under a row's valid outputs, float64."""

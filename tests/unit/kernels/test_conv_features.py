@@ -11,8 +11,8 @@ from fairseq.models.wav2vec.wav2vec2 import ConvFeatureExtractionModel
 from torch import Tensor, nn
 
 from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.modules import conv_features as fast
-from fairseq_mtssl.modules.conv_features import ConvFeatures, norm_of
+from fairseq_mtssl.kernels import conv_features as fast
+from fairseq_mtssl.kernels.conv_features import ConvFeatures, norm_of
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.modules import fast_attention
-from fairseq_mtssl.modules.fast_attention import attention, pieces
+from fairseq_mtssl.kernels import fast_attention
+from fairseq_mtssl.kernels.fast_attention import attention, pieces
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

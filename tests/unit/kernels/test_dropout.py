@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairseq_mtssl.modules.dropout import MAX_RATE, Draws, dropout
+from fairseq_mtssl.kernels.dropout import MAX_RATE, Draws, dropout
 
 pytestmark = pytest.mark.usefixtures("either_way")
 

@@ -15,8 +15,8 @@ from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
 from fairseq.modules import gelu
 from torch import Tensor, nn
 
-from fairseq_mtssl.modules.dropout import MAX_RATE, dropout
-from fairseq_mtssl.modules.fast_attention import attention
+from fairseq_mtssl.kernels.dropout import MAX_RATE, dropout
+from fairseq_mtssl.kernels.fast_attention import attention
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fairseq_mtssl.modules.dropout import Draws
+    from fairseq_mtssl.kernels.dropout import Draws
 
 TYPES = (torch.float32, torch.bfloat16)
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.modules import dropout, native
+from fairseq_mtssl.kernels import dropout, native
 
 HERE = Path(native.__file__).parent
 BUILDS = ("avx512_bf16", "avx512", "avx2")
