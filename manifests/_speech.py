@@ -10,8 +10,8 @@ from tqdm import tqdm
 
 from fairseq_mtssl.data import corpus
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_header
-from fairseq_mtssl.data.manifest import write_text_atomically
 from fairseq_mtssl.errors import AudioError, ManifestError
+from fairseq_mtssl.files import write_text
 
 
 def probe_headers(paths: Sequence[Path]) -> list[int | str]:
@@ -41,7 +41,7 @@ def write_audio_manifest(path: Path, root: Path | str, files: Sequence[str], siz
     if wrong:
         raise ManifestError(path, [f"tab or line break in {file!r}. Rename the file." for file in wrong])
     lines = [str(root), *(f"{file}\t{size}" for file, size in zip(files, sizes, strict=True))]
-    write_text_atomically(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def hours_of(sizes: Sequence[int]) -> float:

@@ -41,8 +41,8 @@ from _speech import hours_of, probe_headers, write_audio_manifest
 
 from fairseq_mtssl.data import corpus
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
-from fairseq_mtssl.data.manifest import write_text_atomically
 from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.files import write_text
 from fairseq_mtssl.frames import frame_count
 
 PHONE_COLUMNS = ("caption_id", "start_s", "end_s", "phone", "word")
@@ -132,11 +132,9 @@ def write_split(out: Path, split: str, rows: list[Aligned], order: list[str], sp
         for phone in row.phones:
             times = f"{seconds(phone.start_s)}\t{seconds(phone.end_s)}"
             lines.append(f"{row.name}\t{times}\t{phone.phone}\t{phone.word}")
-    write_text_atomically(out / f"{split}.phones.tsv", "\n".join(lines) + "\n")
+    write_text(out / f"{split}.phones.tsv", "\n".join(lines) + "\n")
     frames = {row.name: row.frame_phones() for row in rows}
-    write_text_atomically(
-        out / f"{split}.phn", "".join(" ".join(frames.get(name, [])) + "\n" for name in order)
-    )
+    write_text(out / f"{split}.phn", "".join(" ".join(frames.get(name, [])) + "\n" for name in order))
     counts = Counter(phone for labels in frames.values() for phone in labels)
     bare = counts.pop(NO_PHONE, 0)
     told = f"{split}: {len(rows)} utterances with phones, {hours_of([row.samples for row in rows]):.2f} h, "
@@ -157,7 +155,7 @@ def _write_items(path: Path, rows: list[Aligned], span: str) -> str:
         path.unlink(missing_ok=True)
         return f"; no items, since names hold spaces, as {spaced[0]!r}"
     items = [item for row in rows for item in row.items(span)]
-    write_text_atomically(path, "\n".join([ITEM_HEADER, *items]) + "\n")
+    write_text(path, "\n".join([ITEM_HEADER, *items]) + "\n")
     return f"; {len(items)} items"
 
 
@@ -167,7 +165,7 @@ def write_dictionary(out: Path, counts: Iterable[Counter[str]]) -> None:
     for each in counts:
         total.update(each)
     ranked = sorted(total.items(), key=lambda entry: (-entry[1], entry[0]))
-    write_text_atomically(out / "dict.phn.txt", "".join(f"{phone} {count}\n" for phone, count in ranked))
+    write_text(out / "dict.phn.txt", "".join(f"{phone} {count}\n" for phone, count in ranked))
 
 
 def from_audio(args: argparse.Namespace, alignments: Alignments) -> None:

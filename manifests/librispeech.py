@@ -30,8 +30,9 @@ from pathlib import Path
 from _speech import hours_of, probe_headers, write_audio_manifest
 
 from fairseq_mtssl.data import corpus
-from fairseq_mtssl.data.manifest import read_lines, write_text_atomically
+from fairseq_mtssl.data.manifest import read_lines
 from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.files import write_text
 
 TRAIN = ("train-clean-100", "train-clean-360", "train-other-500")
 VALID = ("dev-clean", "dev-other")
@@ -145,7 +146,7 @@ def write_split(out: Path, split: str, root: Path, utterances: list[Utterance]) 
     write_audio_manifest(
         out / f"{split}.tsv", root.absolute(), [utterance.file for utterance in utterances], sizes
     )
-    write_text_atomically(out / f"{split}.wrd", "".join(f"{utterance.text}\n" for utterance in utterances))
+    write_text(out / f"{split}.wrd", "".join(f"{utterance.text}\n" for utterance in utterances))
     print(f"{split}: {len(sizes)} utterances, {hours_of(sizes):.2f} h")
     return {"utterances": len(sizes), "hours": round(hours_of(sizes), 3)}
 

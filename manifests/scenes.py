@@ -40,8 +40,9 @@ from tqdm import tqdm
 from fairseq_mtssl.data import corpus
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, resample_wav, write_wav
 from fairseq_mtssl.data.images import write_png
-from fairseq_mtssl.data.manifest import PairRow, write_text_atomically
+from fairseq_mtssl.data.manifest import PairRow
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.files import write_text
 
 FORMAT = 3  # of the corpus; a change makes earlier folders stale
 SPLITS = ("train", "valid", "test")
@@ -160,7 +161,7 @@ def write_phones(path: Path, captions: list[Caption], phones: list[list[Phone]])
         for phone in timed:
             times = f"{phone.start_s:.4f}\t{phone.end_s:.4f}"
             lines.append(f"{caption.caption_id}\t{times}\t{phone.phone}\t{phone.word}")
-    write_text_atomically(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def make(out: Path, request: dict[str, Any], workers: int) -> None:

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from fairseq_mtssl.cli import main, make_targets, target_sources  # noqa: F401  before any fork
-from fairseq_mtssl.targets import pipeline  # noqa: F401
+from fairseq_mtssl.labels import pipeline  # noqa: F401
 
 
 def die() -> None:

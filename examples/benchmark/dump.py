@@ -15,7 +15,7 @@ from examples.benchmark.sides import build
 from examples.benchmark.sizes import SIZES, Size
 from examples.benchmark.speech import utterances
 from fairseq_mtssl.data.audio import normalise
-from fairseq_mtssl.targets.features import LayerFeatures
+from fairseq_mtssl.features.layers import LayerFeatures
 
 Dump = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
 

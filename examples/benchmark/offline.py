@@ -14,8 +14,8 @@ from examples.benchmark.load import Timing, peak_mb
 from examples.benchmark.sizes import SIZES
 from examples.benchmark.speech import waveform
 from fairseq_mtssl.errors import MissingExtraError
-from fairseq_mtssl.targets.kmeans import learn_torch
-from fairseq_mtssl.targets.mfcc import Mfcc
+from fairseq_mtssl.features.mfcc import Mfcc
+from fairseq_mtssl.labels.kmeans import learn_torch
 
 UTTERANCE_S = 12.0
 STATES, DWELL_FRAMES = 200, 8

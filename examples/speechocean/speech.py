@@ -27,9 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from fairseq_mtssl.data import corpus
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio, write_wav
-from fairseq_mtssl.data.manifest import read_audio_manifest, read_lines, write_text_atomically
+from fairseq_mtssl.data.manifest import read_audio_manifest, read_lines
 from fairseq_mtssl.data.text_source import read_text_table
 from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.files import write_text
 
 SEED = 0
 SHORTEST_ITEM_S = 0.04  # a frame at 25 Hz
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     labelled = draw(sizes, round(args.minutes * 60 * SAMPLE_RATE_HZ))
     write_manifest(args.data / "train_10m.tsv", labelled)
     lines = ["utt\twords", *(f"{name}\t{text}" for name, text in sorted(words.items()))]
-    write_text_atomically(args.data / "transcripts.tsv", "\n".join(lines) + "\n")
+    write_text(args.data / "transcripts.tsv", "\n".join(lines) + "\n")
     kept = {split: keep_items(args.data, split) for split in ("valid", "test")}
     hours, minutes = (sum(each.values()) / SAMPLE_RATE_HZ / 60 for each in (sizes, labelled))
     print(f"pretrain: {len(sizes)} utterances, {hours / 60:.2f} h")
@@ -118,7 +119,7 @@ def draw(sizes: Mapping[str, int], samples: int) -> dict[str, int]:
 def write_manifest(path: Path, sizes: Mapping[str, int]) -> None:
     """`{split}.tsv` of files in the folder audio beside it."""
     lines = ["audio", *(f"{name}\t{size}" for name, size in sizes.items())]
-    write_text_atomically(path, "\n".join(lines) + "\n")
+    write_text(path, "\n".join(lines) + "\n")
 
 
 def keep_items(data: Path, split: str) -> tuple[int, int]:
@@ -127,7 +128,7 @@ def keep_items(data: Path, split: str) -> tuple[int, int]:
     shortest = SHORTEST_ITEM_S - 0.5 / SAMPLE_RATE_HZ  # times are rounded to samples
     spans = ((item, item.split()) for item in items)
     kept = [item for item, cells in spans if float(cells[2]) - float(cells[1]) >= shortest]
-    write_text_atomically(data / f"{split}.abx.item", "\n".join([header, *kept]) + "\n")
+    write_text(data / f"{split}.abx.item", "\n".join([header, *kept]) + "\n")
     return len(kept), len(items)
 
 

@@ -34,8 +34,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.data.manifest import write_text_atomically
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.files import write_text
 from fairseq_mtssl.report.findings import (
     CONTRADICTED,
     NOT_SHOWN,
@@ -96,7 +96,7 @@ def write_record(folder: Path, record: Record) -> None:
     """Write `{kind}-seed{seed}.json`."""
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(asdict(record), indent=1, ensure_ascii=False)
-    write_text_atomically(folder / f"{record.name}.json", text + "\n")
+    write_text(folder / f"{record.name}.json", text + "\n")
 
 
 def read_records(folder: Path) -> list[Record]:

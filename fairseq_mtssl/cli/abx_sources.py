@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from fairseq_mtssl.evaluation.abx import Plan
     from fairseq_mtssl.evaluation.abx_items import Items
-    from fairseq_mtssl.targets.features import Features
+    from fairseq_mtssl.features.layers import Features
 
 MEMORY_BYTES = 2**31  # frames beyond this lie in a temporary file
 
@@ -127,8 +127,9 @@ def _computed(
     name: str,
     batch_samples: int | None,
 ) -> FrameSource:
-    from fairseq_mtssl.targets.features import rate_hz, stream
-    from fairseq_mtssl.targets.pipeline import describe, read_ahead
+    from fairseq_mtssl.features.layers import rate_hz, stream
+    from fairseq_mtssl.labels.pipeline import describe
+    from fairseq_mtssl.prefetch import read_ahead
 
     split, about = target_sources.open_split(data, name), describe(features)
 
@@ -142,7 +143,7 @@ def _computed(
 
 def _stored(folder: Path, data: str | Path, name: str) -> FrameSource:
     """What dump-features wrote."""
-    from fairseq_mtssl.targets.shards import FeatureShards
+    from fairseq_mtssl.features.stored import FeatureShards
 
     about = target_sources.read_json(folder / target_sources.FEATURES_FILE)
     shards = FeatureShards(folder, name)
@@ -168,7 +169,7 @@ def _stored(folder: Path, data: str | Path, name: str) -> FrameSource:
 
 def _units(folder: str | Path, data: str | Path, name: str) -> FrameSource:
     """Labels that make-targets or dump-labels wrote."""
-    from fairseq_mtssl.targets.offline import read_targets
+    from fairseq_mtssl.labels.folder import read_targets
 
     targets = read_targets(folder)
     labels = targets.labels(name, target_sources.open_split(data, name).sizes)

@@ -24,9 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Dump one shard and note beside it what the features are."""
     from fairseq_mtssl.cli import target_sources
-    from fairseq_mtssl.targets import pipeline, shards
+    from fairseq_mtssl.features import stored
+    from fairseq_mtssl.labels import pipeline
 
-    rank, nshard = shards.parse_shard(args.shard)
+    rank, nshard = stored.parse_shard(args.shard)
     device = pick_device(args.device)
     split = target_sources.open_split(args.data, args.split)
     features = target_sources.open_features(args.features, device, args.precision)
@@ -37,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
     source = pipeline.Source(split, features, target_sources.batch_samples(args.batch_seconds, device))
     utterances = pipeline.dump_shard(source, about, out, rank, nshard)
     print(f"{utterances} utterances, {json.dumps(about)}")
-    print(f"wrote {shards.shard_path(out, args.split, rank, nshard, '.npy')}")
+    print(f"wrote {stored.shard_path(out, args.split, rank, nshard, '.npy')}")
     return 0

@@ -29,15 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Label a shard; when all are there, join them, every count verified."""
     from fairseq_mtssl.cli import target_sources
-    from fairseq_mtssl.targets import pipeline, shards
-    from fairseq_mtssl.targets.kmeans import Codebook
-    from fairseq_mtssl.targets.offline import Assigner
+    from fairseq_mtssl.features import stored
+    from fairseq_mtssl.labels import pipeline
+    from fairseq_mtssl.labels.folder import Assigner
+    from fairseq_mtssl.labels.kmeans import Codebook
 
     codebook = Codebook.load(args.codebook)
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     device = pick_device(args.device)
-    rank, nshard = shards.parse_shard(args.shard) if args.merge is None else (0, args.merge)
+    rank, nshard = stored.parse_shard(args.shard) if args.merge is None else (0, args.merge)
     if nshard < 1:
         raise ConfigError("--merge", [f"got {nshard}, wanted the number of shards"])
     source, about = target_sources.open_source(args, device)
@@ -46,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("--codebook", [f"{got}. Learn a codebook on these features"])
     if args.merge is None:
         pipeline.label_shard(source, codebook, Assigner(codebook.centroids, device), out, rank, nshard)
-        paths = [shards.shard_path(out, args.split, each, nshard, ".km") for each in range(nshard)]
+        paths = [stored.shard_path(out, args.split, each, nshard, ".km") for each in range(nshard)]
         there = sum(path.is_file() for path in paths)
         if there < nshard:
             print(f"wrote {paths[rank]}; {there} of {nshard} shards are there")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -16,6 +14,7 @@ from tqdm import tqdm
 
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
 from fairseq_mtssl.errors import ConfigError, MtsslError
+from fairseq_mtssl.prefetch import read_ahead
 
 T = TypeVar("T")
 QUIET_S = 1.0  # jobs shorter than this show no bar
@@ -153,7 +152,7 @@ def _encode(
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     rows = []
     with _bar(len(items), what) as bar, torch.inference_mode():
-        for batch, loaded in zip(batches, loaded_ahead(batches, load), strict=True):
+        for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
             rows.append(_to_cpu(encode(to_device(loaded, device))))
             bar.update(len(batch))
     return torch.cat(rows)
@@ -196,7 +195,7 @@ def _encode_files(
             rows.update(zip((i for i, _ in loaded), embedded, strict=True))
 
     with _bar(len(paths), what) as bar, torch.inference_mode():
-        for batch, loaded in zip(batches, loaded_ahead(batches, load), strict=True):
+        for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
             if loaded:
                 embed(loaded)
             bar.update(len(batch))
@@ -212,16 +211,6 @@ def to_device(batch: Any, device: torch.device) -> Any:
     if isinstance(batch, dict):
         return {key: to_device(value, device) for key, value in batch.items()}
     return batch.to(device)
-
-
-def loaded_ahead(batches: Iterable[T], load: Callable[[T], Any]) -> Iterator[Any]:
-    """load(batch) of each, in order, one read on a thread of its own while the one before it is used."""
-    with ThreadPoolExecutor(1) as reader:
-        ready = None
-        for pending in chain((reader.submit(load, batch) for batch in batches), [None]):
-            if ready is not None:
-                yield ready.result()
-            ready = pending
 
 
 def _to_cpu(embeddings: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Sample, fit, save."""
     from fairseq_mtssl.cli import target_sources
-    from fairseq_mtssl.targets.pipeline import fit_codebook
+    from fairseq_mtssl.labels.pipeline import fit_codebook
 
     out = prepare_output(args.out).with_suffix(".npy")
     device = pick_device(args.device)

@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Make, or go on making, and say what came out."""
     from fairseq_mtssl.cli import target_sources
-    from fairseq_mtssl.targets.pipeline import Recipe, make_targets
+    from fairseq_mtssl.labels.pipeline import Recipe, make_targets
 
     if not args.shard_minutes > 0:
         raise ConfigError("--shard-minutes", [f"got {args.shard_minutes}, wanted more than 0"])

@@ -43,8 +43,8 @@ def measure_targets(labels: str | Path, data: str | Path, names: str | None = No
     """
     from fairseq_mtssl.cli import target_sources
     from fairseq_mtssl.data.manifest import read_audio_manifest
-    from fairseq_mtssl.targets.offline import read_targets
-    from fairseq_mtssl.targets.quality import measure, read_phones
+    from fairseq_mtssl.evaluation.label_quality import measure, read_phones
+    from fairseq_mtssl.labels.folder import read_targets
 
     targets = read_targets(labels)
     phones = {name: Path(data) / f"{name}.phones.tsv" for name in targets.about["splits"]}

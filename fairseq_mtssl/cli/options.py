@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.files import write_text
 
 if TYPE_CHECKING:
     import torch
@@ -99,10 +100,13 @@ def prepare_output(path: str | Path) -> Path:
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Write indented JSON in one go. Raises: ConfigError if the file cannot be written."""
-    from fairseq_mtssl.data.manifest import write_text_atomically
+    """Write indented JSON, whole or not at all. Raises: ConfigError if the file cannot be written."""
+    write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
+
+def write_output(path: str | Path, text: str) -> None:
+    """Write a file that the user named, whole or not at all. Raises: ConfigError if it cannot be written."""
     try:
-        write_text_atomically(Path(path), json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+        write_text(Path(path), text)
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another path"]) from error

@@ -108,9 +108,9 @@ class LayerFrames:
 
 def open_source(args: argparse.Namespace, device: torch.device) -> LayerFrames:
     """What --checkpoint or --features names. Raises: ConfigError, CheckpointError."""
-    from fairseq_mtssl.targets.features import stream
-    from fairseq_mtssl.targets.mfcc import Mfcc
-    from fairseq_mtssl.targets.pipeline import read_ahead
+    from fairseq_mtssl.features.layers import stream
+    from fairseq_mtssl.features.mfcc import Mfcc
+    from fairseq_mtssl.prefetch import read_ahead
 
     features: Any
     if args.features:

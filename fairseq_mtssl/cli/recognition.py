@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fairseq_mtssl.cli.encoding import QUIET_S, loaded_ahead
+from fairseq_mtssl.cli.encoding import QUIET_S
 from fairseq_mtssl.decoding.symbols import Symbols
 from fairseq_mtssl.errors import CheckpointError, ConfigError, MtsslError
-from fairseq_mtssl.targets.features import bucket
+from fairseq_mtssl.features.layers import bucket
+from fairseq_mtssl.prefetch import read_ahead
 
 Decoder = Callable[[np.ndarray], str]
 
@@ -81,7 +82,7 @@ def recognise(
                 found.texts[row] = decoder(log_probs)
 
     with tqdm(total=len(lengths), desc="transcribe", unit="", delay=QUIET_S, dynamic_ncols=True) as bar:
-        for batch, loaded in zip(batches, loaded_ahead(batches, load), strict=True):
+        for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
             if loaded:
                 hear(loaded)
             bar.update(len(batch))

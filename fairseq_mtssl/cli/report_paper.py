@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_mtssl.cli.options import name_and_path, prepare_output, write_json
+from fairseq_mtssl.cli.options import name_and_path, prepare_output, write_json, write_output
 from fairseq_mtssl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -43,14 +43,14 @@ def run(args: argparse.Namespace) -> int:
     written = []
     for stem, (name, table) in zip(("table1", "table2"), tables.items(), strict=True):
         written += [out / f"{stem}.md", out / f"{stem}.tex"]
-        write_text(written[-2], paper_tables.to_markdown(table, notes[name]))
-        write_text(written[-1], paper_tables.to_latex(table, notes[name], f"tab:{name}"))
+        write_output(written[-2], paper_tables.to_markdown(table, notes[name]))
+        write_output(written[-1], paper_tables.to_latex(table, notes[name], f"tab:{name}"))
     written += paper_figures.draw_abx(runs, out / "fig2")
     written += paper_figures.draw_abx_by_layer_and_update(runs, out / "fig2_layers")
     written += paper_figures.draw_losses(runs, out / "fig3")
     found = findings.judge(findings.retrieval_scores(runs), findings.abx_scores(runs))
     written.append(out / "findings.md")
-    write_text(written[-1], paper_tables.to_markdown(paper_tables.findings_table(found), numbers=False))
+    write_output(written[-1], paper_tables.to_markdown(paper_tables.findings_table(found), numbers=False))
     written.append(out / "paper.json")
     write_json(written[-1], to_json(runs, tables, notes, found))
     for name, table in tables.items():
@@ -114,13 +114,3 @@ def to_json(runs: dict[str, list[MeasuredRun]], tables: Any, notes: Any, found: 
         "tables": {name: {"note": notes[name], **asdict(table)} for name, table in tables.items()},
         "findings": [asdict(finding) for finding in found],
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file in one go. Raises: ConfigError if that cannot be."""
-    from fairseq_mtssl.data.manifest import write_text_atomically
-
-    try:
-        write_text_atomically(path, text)
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another"]) from error

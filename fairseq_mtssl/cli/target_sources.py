@@ -16,14 +16,14 @@ from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.data.manifest import utterance_ids as utterance_ids
 from fairseq_mtssl.errors import AudioError, ConfigError, TargetError
-from fairseq_mtssl.label_files import sha256_of
+from fairseq_mtssl.files import sha256_of, write_text
 
 if TYPE_CHECKING:
     import torch
 
-    from fairseq_mtssl.targets.features import Features, LayerStack
-    from fairseq_mtssl.targets.kmeans import Codebook
-    from fairseq_mtssl.targets.pipeline import Source, Split
+    from fairseq_mtssl.features.layers import Features, LayerStack
+    from fairseq_mtssl.labels.kmeans import Codebook
+    from fairseq_mtssl.labels.pipeline import Source, Split
 
 FEATURES_FILE = "features.json"
 
@@ -61,7 +61,7 @@ def _is_manifest(path: Path) -> bool:
 
 def open_split(data: str | Path, name: str) -> Split:
     """A split of a data folder, its audio read when asked for. Raises: ManifestError."""
-    from fairseq_mtssl.targets.pipeline import Split
+    from fairseq_mtssl.labels.pipeline import Split
 
     manifest = read_audio_manifest(Path(data) / f"{name}.tsv")
     rows = "\n".join(f"{file}\t{size}" for file, size in zip(manifest.files, manifest.sizes.tolist()))
@@ -87,9 +87,9 @@ def open_features(
     random_seed: of an untrained network of the checkpoint's sizes, in place of its weights.
     Raises: ConfigError, CheckpointError.
     """
-    from fairseq_mtssl.targets.features import LayerFeatures
-    from fairseq_mtssl.targets.filterbanks import LogMel
-    from fairseq_mtssl.targets.mfcc import Mfcc
+    from fairseq_mtssl.features.filterbanks import LogMel
+    from fairseq_mtssl.features.layers import LayerFeatures
+    from fairseq_mtssl.features.mfcc import Mfcc
 
     if text in ("mfcc", "mfcc-cmn", "log-mel"):
         if precision == "bfloat16":
@@ -113,7 +113,7 @@ def open_layers(
 
     Raises: ConfigError, CheckpointError.
     """
-    from fairseq_mtssl.targets.features import LayerStack
+    from fairseq_mtssl.features.layers import LayerStack
 
     prepare, model, source = _open_upstream(path) if random_seed is None else _untrained(path, random_seed)
     return LayerStack(model, layers, prepare=prepare, source=source, device=device)
@@ -133,7 +133,7 @@ def _untrained(path: str | Path, seed: int) -> tuple[Callable[[np.ndarray], np.n
     import torch
 
     from fairseq_mtssl.checkpoints import read_encoder
-    from fairseq_mtssl.targets.frozen import plain_encoder
+    from fairseq_mtssl.features.frozen import plain_encoder
 
     found = read_encoder(path)
     with torch.random.fork_rng(devices=[]):
@@ -146,12 +146,11 @@ def _untrained(path: str | Path, seed: int) -> tuple[Callable[[np.ndarray], np.n
 
 def note_features(folder: Path, about: dict[str, Any]) -> None:
     """Say beside stored features what they are. Raises: TargetError if the folder holds others."""
-    from fairseq_mtssl.targets import shards
 
     path = folder / FEATURES_FILE
     if path.is_file() and read_json(path) != about:
         raise TargetError(path, [f"holds {read_json(path)}, now asked for {about}. Give another --out."])
-    shards.write_text(path, json.dumps(about, indent=2) + "\n")
+    write_text(path, json.dumps(about, indent=2) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -168,7 +167,8 @@ def open_source(args: argparse.Namespace, device: torch.device) -> tuple[Source,
     Stored ones stand for themselves: each utterance is as long as its .len says.
     Raises: ConfigError unless either --stored, or --data with --features, is given.
     """
-    from fairseq_mtssl.targets import pipeline, shards
+    from fairseq_mtssl.features import stored
+    from fairseq_mtssl.labels import pipeline
 
     if (args.stored is None) == (args.data is None or args.features is None):
         raise ConfigError("--stored", ["give either --stored DIR, or --data DIR with --features F"])
@@ -180,7 +180,7 @@ def open_source(args: argparse.Namespace, device: torch.device) -> tuple[Source,
         )
     folder = Path(args.stored)
     about = read_json(folder / FEATURES_FILE)
-    lengths = shards.FeatureShards(folder, args.split).lengths
+    lengths = stored.FeatureShards(folder, args.split).lengths
     # as many samples as give so many frames
     sizes = np.where(lengths > 0, (lengths - 1) * about["hop_samples"] + about["window_samples"], 0)
     split = pipeline.Split(args.split, sizes, _no_audio, "")
@@ -196,7 +196,7 @@ def other_splits(folder: Path, codebook: Codebook) -> dict[str, Any]:
 
     Raises: TargetError if the folder holds labels of another codebook.
     """
-    from fairseq_mtssl.targets.offline import TARGETS
+    from fairseq_mtssl.labels.folder import TARGETS
 
     path = folder / TARGETS
     if not path.is_file():

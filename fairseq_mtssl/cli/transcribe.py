@@ -13,6 +13,7 @@ from fairseq_mtssl.cli.options import (
     positive_int,
     prepare_output,
     write_json,
+    write_output,
 )
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
@@ -231,11 +232,6 @@ def _recognise(
 
 def write_hypotheses(path: str | Path, rows: Sequence[dict[str, str]]) -> None:
     """A table with the columns on its first line. Raises: ConfigError if it cannot be written."""
-    from fairseq_mtssl.data.manifest import write_text_atomically
-
     names = list(rows[0]) if rows else ["file", "hypothesis"]
     lines = ["\t".join(names), *("\t".join(row[name] for name in names) for row in rows)]
-    try:
-        write_text_atomically(Path(path), "".join(f"{line}\n" for line in lines))
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another path"]) from error
+    write_output(path, "".join(f"{line}\n" for line in lines))

@@ -15,7 +15,7 @@ from fairseq.data import FairseqDataset
 from torch import Tensor
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
-from fairseq_mtssl.data.labels import RowLabels, collate_labels
+from fairseq_mtssl.data.clip_labels import RowLabels, collate_labels
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError, ManifestError, MtsslError
 

@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fairseq_mtssl.data.manifest import PairRow, write_pair_manifest, write_text_atomically
+from fairseq_mtssl.data.manifest import PairRow, write_pair_manifest
 from fairseq_mtssl.errors import ConfigError, MtsslError
+from fairseq_mtssl.files import sha256_of, write_text
 
 Item = TypeVar("Item")
 
@@ -39,11 +40,6 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
@@ -87,7 +83,7 @@ def finish(out: Path, request: dict[str, Any], files: Iterable[str], **facts: An
     hashes = {name: sha256_of(out / name) for name in sorted(files)}
     whole = hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode())
     record = {"request": request, **facts, "sha256": whole.hexdigest(), "files": hashes}
-    write_text_atomically(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
 
 

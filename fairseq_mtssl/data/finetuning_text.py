@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fairseq_mtssl.data.manifest import read_lines, write_bytes_atomically, write_text_atomically
+from fairseq_mtssl.data.manifest import read_lines
 from fairseq_mtssl.data.text_source import SplitText, normalise_text
 from fairseq_mtssl.data.text_units import (
     SPECIALS,
@@ -18,6 +18,7 @@ from fairseq_mtssl.data.text_units import (
     train_sentencepiece,
 )
 from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.files import write_bytes, write_text
 
 MODEL_FILE = "spm.model"
 
@@ -151,8 +152,8 @@ def write(data: Path, made: Prepared) -> None:
     try:
         for name, content in made.files.items():
             if isinstance(content, bytes):
-                write_bytes_atomically(data / name, content)
+                write_bytes(data / name, content)
             else:
-                write_text_atomically(data / name, content)
+                write_text(data / name, content)
     except OSError as error:
         raise ConfigError(str(data), [f"cannot be written ({error.strerror}); give a copy"]) from error

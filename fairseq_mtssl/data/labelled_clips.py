@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio
+from fairseq_mtssl.data.clip_labels import FrameLabels, RowLabels
 from fairseq_mtssl.data.clips import ClipDataset
-from fairseq_mtssl.data.labels import FrameLabels, RowLabels
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import AudioError
 from fairseq_mtssl.frames import ConvLayer, hop_samples, min_samples

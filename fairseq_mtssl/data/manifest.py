@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from fairseq_mtssl.errors import ImageError, ManifestError
+from fairseq_mtssl.files import write_text
 
 PAIR_COLUMNS = ("caption_id", "image", "image_id", "label", "speaker", "text")
 
@@ -140,18 +141,6 @@ def read_lines(path: Path) -> list[str]:
     while lines and not lines[-1].strip(" "):
         lines.pop()
     return lines
-
-
-def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text so that the file is either the old one or the whole new one."""
-    write_bytes_atomically(path, text.encode("utf-8"))
-
-
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file that is either the old one or the whole new one."""
-    partial = path.with_name(f"{path.name}.part{os.getpid()}")
-    partial.write_bytes(content)
-    os.replace(partial, path)
 
 
 def read_audio_manifest(path: str | Path) -> AudioManifest:
@@ -322,5 +311,5 @@ def write_pair_manifest(
     if faults:
         raise ManifestError(data_dir / f"{split}.pairs", faults)
     data_dir.mkdir(parents=True, exist_ok=True)
-    write_text_atomically(data_dir / f"{split}.tsv", "\n".join(tsv) + "\n")
-    write_text_atomically(data_dir / f"{split}.pairs", "\n".join(pairs) + "\n")
+    write_text(data_dir / f"{split}.tsv", "\n".join(tsv) + "\n")
+    write_text(data_dir / f"{split}.pairs", "\n".join(pairs) + "\n")

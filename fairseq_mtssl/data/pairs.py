@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from fairseq_mtssl.data.clip_labels import collate_labels
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
 from fairseq_mtssl.data.images import RegionFeatures, read_image
-from fairseq_mtssl.data.labels import collate_labels
 from fairseq_mtssl.data.manifest import PairManifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
 

@@ -13,7 +13,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.targets.frozen import WEIGHTED, FrozenFeatures
+from fairseq_mtssl.features.frozen import WEIGHTED, FrozenFeatures
 
 HEADS = ("frame", "ctc")
 MFCC = "mfcc"

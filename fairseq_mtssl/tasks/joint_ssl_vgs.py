@@ -11,8 +11,8 @@ import numpy as np
 from fairseq.tasks import register_task
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
+from fairseq_mtssl.data.clip_labels import RowLabels
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
-from fairseq_mtssl.data.labels import RowLabels
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of

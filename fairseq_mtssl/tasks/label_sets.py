@@ -5,16 +5,16 @@ from typing import Any, List, Optional
 
 from fairseq.data import Dictionary
 
-from fairseq_mtssl.data.labels import (
+from fairseq_mtssl.data.manifest import AudioManifest
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.labels.frame_labels import (
     FrameLabels,
     dictionary_of,
     read_frame_labels,
     read_label_dictionary,
     read_label_rate_hz,
 )
-from fairseq_mtssl.data.manifest import AudioManifest
-from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.tasks.every_row import EveryRowTask
 
 WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"

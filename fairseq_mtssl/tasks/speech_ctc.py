@@ -13,12 +13,12 @@ from omegaconf import II, MISSING, open_dict
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.clips import long_enough
-from fairseq_mtssl.data.labels import dictionary_of
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.data.text_units import word_joining
 from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
+from fairseq_mtssl.labels.frame_labels import dictionary_of
 from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.every_row import EveryRowTask
 

@@ -20,9 +20,9 @@ from training import compose
 from fairseq_mtssl.checkpoints import load_upstream, read_encoder, trained_on_normalised
 from fairseq_mtssl.cli.target_sources import open_features
 from fairseq_mtssl.errors import CheckpointError, ConfigError
+from fairseq_mtssl.features.frozen import FrozenFeatures
+from fairseq_mtssl.features.layers import LayerFeatures, LayerStack
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
-from fairseq_mtssl.targets.features import LayerFeatures, LayerStack
-from fairseq_mtssl.targets.frozen import FrozenFeatures
 
 SIZES: dict[str, Any] = {
     "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",

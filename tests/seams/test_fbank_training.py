@@ -17,8 +17,8 @@ from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.features.stored import FeatureShards
 from fairseq_mtssl.frames import frame_count
-from fairseq_mtssl.targets.shards import FeatureShards
 
 FBANK = "[(80,400,160)] + [(16,5,2,2)] * 2"
 TINY = {**TINY_MT4SSL, "model.conv_feature_layers": FBANK, "task.max_duration_s": 0.6, "model.mask_length": 2}

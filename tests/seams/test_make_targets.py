@@ -13,7 +13,7 @@ from fairseq.data import Dictionary
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import TargetError
-from fairseq_mtssl.targets.offline import read_targets
+from fairseq_mtssl.labels.folder import read_targets
 
 POINTS = [
     "before:plan.json",

@@ -20,7 +20,7 @@ from fairseq_mtssl.checkpoints import load_model, load_upstream, read_encoder
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.data.audio import normalise, read_audio
 from fairseq_mtssl.errors import ConfigError, ManifestError
-from fairseq_mtssl.targets.features import LayerFeatures
+from fairseq_mtssl.features.layers import LayerFeatures
 
 TINY_PROBE = {
     "common.log_interval": 1,

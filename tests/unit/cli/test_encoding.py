@@ -11,6 +11,7 @@ from fakes import FakeModel, FakeTask, write_corpus, write_square, write_tone
 
 from fairseq_mtssl.cli import encoding
 from fairseq_mtssl.errors import AudioError, ConfigError
+from fairseq_mtssl.prefetch import read_ahead
 
 CPU = torch.device("cpu")
 VALUES = (0.1, 0.9, 0.4, 0.6, 0.2)
@@ -97,7 +98,7 @@ def test_one_batch_is_read_ahead_and_no_more() -> None:
     def numbers() -> Iterator[int]:
         yield from range(4)
 
-    for batch in encoding.loaded_ahead(numbers(), load):
+    for batch in read_ahead(load, numbers(), ahead=1):
         events.append(f"use {batch}")
     for batch in range(4):
         assert events.index(f"read {batch}") < events.index(f"use {batch}")
@@ -113,6 +114,6 @@ def test_an_error_while_reading_ahead_reaches_the_caller() -> None:
 
     seen = []
     with pytest.raises(AudioError, match="broken"):
-        for batch in encoding.loaded_ahead(range(4), load):
+        for batch in read_ahead(load, range(4), ahead=1):
             seen.append(batch)
     assert seen == [0, 1]

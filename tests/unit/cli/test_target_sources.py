@@ -9,8 +9,8 @@ import torch
 
 from fairseq_mtssl.cli import target_options, target_sources
 from fairseq_mtssl.errors import ConfigError, TargetError
+from fairseq_mtssl.labels import kmeans
 from fairseq_mtssl.modules import precision
-from fairseq_mtssl.targets import kmeans
 
 
 def test_every_manifest_is_a_split_and_no_table_is(tmp_path: Path) -> None:

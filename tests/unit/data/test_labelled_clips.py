@@ -12,9 +12,9 @@ import torch
 
 from fairseq_mtssl.data.clips import WIDTH_STEP
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
-from fairseq_mtssl.data.labels import FrameLabels
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.labels.frame_labels import FrameLabels
 
 CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
 HOP, WINDOW = 320, 400

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from examples.benchmark import start_up
-from fairseq_mtssl import label_files
+from fairseq_mtssl.labels import km_files as label_files
 
 
 def test_it_makes_what_it_measures_and_the_second_start_reads_no_text(tmp_path: Path, monkeypatch) -> None:

@@ -12,8 +12,8 @@ import soundfile
 from fairseq_mtssl.cli.target_sources import utterance_ids
 from fairseq_mtssl.data.manifest import PairRow, read_audio_manifest, write_pair_manifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.evaluation.label_quality import read_phones
 from fairseq_mtssl.frames import conv_length, parse_conv_layers
-from fairseq_mtssl.targets.quality import read_phones
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "speechocean"
 WAV2VEC = parse_conv_layers("[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2")

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
+from fairseq_mtssl.features.frozen import plain_encoder
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
-from fairseq_mtssl.targets.frozen import plain_encoder
 
 WAVEFORM = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
 FBANK = "[(80,400,160)] + [(16,5,2,2)] * 2"

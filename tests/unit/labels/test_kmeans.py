@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from fairseq_mtssl.errors import ConfigError, TargetError
-from fairseq_mtssl.targets import kmeans
-from fairseq_mtssl.targets.kmeans import Codebook, FrameSample, learn, learn_torch
+from fairseq_mtssl.labels import kmeans
+from fairseq_mtssl.labels.kmeans import Codebook, FrameSample, learn, learn_torch
 
 
 def blobs(rows: int = 600, clusters: int = 6, dim: int = 3, seed: int = 0) -> torch.Tensor:

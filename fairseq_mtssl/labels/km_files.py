@@ -21,7 +21,6 @@ import json
 import logging
 import os
 import time
-import uuid
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -31,6 +30,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from fairseq_mtssl.files import replacing, sha256_of
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
 
 logger = logging.getLogger(__name__)
@@ -134,15 +134,8 @@ def write_binary(km: Path, file: IO[bytes]) -> None:
 
 def _write_beside(km: Path) -> None:
     """Write the binary file, whole or not at all; a killed process leaves a `.part`, which is of no use."""
-    target = binary_path(km)
-    part = target.with_name(f"{target.name}.{uuid.uuid4().hex}.part")  # other ranks may be at it too
-    try:
-        with open(part, "wb") as file:
-            write_binary(km, file)
-            os.fsync(file.fileno())
-        os.replace(part, target)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(binary_path(km), is_shared=True) as file:  # other ranks may be at it too
+        write_binary(km, file)
 
 
 def _is_whole(km: Path) -> bool:
@@ -239,11 +232,3 @@ def _belongs(path: Path, km: Path, about: dict[str, Any]) -> bool:
     with suppress(OSError):  # a copy, whose time is its own: next time it need not be hashed
         os.utime(path, ns=(text.st_mtime_ns, text.st_mtime_ns))
     return True
-
-
-def sha256_of(path: Path) -> str:
-    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError, TargetError
-from fairseq_mtssl.targets import shards
+from fairseq_mtssl.files import replacing, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -104,11 +104,11 @@ class Codebook:
 
     def save(self, path: Path) -> None:
         """Write `path` (.npy) and, when it is complete, the .json beside it."""
-        with shards.replacing(path) as file:
+        with replacing(path) as file:
             np.save(file, self.centroids.astype("<f4"))
         about = {"clusters": len(self.centroids), "dim": self.centroids.shape[1]}
         about |= {"source": self.source, "fit": self.fit}
-        shards.write_text(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
+        write_text(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> Codebook:

@@ -11,10 +11,10 @@ import torch
 
 from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.features import layers as features
+from fairseq_mtssl.features.layers import LayerFeatures, LayerStack
 from fairseq_mtssl.frames import conv_length, frame_count, parse_conv_layers
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
-from fairseq_mtssl.targets import features
-from fairseq_mtssl.targets.features import LayerFeatures, LayerStack
 
 LENGTHS = (6000, 2345, 400, 9001, 4001, 399, 2000)
 CONV = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"

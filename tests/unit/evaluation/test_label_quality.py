@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import homogeneity_score
 
 from fairseq_mtssl.errors import TargetError
-from fairseq_mtssl.targets.quality import Contingency, Segments, measure, quality_of, read_phones
+from fairseq_mtssl.evaluation.label_quality import Contingency, Segments, measure, quality_of, read_phones
 
 
 def test_hand_arithmetic() -> None:

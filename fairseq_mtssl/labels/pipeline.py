@@ -8,9 +8,7 @@ import logging
 import math
 import os
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,10 +20,13 @@ import torch
 from tqdm import tqdm
 
 from fairseq_mtssl.errors import ConfigError, TargetError
+from fairseq_mtssl.features import stored
+from fairseq_mtssl.features.layers import Features, library_versions, stream
+from fairseq_mtssl.files import write_text
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
-from fairseq_mtssl.targets import shards
-from fairseq_mtssl.targets.features import Features, library_versions, stream
-from fairseq_mtssl.targets.kmeans import (
+from fairseq_mtssl.labels import shards
+from fairseq_mtssl.labels.folder import TARGETS, Assigner
+from fairseq_mtssl.labels.kmeans import (
     OVERSAMPLING,
     Codebook,
     FrameSample,
@@ -33,7 +34,7 @@ from fairseq_mtssl.targets.kmeans import (
     pick_utterances,
     sample_size,
 )
-from fairseq_mtssl.targets.offline import TARGETS, Assigner
+from fairseq_mtssl.prefetch import read_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ T = TypeVar("T")
 FORMAT = 1
 CODEBOOK = "codebook.npy"
 PLAN = "plan.json"
-AHEAD = 16  # utterances read while earlier ones are worked on
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +97,8 @@ class Source:
         self._folder = stored
 
     @cached_property
-    def _stored(self) -> shards.FeatureShards | None:
-        return None if self._folder is None else shards.FeatureShards(self._folder, self.split.name)
+    def _stored(self) -> stored.FeatureShards | None:
+        return None if self._folder is None else stored.FeatureShards(self._folder, self.split.name)
 
     def __call__(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
         """(T, D) of each row in turn."""
@@ -113,22 +113,6 @@ def describe(features: Features) -> dict[str, Any]:
     """Features as codebook.json and targets.json name them."""
     shape = {name: getattr(features, name) for name in ("dim", "hop_samples", "window_samples")}
     return {**features.source, **shape}
-
-
-def read_ahead(read: Callable[[int], T], rows: Iterable[int]) -> Iterator[T]:
-    """`read(row)` of each row in turn, the next few read by another thread meanwhile."""
-    pending: deque[Future[T]] = deque()
-    with ThreadPoolExecutor(1) as pool:
-        try:
-            for row in rows:
-                pending.append(pool.submit(read, row))
-                if len(pending) > AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
 
 
 def shown(items: Iterable[T], total: int, what: str) -> Iterator[T]:
@@ -150,9 +134,9 @@ def checked(
 def dump_shard(source: Source, about: dict[str, Any], folder: Path, rank: int, nshard: int) -> int:
     """Store the features of one shard. Returns: its utterances."""
     split = source.split
-    rows = shards.shard_rows(len(split.sizes), rank, nshard)
+    rows = stored.shard_rows(len(split.sizes), rank, nshard)
     found = checked(source(rows), rows, split.frames(about), split.name)
-    with shards.FeatureWriter(folder, split.name, rank, nshard, about["dim"]) as writer:
+    with stored.FeatureWriter(folder, split.name, rank, nshard, about["dim"]) as writer:
         for each in shown(found, len(rows), f"features {split.name} {rank + 1}/{nshard}"):
             writer.append(each)
     return len(rows)
@@ -190,10 +174,10 @@ def label_shard(
 ) -> int:
     """Write the labels of one shard. Returns: its utterances."""
     split = source.split
-    rows = shards.shard_rows(len(split.sizes), rank, nshard)
+    rows = stored.shard_rows(len(split.sizes), rank, nshard)
     found = checked(source(rows), rows, split.frames(codebook.source), split.name)
     bar = shown(found, len(rows), f"labels {split.name} {rank + 1}/{nshard}")
-    path = shards.shard_path(folder, split.name, rank, nshard, ".km")
+    path = stored.shard_path(folder, split.name, rank, nshard, ".km")
     return shards.write_labels(path, (assign(each) for each in bar))
 
 
@@ -227,7 +211,7 @@ def finish(out: Path, codebook: Codebook, splits: dict[str, Any], extra: dict[st
         "versions": library_versions(),
         **extra,
     }
-    shards.write_text(out / TARGETS, json.dumps(about, indent=2) + "\n")
+    write_text(out / TARGETS, json.dumps(about, indent=2) + "\n")
     return about
 
 
@@ -312,7 +296,7 @@ def start(out: Path, parts: Path, plan: dict[str, Any]) -> None:
             out, [f"holds {', '.join(leftovers)} of something else. Give a new or empty folder."]
         )
     parts.mkdir(exist_ok=True)
-    shards.write_text(path, json.dumps(plan, indent=2) + "\n")
+    write_text(path, json.dumps(plan, indent=2) + "\n")
 
 
 def _same_plan(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -356,7 +340,7 @@ def _sources(splits: Sequence[Split], features: Features, recipe: Recipe, out: P
     for split in splits:
         nshard = _nshard(split, recipe)
         for rank in range(nshard):
-            if not shards.shard_path(folder, split.name, rank, nshard, ".npy").exists():
+            if not stored.shard_path(folder, split.name, rank, nshard, ".npy").exists():
                 dump_shard(sources[split.name], describe(features), folder, rank, nshard)
     return {split.name: Source(split, features, None, folder) for split in splits}
 
@@ -384,6 +368,6 @@ def _labels(
     split = source.split
     nshard = _nshard(split, recipe)
     for rank in range(nshard):
-        if not shards.shard_path(parts, split.name, rank, nshard, ".km").exists():
+        if not stored.shard_path(parts, split.name, rank, nshard, ".km").exists():
             label_shard(source, codebook, assign, parts, rank, nshard)
     return merge_split(split, codebook, parts, out, nshard)

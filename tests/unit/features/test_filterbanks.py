@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from fairseq_mtssl.features.filterbanks import LogMel
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
-from fairseq_mtssl.targets.filterbanks import LogMel
 
 
 def noise(samples: int, seed: int = 0) -> np.ndarray:

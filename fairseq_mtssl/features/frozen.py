@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.features.layers import LayerStack, stream
+from fairseq_mtssl.features.mfcc import Mfcc
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, hop_samples, min_samples
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.modules.unchanging import Unchanging
-from fairseq_mtssl.targets.features import LayerStack, stream
-from fairseq_mtssl.targets.mfcc import Mfcc
-from fairseq_mtssl.targets.pipeline import read_ahead
+from fairseq_mtssl.prefetch import read_ahead
 
 WEIGHTED = "weighted"
 BATCH_S = 400  # audio put through at once on a GPU

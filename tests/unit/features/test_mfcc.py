@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fairseq_mtssl.features.mfcc import Mfcc, differences
 from fairseq_mtssl.frames import frame_count
 from fairseq_mtssl.modules.log_mel import BLOCK_FRAMES
-from fairseq_mtssl.targets.mfcc import Mfcc, differences
 
 ORACLES = str(Path(__file__).resolve().parents[2] / "oracles")
 LENGTHS = (6000, 2345, 400, 9001, 4001, 399, 2000)

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq_mtssl.features.spectral import SpectralFeatures
 from fairseq_mtssl.modules.log_mel import log_mel
-from fairseq_mtssl.targets.spectral import SpectralFeatures
 
 CEPSTRA, MEL_BINS, LIFTER = 13, 23, 22
 

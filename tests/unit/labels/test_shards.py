@@ -9,7 +9,8 @@ import pytest
 from fairseq.data import Dictionary
 
 from fairseq_mtssl.errors import ConfigError, TargetError
-from fairseq_mtssl.targets import shards
+from fairseq_mtssl.features import stored
+from fairseq_mtssl.labels import shards
 
 LENGTHS = [3, 0, 5, 1, 2]
 DIM = 4
@@ -23,26 +24,26 @@ def utterances() -> list[np.ndarray]:
 def write_features(folder: Path, nshard: int) -> list[np.ndarray]:
     data = utterances()
     for rank in range(nshard):
-        with shards.FeatureWriter(folder, "train", rank, nshard, DIM) as writer:
-            for row in shards.shard_rows(len(data), rank, nshard):
+        with stored.FeatureWriter(folder, "train", rank, nshard, DIM) as writer:
+            for row in stored.shard_rows(len(data), rank, nshard):
                 writer.append(data[row])
     return data
 
 
 def write_label_shards(folder: Path, nshard: int) -> None:
     for rank in range(nshard):
-        rows = shards.shard_rows(len(LENGTHS), rank, nshard)
-        path = shards.shard_path(folder, "train", rank, nshard, ".km")
+        rows = stored.shard_rows(len(LENGTHS), rank, nshard)
+        path = stored.shard_path(folder, "train", rank, nshard, ".km")
         shards.write_labels(path, (np.arange(LENGTHS[row]) % 3 for row in rows))
 
 
 @pytest.mark.parametrize("nshard", [1, 2, 5, 7])
 def test_features_come_back_in_order_whatever_the_sharding(tmp_path: Path, nshard: int) -> None:
     data = write_features(tmp_path, nshard)
-    stored = shards.FeatureShards(tmp_path, "train")
-    assert stored.lengths.tolist() == LENGTHS and stored.dim == DIM
+    found = stored.FeatureShards(tmp_path, "train")
+    assert found.lengths.tolist() == LENGTHS and found.dim == DIM
     for index, features in enumerate(data):
-        np.testing.assert_array_equal(stored[index], features)
+        np.testing.assert_array_equal(found[index], features)
 
 
 def test_a_shard_is_a_plain_npy_and_its_lengths_are_lines(tmp_path: Path) -> None:
@@ -52,7 +53,7 @@ def test_a_shard_is_a_plain_npy_and_its_lengths_are_lines(tmp_path: Path) -> Non
 
 
 def test_half_precision_is_stored_as_asked(tmp_path: Path) -> None:
-    with shards.FeatureWriter(tmp_path, "train", 0, 1, DIM, np.float16) as writer:
+    with stored.FeatureWriter(tmp_path, "train", 0, 1, DIM, np.float16) as writer:
         writer.append(utterances()[0])
     assert np.load(tmp_path / "train_0_1.npy").dtype == np.float16
 
@@ -60,7 +61,7 @@ def test_half_precision_is_stored_as_asked(tmp_path: Path) -> None:
 def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(TargetError, match=r"\(2, 3\), wanted \(T, 4\)"),
-        shards.FeatureWriter(tmp_path, "train", 0, 1, DIM) as writer,
+        stored.FeatureWriter(tmp_path, "train", 0, 1, DIM) as writer,
     ):
         writer.append(np.zeros((2, 3)))
     assert list(tmp_path.iterdir()) == []
@@ -70,21 +71,21 @@ def test_a_missing_feature_shard_is_named_with_its_command(tmp_path: Path) -> No
     write_features(tmp_path, 5)
     (tmp_path / "train_3_5.npy").unlink()
     with pytest.raises(TargetError, match=r"train_3_5.npy is missing. Write it with --shard 3/5"):
-        shards.FeatureShards(tmp_path, "train")
+        stored.FeatureShards(tmp_path, "train")
 
 
 def test_shards_of_two_ways_of_sharding_are_refused(tmp_path: Path) -> None:
     write_features(tmp_path, 2)
     write_features(tmp_path, 5)
     with pytest.raises(TargetError, match=r"nshard \[2, 5\]"):
-        shards.FeatureShards(tmp_path, "train")
+        stored.FeatureShards(tmp_path, "train")
 
 
 def test_lengths_that_do_not_sum_to_the_rows_are_refused(tmp_path: Path) -> None:
     write_features(tmp_path, 1)
     (tmp_path / "train_0_1.len").write_text("3\n0\n5\n1\n")
     with pytest.raises(TargetError, match="train_0_1.len sums to 9 frames, train_0_1.npy has 11 rows"):
-        shards.FeatureShards(tmp_path, "train")
+        stored.FeatureShards(tmp_path, "train")
 
 
 def test_a_truncated_npy_is_refused(tmp_path: Path) -> None:
@@ -92,7 +93,7 @@ def test_a_truncated_npy_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "train_0_1.npy"
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(TargetError, match="train_0_1.npy cannot be read"):
-        shards.FeatureShards(tmp_path, "train")
+        stored.FeatureShards(tmp_path, "train")
 
 
 @pytest.mark.parametrize("nshard", [1, 2, 5, 7])
@@ -141,5 +142,5 @@ def test_a_broken_dictionary_is_refused(tmp_path: Path, text: str, message: str)
 @pytest.mark.parametrize("text", ["4/4", "1", "-1/2", "a/b", "0/0"])
 def test_a_shard_out_of_range_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match="wanted r/n"):
-        shards.parse_shard(text)
-    assert shards.parse_shard("3/4") == (3, 4)
+        stored.parse_shard(text)
+    assert stored.parse_shard("3/4") == (3, 4)

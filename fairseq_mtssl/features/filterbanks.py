@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fairseq_mtssl.features.spectral import SpectralFeatures
 from fairseq_mtssl.modules.fbank_features import normalise
 from fairseq_mtssl.modules.log_mel import log_mel
-from fairseq_mtssl.targets.spectral import SpectralFeatures
 
 MEL_BINS = 80
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from fairseq_mtssl.errors import ConfigError, TargetError
-from fairseq_mtssl.targets import pipeline
-from fairseq_mtssl.targets.pipeline import Recipe, Split, make_targets
+from fairseq_mtssl.labels import pipeline
+from fairseq_mtssl.labels.pipeline import Recipe, Split, make_targets
+from fairseq_mtssl.prefetch import read_ahead
 
 SIZES = np.array([4000, 399, 8000, 2500, 6400, 700])
 
@@ -112,6 +113,6 @@ def test_a_corrupt_part_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.M
 
 
 def test_reading_ahead_keeps_the_order_and_passes_errors_on() -> None:
-    assert list(pipeline.read_ahead(lambda row: row * row, range(50))) == [row * row for row in range(50)]
+    assert list(read_ahead(lambda row: row * row, range(50))) == [row * row for row in range(50)]
     with pytest.raises(ZeroDivisionError):
-        list(pipeline.read_ahead(lambda row: 1 // (3 - row), range(50)))
+        list(read_ahead(lambda row: 1 // (3 - row), range(50)))

@@ -11,8 +11,8 @@ from threading import Barrier
 import numpy as np
 import pytest
 
-from fairseq_mtssl import label_files
-from fairseq_mtssl.label_files import LabelFile, binary_path, open_labels, read_text
+from fairseq_mtssl.labels import km_files as label_files
+from fairseq_mtssl.labels.km_files import LabelFile, binary_path, open_labels, read_text
 
 TEXT = "3 1 3\n\n0\n17 AH0 1\n"
 LONG_AGO_NS = 1_600_000_000_123_456_789

@@ -14,9 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from fairseq.data import Dictionary
-from torch import Tensor
 
 from fairseq_mtssl.data.manifest import AudioManifest, read_lines
 from fairseq_mtssl.errors import ManifestError
@@ -24,11 +22,10 @@ from fairseq_mtssl.frames import (
     IGNORED_LABEL,
     SAMPLE_RATE_HZ,
     ConvLayer,
-    conv_length,
     frame_rate_hz,
     min_samples,
 )
-from fairseq_mtssl.label_files import open_labels
+from fairseq_mtssl.labels.km_files import open_labels
 
 _AGAIN = "Make the labels again from this manifest (mtssl make-targets)."
 
@@ -121,30 +118,6 @@ class FrameLabels:
         inside = places < len(labels)
         found[inside] = self.indices[labels[places[inside]]]
         return found
-
-
-@dataclass(frozen=True, eq=False)
-class RowLabels:
-    """The label sets of chosen rows of a manifest.
-
-    rows: of the whole manifest, one for each row of a dataset; sets: labels of the whole manifest.
-    """
-
-    rows: np.ndarray
-    sets: Sequence[FrameLabels]
-    conv_layers: Sequence[ConvLayer]
-
-    def of(self, index: int, samples: int, first_frame: int = 0) -> list[Tensor]:
-        """(T,) long, one a label set: the labels of a clip of so many samples of a dataset's row."""
-        frames = int(conv_length(samples, self.conv_layers))
-        row = int(self.rows[index])
-        return [torch.from_numpy(each.frames(row, first_frame, frames)) for each in self.sets]
-
-
-def collate_labels(labels: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Labels of clips, each a list with (T,) long a label set -> (B, T) long a label set, padded with 1."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    return [pad(list(each), batch_first=True, padding_value=IGNORED_LABEL) for each in zip(*labels)]
 
 
 def read_frame_labels(

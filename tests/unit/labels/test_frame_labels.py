@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fairseq_mtssl.data.labels import (
+from fairseq_mtssl.data.manifest import AudioManifest
+from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.frames import conv_length
+from fairseq_mtssl.labels.frame_labels import (
     FrameLabels,
     dictionary_of,
     read_frame_labels,
     read_label_dictionary,
     read_label_rate_hz,
 )
-from fairseq_mtssl.data.manifest import AudioManifest
-from fairseq_mtssl.errors import ManifestError
-from fairseq_mtssl.frames import conv_length
 
 CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
 FBANK = [(80, 400, 160)] + [(16, 5, 2, 2)] * 2

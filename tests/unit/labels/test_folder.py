@@ -10,8 +10,8 @@ import pytest
 
 from fairseq_mtssl.errors import TargetError
 from fairseq_mtssl.frames import frame_count
-from fairseq_mtssl.targets import shards
-from fairseq_mtssl.targets.offline import Assigner, read_labels, read_targets
+from fairseq_mtssl.labels import shards
+from fairseq_mtssl.labels.folder import Assigner, read_labels, read_targets
 
 SIZES = [16_000, 8_000, 399, 12_345]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fairseq_mtssl.errors import TargetError
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
-from fairseq_mtssl.label_files import LabelFile, open_labels
-from fairseq_mtssl.targets.shards import DICTIONARY, read_dictionary
+from fairseq_mtssl.labels.km_files import LabelFile, open_labels
+from fairseq_mtssl.labels.shards import DICTIONARY, read_dictionary
 
 TARGETS = "targets.json"
 WINDOW_SAMPLES = SAMPLE_RATE_HZ // 40  # 25 ms: of MFCCs and of wav2vec 2.0's convolutions

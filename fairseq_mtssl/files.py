@@ -1,0 +1,51 @@
+"""Files that are written whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+
+@contextmanager
+def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
+    """A binary file that takes the name `path` when the block ends, and is removed if the block fails.
+
+    A process that is killed leaves `path` as it was, and a `{name}.part`, which the next attempt overwrites.
+    is_shared: other processes may write the same file at the same time; each then has a `.part` of its own.
+    """
+    tail = f".{uuid.uuid4().hex}.part" if is_shared else ".part"
+    partial = path.with_name(path.name + tail)
+    try:
+        with open(partial, "wb+") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all. Raises: OSError."""
+    with replacing(path, is_shared=True) as file:
+        file.write(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text, whole or not at all. Raises: OSError."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises: OSError."""
+    digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,135 @@
+"""Cluster labels as text: written shard by shard, verified and merged, and their dictionary.
+
+- `{split}_{rank}_{nshard}.km` and, merged, `{split}.km`: one utterance a line, labels separated by spaces;
+- `{split}.km.bin`: the merged ones again, for mapping into memory (see km_files);
+- `dict.km.txt`: `<label> 1` a line, which is what fairseq's `Dictionary` reads.
+
+Rows are in the order of `{split}.tsv`. Source of the format: fairseq's examples/hubert/simple_kmeans.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from fairseq_mtssl.errors import TargetError
+from fairseq_mtssl.features.stored import shard_path, shard_rows
+from fairseq_mtssl.files import replacing, write_text
+from fairseq_mtssl.labels.km_files import binary_path, write_binary
+
+DICTIONARY = "dict.km.txt"
+
+
+def write_labels(path: Path, utterances: Iterable[np.ndarray]) -> int:
+    """Write a .km of one line an utterance, whole or not at all; returns how many lines.
+
+    utterances: (T,) int each; T may be 0, which gives an empty line.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = 0
+    with replacing(path) as file:
+        for labels in utterances:
+            file.write(" ".join(map(str, labels.tolist())).encode() + b"\n")
+            lines += 1
+    return lines
+
+
+def label_line_faults(path: Path, line: bytes, number: int, frames: int, clusters: int) -> list[str]:
+    """What is wrong with one line of a .km that must hold `frames` labels under `clusters`."""
+    place = f"{path.name} line {number}"
+    if not line.endswith(b"\n"):
+        return [f"{place}: cut off, with no line end. Delete {path.name} and label again."]
+    words = line.split()
+    faults = []
+    if len(words) != frames:
+        faults.append(f"{place}: {len(words)} labels, wanted {frames}. Delete {path.name} and label again.")
+    wrong = [word for word in set(words) if not word.isdigit() or int(word) >= clusters]
+    if wrong:
+        got = ", ".join(sorted(word.decode("ascii", "replace") for word in wrong)[:5])
+        faults.append(
+            f"{place}: labels {got}, wanted 0 to {clusters - 1}. Delete {path.name} and label again."
+        )
+    return faults
+
+
+def merge_labels(
+    parts: Path, out: Path, split: str, nshard: int, frames: Sequence[int] | np.ndarray, clusters: int
+) -> np.ndarray:
+    """Join the shards of a split's labels into `{out}/{split}.km`, every line verified, and `.km.bin`.
+
+    frames: (N,) labels that each line must hold. Returns: (clusters,) int64, how often each label occurs.
+    Raises: TargetError naming each missing shard, wrong line count, wrong label count and unknown label; then
+    nothing is written.
+    """
+    paths = [shard_path(parts, split, rank, nshard, ".km") for rank in range(nshard)]
+    faults = [
+        f"{path.name} is missing. Write it with --shard {rank}/{nshard}."
+        for rank, path in enumerate(paths)
+        if not path.is_file()
+    ]
+    counts = np.zeros(clusters, dtype=np.int64)
+    if not faults:
+        with replacing(out / f"{split}.km") as merged:
+            for rank, path in enumerate(paths):
+                rows = shard_rows(len(frames), rank, nshard)
+                faults += _append_verified(merged, path, rows, frames, counts)
+            if faults:
+                raise TargetError(parts, faults)
+    if faults:
+        raise TargetError(parts, faults)
+    km = out / f"{split}.km"
+    with replacing(binary_path(km)) as file:
+        write_binary(km, file)
+    return counts
+
+
+def _append_verified(
+    merged: IO[bytes], path: Path, rows: range, frames: Sequence[int] | np.ndarray, counts: np.ndarray
+) -> list[str]:
+    """Copy one shard's lines and count its labels. Returns: its faults."""
+    faults: list[str] = []
+    number = 0
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            if number > len(rows):
+                continue
+            wrong = label_line_faults(path, line, number, int(frames[rows[number - 1]]), len(counts))
+            faults += wrong
+            if not wrong:
+                counts += np.bincount(np.array(line.split(), dtype=np.int64), minlength=len(counts))
+                merged.write(line)
+    if number != len(rows):
+        got = f"{path.name}: {number} lines, wanted {len(rows)}, one an utterance"
+        faults.append(f"{got}. Delete {path.name} and label again.")
+    return faults
+
+
+def write_dictionary(folder: Path, clusters: int) -> None:
+    """Write `dict.km.txt`: every label in order, used or not."""
+    write_text(folder / DICTIONARY, "".join(f"{label} 1\n" for label in range(clusters)))
+
+
+def read_dictionary(path: Path) -> int:
+    """How many labels a `dict.km.txt` has: 0 to K − 1, in order.
+
+    Raises: TargetError if it is absent, empty, or any line is another.
+    """
+    if not path.is_file():
+        raise TargetError(path, ["no such file. Make the targets again, or give their folder."])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    if not lines:
+        raise TargetError(
+            path, ["empty. Write one line `<label> 1` for each label, or make the targets again."]
+        )
+    faults = [
+        f"line {number + 1}: got {line!r}, wanted `{number} 1`. Make the targets again."
+        for number, line in enumerate(lines)
+        if re.fullmatch(rf"{number} \d+", line) is None
+    ]
+    if faults:
+        raise TargetError(path, faults)
+    return len(lines)
