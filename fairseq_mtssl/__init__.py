@@ -1,5 +1,7 @@
 """Joint self-supervised and visually grounded speech learning on fairseq.
 
+`load_model` opens a checkpoint for use in Python; see `fairseq_mtssl.inference.pretrained`.
+
 Importing the package registers its tasks, models, criterions and learning-rate schedules with fairseq.
 fairseq's own `import_user_module` does nothing for a package that is already imported and never looks into
 `criterions/`, so every registering module is imported here by name.
@@ -8,6 +10,12 @@ fairseq's own `import_user_module` does nothing for a package that is already im
 from __future__ import annotations
 
 import logging as _logging
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+if _TYPE_CHECKING:
+    from fairseq_mtssl.inference.pretrained import Pretrained as Pretrained
+    from fairseq_mtssl.inference.pretrained import load_model as load_model
 
 __version__ = "0.1.0"
 
@@ -38,3 +46,12 @@ from fairseq_mtssl.tasks import speech_ctc as _task_speech_ctc  # noqa: E402, F4
 from fairseq_mtssl.tasks import vgs_retrieval as _task_vgs_retrieval  # noqa: E402, F401
 
 _ranks.install()
+
+
+def __getattr__(name: str) -> _Any:
+    # what computes is imported when it is asked for: most commands need none of it
+    if name in ("load_model", "Pretrained"):
+        from fairseq_mtssl.inference import pretrained
+
+        return getattr(pretrained, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

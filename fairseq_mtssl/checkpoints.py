@@ -273,11 +273,15 @@ UPSTREAMS = ("wav2vec2", "hubert", "data2vec_audio")
 
 @dataclass
 class Upstream:
-    """A speech model whose layers are taken. normalised: it was trained on normalised waveforms."""
+    """A speech model whose layers are taken. normalised: it was trained on normalised waveforms.
+
+    task: that it was trained for; None of fairseq's models, whose tasks want files of the training.
+    """
 
     model: nn.Module
     name: str
     normalised: bool
+    task: Any = None
 
 
 def load_upstream(path: str | Path) -> Upstream:
@@ -296,7 +300,7 @@ def load_upstream(path: str | Path) -> Upstream:
             cure = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
             raise CheckpointError(path, f"holds the model {name!r}", cure)
         loaded = load_model(path)
-        return Upstream(loaded.model, name, trained_on_normalised(loaded.cfg))
+        return Upstream(loaded.model, name, trained_on_normalised(loaded.cfg), loaded.task)
     model = _build_upstream(name, cfg)
     parts = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
     own = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}

@@ -18,8 +18,8 @@ from fairseq_mtssl.cli.options import (
 if TYPE_CHECKING:
     import torch
 
-    from fairseq_mtssl.cli.encoding import EncodedSplit
     from fairseq_mtssl.evaluation.retrieval import RetrievalResult
+    from fairseq_mtssl.inference.embeddings import EncodedSplit
 
 HELP = "measure speech–image retrieval of a checkpoint on a split"
 TOP = 5
@@ -71,9 +71,9 @@ def evaluate(
 ) -> tuple[EncodedSplit, RetrievalResult]:
     """Embeddings of a split and their retrieval scores. Raises: MtsslError of whatever does not fit."""
     from fairseq_mtssl import checkpoints
-    from fairseq_mtssl.cli.encoding import encode_split
     from fairseq_mtssl.evaluation.relevance import relevance_groups
     from fairseq_mtssl.evaluation.retrieval import evaluate_retrieval
+    from fairseq_mtssl.inference.embeddings import encode_split
 
     # no split is the training split here: none is cut, shuffled or perturbed as in training
     loaded = checkpoints.load_model(checkpoint, data=str(data), overrides={"task": {"train_subset": ""}})

@@ -16,7 +16,7 @@ from fairseq_mtssl.report.retrieval_gallery import Answer, Clip, Picture, Query
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fairseq_mtssl.cli.encoding import EncodedSplit
+    from fairseq_mtssl.inference.embeddings import EncodedSplit
 
 MOST_IMAGES = 8  # asked with: each answer is a caption to be heard, which is what makes a page big
 

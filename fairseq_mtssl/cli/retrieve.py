@@ -71,8 +71,8 @@ def retrieve(args: argparse.Namespace, paths: list[Path]) -> dict[str, Any]:
     Raises: MtsslError for a query or checkpoint that cannot be used, or when no candidate can be.
     """
     from fairseq_mtssl import checkpoints
-    from fairseq_mtssl.cli import encoding
     from fairseq_mtssl.evaluation.ranking import top_candidates
+    from fairseq_mtssl.inference import embeddings as encoding
 
     loaded = checkpoints.load_model(args.checkpoint)
     device = pick_device(args.device)

@@ -20,8 +20,8 @@ from fairseq_mtssl.errors import ConfigError, ManifestError
 if TYPE_CHECKING:
     import numpy as np
 
-    from fairseq_mtssl.cli.recognition import Decoder, Recognised
     from fairseq_mtssl.decoding.symbols import Symbols
+    from fairseq_mtssl.inference.recognition import Decoder, Recognised
 
 HELP = "transcribe a split and measure word errors, or transcribe recordings, with a fine-tuned model"
 SOME_FAILED = 2
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Transcribe, print, write."""
     from fairseq_mtssl import checkpoints
-    from fairseq_mtssl.cli.recognition import symbols_of
+    from fairseq_mtssl.inference.recognition import symbols_of
 
     if (args.data is None) == (not args.audio):
         raise ConfigError("--data", ["give either --data DIR with --split S, or recordings"])
@@ -210,9 +210,9 @@ def _recognise(
 ) -> Recognised:
     """Read as the model was trained: normalised, or as the file has it."""
     from fairseq_mtssl.checkpoints import trained_on_normalised
-    from fairseq_mtssl.cli.recognition import recognise
     from fairseq_mtssl.cli.target_sources import batch_samples
     from fairseq_mtssl.data.audio import normalise, read_audio
+    from fairseq_mtssl.inference.recognition import recognise
 
     normalised = trained_on_normalised(loaded.cfg)
     resample = resample or bool(getattr(loaded.cfg.task, "resample", False))

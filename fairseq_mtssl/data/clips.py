@@ -179,9 +179,11 @@ class ClipDataset(FairseqDataset):
 
     def read_speech_file(self, path: str) -> Tensor:
         """(T,) float: any audio file as this dataset would give it, resampled when needed."""
-        return torch.from_numpy(
-            self._as_trained(read_audio(path, max_samples=self.max_samples, resample=True))
-        )
+        return self.prepare_speech(read_audio(path, max_samples=self.max_samples, resample=True))
+
+    def prepare_speech(self, wav: np.ndarray) -> Tensor:
+        """(S,) float32 at 16 kHz -> (T,) float: cut and normalised as this dataset's clips are."""
+        return torch.from_numpy(self._as_trained(wav[: self.max_samples]))
 
     def _as_trained(self, wav: np.ndarray) -> np.ndarray:
         """(T,) float32 -> the same of zero mean and unit variance, or as it is."""

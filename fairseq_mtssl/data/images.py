@@ -30,13 +30,18 @@ def read_image(path: str | Path, size_px: int) -> np.ndarray:
         raise ImageError(path, f"asked for a size of {size_px} pixels", "Give a positive image size.")
     try:
         with Image.open(path) as image:
-            rgb = _to_rgb(ImageOps.exif_transpose(image))
+            return square_pixels(ImageOps.exif_transpose(image), size_px)
     except FileNotFoundError as error:
         cure = "Check the path, and the image root on the first line of a .pairs file."
         raise ImageError(path, "no such image", cure) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         cure = "Save it again as PNG or JPEG."
         raise ImageError(path, f"cannot be read as an image: {error}", cure) from error
+
+
+def square_pixels(image: Image.Image, size_px: int) -> np.ndarray:
+    """The largest centred square of an image, scaled: (3, size_px, size_px) uint8, as `read_image` has it."""
+    rgb = _to_rgb(image)
     side = min(rgb.size)
     left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
     box = (left, top, left + side, top + side)

@@ -34,6 +34,7 @@ DOORS: dict[str, set[str]] = {
     "evaluation": BASE | {"frames"},
     "decoding": BASE | {"data"},
     "report": BASE | {"frames"},
+    "inference": PURE | {"data", "decoding", "features", "checkpoints"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
     "ranks": set(),

@@ -16,7 +16,7 @@ from fairseq_mtssl.errors import ConfigError, MtsslError
 
 CLI = Path(cli.__file__).parent
 SHARED = ("options", "target_options", "report_page", "report_paper")  # what subcommands import
-QUICK = {"fairseq_mtssl.errors", *(f"fairseq_mtssl.cli.{stem}" for stem in SHARED)}
+QUICK = {"fairseq_mtssl.files", "fairseq_mtssl.errors", *(f"fairseq_mtssl.cli.{stem}" for stem in SHARED)}
 
 
 def test_user_dir_prints_the_package_folder_alone(capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,8 +13,8 @@ import soundfile
 import torch
 from PIL import Image
 
-from fairseq_mtssl.cli.encoding import EncodedSplit, encode_split
 from fairseq_mtssl.cli.retrieval_queries import MOST_IMAGES, build_gallery
+from fairseq_mtssl.inference.embeddings import EncodedSplit, encode_split
 from fairseq_mtssl.report.retrieval_gallery import Clip, Picture
 
 VALUES = [0.05, 0.3, 0.5, 0.7, 0.95]

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.checkpoints import LoadedModel
-from fairseq_mtssl.cli import recognition
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.errors import CheckpointError, ClipTooShortError, ConfigError
+from fairseq_mtssl.inference import recognition
 
 SYMBOLS = ["<s>", "<pad>", "</s>", "<unk>", "|", *"ABCEHLN"]
 HOP = 10  # samples of a frame

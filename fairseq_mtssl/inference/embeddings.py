@@ -33,6 +33,8 @@ class FileReader(Protocol):
 
     def read_speech_file(self, path: str) -> Tensor: ...
 
+    def prepare_speech(self, wav: np.ndarray) -> Tensor: ...
+
     def read_image_file(self, path: str) -> Any: ...
 
     def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]: ...
@@ -76,7 +78,7 @@ def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: t
     """
     manifest = dataset.manifest
     by_length = np.argsort(-manifest.audio.sizes, kind="stable").tolist()
-    speech = _encode(
+    speech = encode(
         by_length,
         lambda rows: dataset.collate_speech([dataset.caption(row) for row in rows]),
         lambda batch: model.encode_speech(batch["source"], batch["lengths"]),
@@ -86,7 +88,7 @@ def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: t
     )
     ordered = torch.empty_like(speech)
     ordered[torch.tensor(by_length)] = speech
-    image = _encode(
+    image = encode(
         manifest.unique_image_ids,
         lambda image_ids: dataset.collate_images([dataset.image(image_id) for image_id in image_ids]),
         model.encode_image,
@@ -140,7 +142,7 @@ def file_reader(task: Any) -> FileReader:
     return PairDataset(nothing, images, **task.clip_options(training=False))
 
 
-def _encode(
+def encode(
     items: Sequence[T],
     load: Callable[[Sequence[T]], Any],
     encode: Callable[[Any], Tensor],
@@ -148,7 +150,10 @@ def _encode(
     device: torch.device,
     what: str,
 ) -> Tensor:
-    """Rows in the order of the items, (len(items), D) float32 on the CPU."""
+    """The embeddings of items: (len(items), D) float32 on the CPU, in their order.
+
+    load: a batch of items as the model takes it, read while the batch before it is encoded.
+    """
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     rows = []
     with _bar(len(items), what) as bar, torch.inference_mode():

@@ -9,8 +9,8 @@ import pytest
 import torch
 from fakes import FakeModel, FakeTask, write_corpus, write_square, write_tone
 
-from fairseq_mtssl.cli import encoding
 from fairseq_mtssl.errors import AudioError, ConfigError
+from fairseq_mtssl.inference import embeddings as encoding
 from fairseq_mtssl.prefetch import read_ahead
 
 CPU = torch.device("cpu")

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fairseq_mtssl.cli.encoding import QUIET_S
 from fairseq_mtssl.decoding.symbols import Symbols
 from fairseq_mtssl.errors import CheckpointError, ConfigError, MtsslError
 from fairseq_mtssl.features.layers import bucket
+from fairseq_mtssl.inference.embeddings import QUIET_S
 from fairseq_mtssl.prefetch import read_ahead
 
 Decoder = Callable[[np.ndarray], str]
