@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,7 @@ def trained_on_normalised(cfg: Any) -> bool:
     Ours say so in model.normalize (the probe: model.normalised), and were always where they do not; fairseq's
     in task.normalize, and were not where they do not.
     """
-    if not _is_ours(str(cfg.model.get("_name", None))):
+    if not is_ours(str(cfg.model.get("_name", None))):
         return bool(cfg.task.get("normalize", False))
     said = cfg.model.get("normalize", cfg.model.get("normalised", None))
     return True if said is None else bool(said)
@@ -121,7 +121,8 @@ def read_start(path: str | Path) -> Start:
     return Start(path, weights, normalised)
 
 
-def _is_ours(model_name: str) -> bool:
+def is_ours(model_name: str) -> bool:
+    """Whether a model of this name is one that this package registers."""
     from fairseq.models import MODEL_REGISTRY
 
     return getattr(MODEL_REGISTRY.get(model_name), "__module__", "").startswith("fairseq_mtssl.")
@@ -171,6 +172,14 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: str 
         ) from error
 
 
+def label_head_kind(names: Iterable[str]) -> str | None:
+    """How a model scores cluster labels, by the names of its weights: linear or cosine; None: not at all."""
+    own = {name.rpartition("label_heads.0.")[2] for name in names if "label_heads.0." in name}
+    if not own:
+        return None
+    return "cosine" if "label_embs_concat" in own else "linear"
+
+
 def initialise(model: nn.Module, start: Start, part: str = "", modules: Sequence[str] = ()) -> bool:
     """Start a model of ours from a checkpoint: every weight that fits is taken, what is not is logged.
 
@@ -200,6 +209,13 @@ def initialise(model: nn.Module, start: Start, part: str = "", modules: Sequence
         got = "; ".join(misfits) or "shares no weight with this model"
         raise CheckpointError(path, got, "Make model.* describe the same sizes as the checkpoint's.")
     model.load_state_dict(taken, strict=False)
+    kind, other = label_head_kind(chosen), label_head_kind(own)
+    if kind is not None and other is not None and kind != other:
+        logger.warning(
+            "%s has %s label heads, and this model %s ones, which begin anew; to take those, give "
+            "model.label_head=%s",
+            *(path, kind, other, kind),
+        )
     fresh = sorted({name.split(".")[0] for name in own if name not in taken})
     unused = sorted({name for name in weights if name not in own})
     logger.info(
@@ -296,7 +312,7 @@ def load_upstream(path: str | Path) -> Upstream:
     name = str(getattr(cfg.model, "_name", None)) if cfg is not None else "none"
     if name not in UPSTREAMS:
         del state
-        if not _is_ours(name):
+        if not is_ours(name):
             cure = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
             raise CheckpointError(path, f"holds the model {name!r}", cure)
         loaded = load_model(path)

@@ -122,7 +122,13 @@ def front_end_faults(cfg: Any, extractor_mode: str, padding_exact: bool) -> List
 
 
 def build_speech_encoder(
-    cfg: Any, *, layers: int, use_cls: bool, extractor_mode: str, padding_exact: bool
+    cfg: Any,
+    *,
+    layers: int,
+    use_cls: bool,
+    extractor_mode: str,
+    padding_exact: bool,
+    positions_see_padding: bool = False,
 ) -> SpeechEncoder:
     """The speech encoder that a configuration describes.
 
@@ -147,6 +153,7 @@ def build_speech_encoder(
         feature_grad_mult=cfg.feature_grad_mult,
         use_cls=use_cls,
         padding_exact=padding_exact,
+        positions_see_padding=positions_see_padding,
         pos_conv_depth=cfg.pos_conv_depth,
         front_end=str(cfg.front_end),
         augment=FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins),

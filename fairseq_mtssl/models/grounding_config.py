@@ -16,6 +16,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "extractor_mode": "default",
         "padding_exact": False,
+        "positions_see_padding": True,
         "similarity": "dot",
         "latent_temp": (2.0, 2.0, 1.0),
         "vgs_masked": True,
@@ -26,6 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "modern": {
         "extractor_mode": "layer_norm",
         "padding_exact": True,
+        "positions_see_padding": False,
         "similarity": "cosine",
         "latent_temp": (2.0, 0.5, 0.999995),
         "vgs_masked": False,
@@ -96,6 +98,13 @@ class VgsRetrievalConfig(EncoderConfig):
         default=None,
         metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
     )
+    positions_see_padding: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "give the positional convolution of speech what the convolutions make of padding, as the "
+            "paper's code; false: zeros there, as fairseq. With padding_exact always false"
+        },
+    )
     # speech head
     speech_channels: List[int] = field(
         default_factory=lambda: [128, 256, 512, 768], metadata={"help": "channels of ResDAVEnet's stages"}
@@ -125,8 +134,9 @@ class VgsRetrievalConfig(EncoderConfig):
         default=None,
         metadata={
             "help": "draw all linear layers, the quantizer's included, as BERT's are (deviation 0.02 at 768 "
-            "dimensions, biases 0), and the CLS token of regions from N(0, 1), as the paper's code; false: "
-            "linear layers outside transformers as torch's, the quantizer's as fairseq's"
+            "dimensions, biases 0), ResDAVEnet's convolutions from N(0, 2 / (kernel · channels out)), and "
+            "the CLS token of regions from N(0, 1), as the paper's code; false: ResDAVEnet and linear layers "
+            "outside transformers as torch's, the quantizer's as fairseq's"
         },
     )
     sync_ranks: Optional[bool] = field(
@@ -152,6 +162,13 @@ def resolve(cfg: Any, name: str) -> Any:
     return PRESETS[str(cfg.preset)][name] if value is None else value
 
 
+def positions_see_padding(cfg: Any) -> bool:
+    """cfg.positions_see_padding; where it is null, the preset's unless padding_exact rules it out."""
+    if cfg.positions_see_padding is None and resolve(cfg, "padding_exact"):
+        return False
+    return bool(resolve(cfg, "positions_see_padding"))
+
+
 def part_faults(cfg: Any, known: Sequence[str]) -> List[str]:
     """What is wrong with init_parts and frozen_parts. known: the parts of the model."""
     faults = []
@@ -172,6 +189,8 @@ def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
     """Raises: ConfigError naming every fault of a model configuration at once; more: found elsewhere."""
     mode = resolve(cfg, "extractor_mode")
     faults = [*more, *front_end_faults(cfg, mode, resolve(cfg, "padding_exact"))]
+    if cfg.positions_see_padding and resolve(cfg, "padding_exact"):
+        faults.append("positions_see_padding with padding_exact: set one of the two to false")
     if mode not in ("default", "layer_norm"):
         faults.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
     if resolve(cfg, "similarity") not in ("dot", "cosine"):

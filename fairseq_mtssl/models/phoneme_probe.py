@@ -45,9 +45,12 @@ class PhonemeProbeConfig(FairseqDataclass):
     encoder: Any = field(
         default=None, metadata={"help": "sizes of the encoder; filled in from `checkpoint` and saved"}
     )
-    normalised: bool = field(
-        default=True,
-        metadata={"help": "whether the encoder takes normalised waveforms; filled in as `encoder` is"},
+    normalised: Optional[bool] = field(
+        default=None,
+        metadata={
+            "help": "give the encoder waveforms of zero mean and unit variance; null: as `checkpoint` was "
+            "trained, with mfcc true. Filled in and saved, as `encoder` is"
+        },
     )
 
 

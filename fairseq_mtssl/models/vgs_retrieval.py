@@ -19,6 +19,7 @@ from fairseq_mtssl.models.grounding_config import (
     VgsRetrievalConfig,
     check_config,
     part_faults,
+    positions_see_padding,
     resolve,
 )
 from fairseq_mtssl.modules.attention import init_bert, init_std
@@ -48,6 +49,7 @@ def speech_encoder_of(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
         use_cls=True,
         extractor_mode=resolve(cfg, "extractor_mode"),
         padding_exact=resolve(cfg, "padding_exact"),
+        positions_see_padding=positions_see_padding(cfg),
     )
 
 
@@ -103,7 +105,8 @@ class VgsRetrievalModel(BaseFairseqModel):
                 module.ranks = self.ranks
 
     def draw_weights(self) -> None:
-        """With bert_init, draw the linear layers anew, and the CLS token of the paper's image encoder.
+        """With bert_init, draw the linear layers and ResDAVEnet's convolutions anew, and the CLS token of the
+        paper's image encoder.
 
         Other image encoders keep what they begin with, which may be pretrained.
         """
@@ -113,6 +116,7 @@ class VgsRetrievalModel(BaseFairseqModel):
             module = getattr(self, name, None)
             if module is not None:
                 init_bert(module, init_std(self.cfg.encoder_embed_dim))
+        self.speech_head.resdavenet.draw_convolutions()
         if isinstance(self.image_encoder, RegionEncoder):
             nn.init.normal_(self.image_encoder.encoder.cls)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
@@ -93,6 +94,17 @@ class ResDavenet(nn.Module):
             stages.append(nn.ModuleList(blocks))
         self.stages = nn.ModuleList(stages)
         self.out_dim = width
+
+    def draw_convolutions(self) -> None:
+        """Draw every convolution anew from N(0, 2 / (kernel · channels out)).
+
+        As the published code of arXiv 2306.02972. torch's own weights are √6 times smaller where a
+        convolution has as many channels out as in.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                fan_out = module.kernel_size[0] * module.out_channels
+                nn.init.normal_(module.weight, std=math.sqrt(2.0 / fan_out))
 
     def forward(self, frames: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Convolve and subsample.

@@ -71,6 +71,8 @@ class SpeechEncoder(nn.Module):
     pos_conv_depth: layers of the positional convolution; with several, each has max(3, conv_pos // depth)
     as its kernel (data2vec). use_cls: prepend a learned CLS token. padding_exact: nothing computed for a
     row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
+    positions_see_padding: the positional convolution is given what the feature extractor makes of padding, as
+    in the code of arXiv 2306.02972; False: zeros there, as in fairseq. Not with padding_exact.
     fast: the same numbers within rounding in less time and memory; False: fairseq's own forward functions.
     precision: of the matrix products in training (see `precision`); what comes out is in the weights' type.
     compiled: by torch.compile in training (see `compiling`).
@@ -99,6 +101,7 @@ class SpeechEncoder(nn.Module):
         use_cls: bool,
         padding_exact: bool,
         pos_conv_depth: int = 1,
+        positions_see_padding: bool = False,
         front_end: str = "waveform",
         augment: FbankAugment | None = None,
         fast: bool = True,
@@ -120,9 +123,11 @@ class SpeechEncoder(nn.Module):
             "front_end": front_end,
             "use_cls": use_cls,
             "padding_exact": padding_exact,
+            "positions_see_padding": positions_see_padding,
         }
         self.conv_layers = parse_conv_layers(conv_layers)
         self.padding_exact = padding_exact
+        self.positions_see_padding = positions_see_padding
         self.feature_grad_mult = feature_grad_mult
         self.layerdrop = layerdrop
         self.dropout = dropout
@@ -258,13 +263,13 @@ class SpeechEncoder(nn.Module):
             # (B, T, D) -> (B, 1 + T, D)
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.size(0), -1, -1), x], dim=1)
             padding = None if padding is None else nn.functional.pad(padding, (1, 0), value=False)
-        if padding is not None:
+        if padding is not None and not self.positions_see_padding:
             x = x.masked_fill(padding.unsqueeze(-1), 0)
         # (B, T', D) -> (T', B, D)
         return Hidden((x + self._positions(x, padding)).transpose(0, 1), padding)
 
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """The positional convolution of (B, T', D), which is zero at padding."""
+        """The positional convolution of (B, T', D)."""
         if self.fast and self.pos_conv_depth > 1 and fast_positions.can_run(self.encoder.pos_conv, x):
             silent = padding if self.padding_exact else None
             return fast_positions.stacked_positions(self.encoder.pos_conv, x, silent)

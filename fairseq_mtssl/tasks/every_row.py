@@ -24,22 +24,24 @@ class EveryRowTask(FairseqTask):
     _batch_came: Optional[float] = None  # when the first of them was there
     _batch_wait_s = 0.0  # between the two
 
-    def settle_normalize(self, cfg: Any, trained: Optional[bool], source: Any) -> None:
+    def settle_normalize(
+        self, cfg: Any, trained: Optional[bool], source: Any, name: str = "normalize"
+    ) -> None:
         """Decide model.normalize, write it into cfg, which is saved, and let datasets follow it.
 
         cfg: of the model. trained: what the checkpoint `source`, from which training starts, was trained
-        with; None: there is none, or it does not say.
-        Raises: ConfigError if model.normalize is given and is not what the checkpoint was trained with.
+        with; None: there is none, or it does not say. name: of the field.
+        Raises: ConfigError if the field is given and is not what the checkpoint was trained with.
         """
-        asked = cfg.get("normalize", None)
+        asked = cfg.get(name, None)
         if asked is not None and trained is not None and bool(asked) != trained:
             kind = "normalised" if trained else "raw"
             got = f"{str(bool(asked)).lower()}, but {source} was trained on {kind} waveforms"
-            raise ConfigError("model.normalize", [f"{got}; leave it null, or give {str(trained).lower()}"])
+            raise ConfigError(f"model.{name}", [f"{got}; leave it null, or give {str(trained).lower()}"])
         known = asked if asked is not None else trained
         self.normalised = True if known is None else bool(known)
         with open_dict(cfg):
-            cfg.normalize = self.normalised
+            cfg[name] = self.normalised
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """As fairseq's, with required_batch_size_multiple=1; its callers give that option by name."""

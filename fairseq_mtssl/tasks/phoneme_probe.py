@@ -89,7 +89,9 @@ class PhonemeProbeTask(EveryRowTask):
         if cfg.encoder is None and cfg.checkpoint not in (None, MFCC):
             source = checkpoints.read_encoder(cfg.checkpoint)
             with open_dict(cfg):
-                cfg.encoder, cfg.normalised = source.sizes, source.normalised
+                cfg.encoder = source.sizes
+        trained = None if source is None else source.normalised
+        self.settle_normalize(cfg, trained, cfg.checkpoint, name="normalised")
         model = super().build_model(cfg, from_checkpoint)
         if source is not None and not cfg.random_weights:
             checkpoints.load_weights(model.frozen.speech_encoder, source.weights, cfg.checkpoint)
@@ -116,7 +118,7 @@ class PhonemeProbeTask(EveryRowTask):
             sequences=model.is_ctc,
             hop_samples=model.frozen.hop_samples,
             window_samples=model.frozen.window_samples,
-            normalised=model.cfg.normalised,
+            normalised=self.normalised,
             training=training,
             seed=int(cfg.seed),
             resample=cfg.resample,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fairseq import tasks
 from sklearn.metrics import accuracy_score, f1_score
 from spoken_phones import make_spoken_phones
 from training import TINY_MT4SSL, compose, train, train_mt4ssl, weights
@@ -340,3 +341,33 @@ def test_the_layers_of_the_recipes_are_those_of_the_upstream(pretrained: Path, p
         == "2"
     )
     assert TINY_MT4SSL["model.encoder_layers"] == 3
+
+
+def test_a_probe_that_contradicts_its_checkpoint_about_waveforms_is_refused(
+    data: Path, pretrained: Path
+) -> None:
+    with pytest.raises(ConfigError, match="model.normalised: false, but .* was trained on normalised"):
+        built_probe(data, pretrained, **{"model.normalised": False})
+    assert built_probe(data, pretrained, **{"model.normalised": True}).cfg.normalised is True
+    assert built_probe(data, pretrained).cfg.normalised is True
+
+
+def test_a_probe_of_raw_waveforms_reads_raw_ones_and_keeps_that(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
+    state = torch.load(pretrained, weights_only=False)
+    state["cfg"]["model"]["normalize"] = False
+    torch.save(state, tmp_path / "raw.pt")
+    assert built_probe(data, tmp_path / "raw.pt").cfg.normalised is False
+    with pytest.raises(
+        ConfigError, match="model.normalised: true, but .*raw.pt was trained on raw waveforms"
+    ):
+        built_probe(data, tmp_path / "raw.pt", **{"model.normalised": True})
+
+
+def built_probe(data: Path, checkpoint: Path, **settings: Any) -> Any:
+    """The model of a probe's configuration, as a new training builds it."""
+    cfg = compose(
+        "phoneme_probe", **{"task.data": str(data), "model.checkpoint": str(checkpoint), **settings}
+    )
+    return tasks.setup_task(cfg.task).build_model(cfg.model)

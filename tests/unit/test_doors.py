@@ -38,6 +38,7 @@ DOORS: dict[str, set[str]] = {
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
     "ranks": set(),
+    "resuming": BASE | {"checkpoints"},
     "config": set(),
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
