@@ -22,7 +22,7 @@ from examples.few_pairs import jobs as plan
 from examples.few_pairs.jobs import COMPARISONS, DIAGNOSES, VARIANTS, Job, Setting
 from examples.few_pairs.reporting import report
 from examples.pipeline import Pipeline, Stage, run_example
-from examples.variants import PARTS, seeds_of, variants_of
+from examples.variants import PARTS, in_sevenths, seeds_of, variants_of
 from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
@@ -38,9 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         found = records.read_records(args.from_results)
         report(found, {record["name"]: float(record.get("seconds") or 0.0) for record in found}, args.out)
         return
-    setting = Setting(
-        args.data or args.out / "data", args.out, updates_of(args.updates), args.config, tuple(args.overrides)
-    )
+    updates = in_sevenths(args.updates, "--updates")
+    setting = Setting(args.data or args.out / "data", args.out, updates, args.config, tuple(args.overrides))
     variants = variants_of(args.only or ",".join(VARIANTS), VARIANTS | COMPARISONS)
     sizes, seeds = plan.sizes_of(args.pairs), seeds_of(args.seeds)
     ways = WAYS if args.by == "both" else (args.by,)
@@ -153,14 +152,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--fresh", action="store_true", help="do every stage anew")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     return parser.parse_intermixed_args(argv)
-
-
-def updates_of(amount: int) -> int:
-    """--updates. Raises: ConfigError unless it can be cut into 2/7 and 5/7."""
-    if amount < PARTS or amount % PARTS:
-        near = max(PARTS, round(amount / PARTS) * PARTS)
-        raise ConfigError("--updates", [f"got {amount}, wanted a multiple of {PARTS} such as {near}"])
-    return amount
 
 
 if __name__ == "__main__":

@@ -21,7 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples import records, stages
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.schedules.reporting import about_records, about_runs, report
-from examples.variants import BRANCHES, FIRST_PARTS, NEVER, NINE, PARTS, Variant, seeds_of, variants_of
+from examples.variants import (
+    BRANCHES,
+    FIRST_PARTS,
+    NEVER,
+    NINE,
+    PARTS,
+    Variant,
+    in_sevenths,
+    seeds_of,
+    variants_of,
+)
 from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.errors import ConfigError
 
@@ -233,11 +243,8 @@ def length_of(args: argparse.Namespace) -> Length:
         amount, unit = args.epochs if args.epochs is not None else EPOCHS, "epochs"
     else:
         amount, unit = args.updates if args.updates is not None else UPDATES, "updates"
-    if amount < PARTS or amount % PARTS:
-        near = max(PARTS, round(amount / PARTS) * PARTS)
-        why = "phases are 2/7 and 5/7, checkpoints 1/7 apart"
-        raise ConfigError(f"--{unit}", [f"got {amount}, wanted a multiple of {PARTS} such as {near}: {why}"])
-    return Length(amount, unit)
+    why = "phases are 2/7 and 5/7, checkpoints 1/7 apart"
+    return Length(in_sevenths(amount, f"--{unit}", why), unit)
 
 
 def is_small(args: argparse.Namespace) -> bool:

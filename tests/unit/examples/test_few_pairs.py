@@ -59,15 +59,15 @@ def test_all_pairs_are_trained_once_whichever_way_there_are_fewer() -> None:
     assert jobs.Job(jobs.VARIANTS["vgs"], "all", "", 1).data(Path("all"), Path("o")) == Path("all")
 
 
-def test_sizes_are_numbers_or_all_each_once() -> None:
+def test_sizes_are_numbers_or_all_each_once(tmp_path: Path) -> None:
     assert jobs.sizes_of("300, all") == ["300", "all"]
     for text in ("", "0", "300,300", "some", "-3"):
         with pytest.raises(ConfigError, match="wanted numbers above 0 or all"):
             jobs.sizes_of(text)
     with pytest.raises(ConfigError, match="--diagnose"):
         run.diagnoses_of(["all"], ("image",), [1])
-    with pytest.raises(ConfigError, match="multiple of 7 such as 1505"):
-        run.updates_of(1504)
+    with pytest.raises(ConfigError, match="--updates: got 1504, wanted a multiple of 7 such as 1505$"):
+        run.main(["--updates", "1504", "--data", "none", "--out", str(tmp_path)])
 
 
 def record(title: str, pairs: str, seed: int, r10: float, by: str = "image") -> dict[str, Any]:

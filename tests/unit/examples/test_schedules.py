@@ -100,7 +100,7 @@ def test_labels_are_relevant_in_training_as_in_evaluation(compose) -> None:
 @pytest.mark.parametrize(
     ("words", "word"),
     [
-        (["--updates", "100"], "got 100, wanted a multiple of 7 such as 98"),
+        (["--updates", "100"], "got 100, wanted a multiple of 7 such as 98: phases are 2/7 and 5/7, checkp"),
         (["--updates", "0"], "such as 7"),
         (["--epochs", "-7"], "--epochs: got -7"),
     ],
