@@ -182,6 +182,7 @@ def test_an_untrained_network_is_measured_with_random_weights_and_tuned_from_scr
     [
         ([], "give --speech and --more, or --from-results"),
         (["--speech", "a", "--more", "b", "--seeds", "1,1"], "wanted whole numbers, each once"),
+        (["--speech", "a", "--seeds", "1,01"], "--seeds: got '1,01', .*; give --speech and --more"),
         (["--speech", "a", "--more", "b", "--passes", "0"], "wanted more than 0"),
     ],
 )
