@@ -62,7 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     last = {job: plan.training(job, setting, labels, source[job.seed]) for job in diagnoses}
     train(last, setting, pipeline, args)
     names = [job.name for job in (*ordinary, *diagnoses)]
-    kept = [record for record in records.read_records([args.out / "records"]) if record["name"] in names]
+    found = records.read_records([args.out / records.RECORDS_FOLDER])
+    kept = [record for record in found if record["name"] in names]
     report(kept, pipeline.total_seconds(), args.out)
 
 
@@ -86,9 +87,7 @@ def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: ar
         facts["pairs_in_all"] = pairs_in_all
         title, schedule = job.variant.title, job.variant.schedule
         record = records.make_record(run, title, schedule, job.seed, pipeline, **facts)
-        for place in (args.out / "records", args.record):
-            if place is not None:
-                records.write_record(record, place)
+        records.keep_record(record, args.out, args.record)
 
     pipeline.run_queue(list(runs.values()), args.at_once or usable_cores(), measure)
 

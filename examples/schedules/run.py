@@ -129,9 +129,7 @@ def main(argv: list[str] | None = None) -> None:
         _, variant, seed = jobs[run.name]
         facts = {"ssl": variant.ssl, "length": str(length)}
         record = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
-        for folder in (out / "records", args.record):
-            if folder is not None:
-                records.write_record(record, folder)
+        records.keep_record(record, out, args.record)
 
     runs = [run for name, (run, *_) in jobs.items() if name not in known]
     if runs:
