@@ -193,12 +193,10 @@ class Experiment:
         needs: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> Stage:
-        """`mtssl make-targets` into out/labels/name."""
-        folder = self.out / "labels" / name
-        command = ["mtssl", "make-targets", "--data", str(self.data), "--features", features]
-        command += ["--clusters", str(CLUSTERS), "--fit-split", fit_split, "--splits", ",".join(splits)]
-        command += [*options, "--out", str(folder)]
-        return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=("speech", *needs))
+        """Labels of some splits in out/labels/name. options: further ones of `mtssl make-targets`."""
+        words = ["--fit-split", fit_split, "--splits", ",".join(splits), *options]
+        needs = ("speech", *needs)
+        return stages.labels_stage(name, features, CLUSTERS, self.data, self.out, words, needs)
 
     def training(
         self, kind: str, seed: int, labels: Stage | None, name: str = "", more: Sequence[str] = ()
