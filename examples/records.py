@@ -125,6 +125,18 @@ def keep_record(record: Record, out: Path, kept: Path | None) -> None:
             write_record(record, folder)
 
 
+def stand_ins(runs: Iterable[Stage], pipeline: Pipeline, kept: Path | None) -> dict[str, Record]:
+    """Name -> record of the runs that need not be trained because a record of the same command is kept.
+
+    A run whose first product is at hand is left out: it speaks for itself. kept: the folder that --record
+    names. Nothing is returned without one, or where the pipeline does every stage anew.
+    """
+    if kept is None or pipeline.fresh:
+        return {}
+    absent = [run for run in runs if not run.products[0].is_file()]
+    return already_recorded({run.name: portable(run.line, pipeline.out) for run in absent}, kept)
+
+
 def already_recorded(commands: Mapping[str, str], folder: Path) -> dict[str, Record]:
     """Name -> record of the runs whose record lies in a folder and was made by the same command.
 

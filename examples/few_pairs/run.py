@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,23 +48,45 @@ def main(argv: list[str] | None = None) -> None:
     # the runs that diagnoses take their image encoders from, where they are not among the others
     ordinary += [job for job in towers if job not in ordinary]
 
+    labels = stages.labels_stage("mfcc-cmn", "mfcc-cmn", CLUSTERS, setting.whole, args.out)
+    runs = {job: plan.training(job, setting, labels) for job in ordinary}
+    tower = {job.seed: runs[job] for job in towers}
+    last = {job: plan.training(job, setting, labels, tower[job.seed]) for job in diagnoses}
+
     pipeline = Pipeline(args.out, args.fresh)
+    known = recorded(runs, last, tower, pipeline, args.record)
+    groups = [{job: run for job, run in some.items() if job.name not in known} for some in (runs, last)]
+    trained = [job for group in groups for job in group]
     if args.data is None:
         pipeline.run(stages.manifest_stage("scenes", setting.whole))
-    for pairs, by in dict.fromkeys((job.pairs, job.by) for job in (*ordinary, *diagnoses) if job.by):
+    for pairs, by in dict.fromkeys((job.pairs, job.by) for job in trained if job.by):
         pipeline.run(plan.pairs_stage(pairs, by, setting.whole, args.out))
-    labels = stages.labels_stage("mfcc-cmn", "mfcc-cmn", CLUSTERS, setting.whole, args.out)
-    if any(job.variant.needs_labels for job in ordinary):
+    if any(job.variant.needs_labels for job in trained):
         pipeline.run(labels)
-    runs = {job: plan.training(job, setting, labels) for job in ordinary}
-    train(runs, setting, pipeline, args)
-    source = {job.seed: runs[job] for job in towers}
-    last = {job: plan.training(job, setting, labels, source[job.seed]) for job in diagnoses}
-    train(last, setting, pipeline, args)
-    names = [job.name for job in (*ordinary, *diagnoses)]
+    for group in groups:
+        train(group, setting, pipeline, args)
+    for record in known.values():
+        records.keep_record(record, args.out, None)
+    names = [job.name for job in (*runs, *last)]
     found = records.read_records([args.out / records.RECORDS_FOLDER])
-    kept = [record for record in found if record["name"] in names]
-    report(kept, pipeline.total_seconds(), args.out)
+    report([record for record in found if record["name"] in names], pipeline.total_seconds(), args.out)
+
+
+def recorded(
+    runs: Mapping[Job, Stage],
+    last: Mapping[Job, Stage],
+    tower: Mapping[int, Stage],
+    pipeline: Pipeline,
+    kept: Path | None,
+) -> dict[str, records.Record]:
+    """Name -> record of the runs that are not trained because --record holds one of the same command.
+
+    last: the diagnoses, each of which begins with the checkpoint of its seed's run in `tower`. A record holds
+    no checkpoint: that run is trained unless all of its diagnoses are recorded, too.
+    """
+    known = records.stand_ins(last.values(), pipeline, kept)
+    wanted = {tower[job.seed].name for job in last if job.name not in known}
+    return known | records.stand_ins([run for run in runs.values() if run.name not in wanted], pipeline, kept)
 
 
 def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: argparse.Namespace) -> None:
@@ -139,7 +161,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"of a sequence, a multiple of {PARTS} ({plan.UPDATES})",
     )
     add("--config", default=plan.RECIPE, metavar="RECIPE", help=f"of all runs ({plan.RECIPE})")
-    add("--record", type=Path, metavar="DIR", help="also write a small JSON a run here (OUT/records)")
+    add(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="also write a small JSON a run here (OUT/records); a run that has one of the same command there "
+        "is not trained again, unless --diagnose needs its checkpoint",
+    )
     add(
         "--from-results",
         type=Path,

@@ -113,12 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         for variant in sorted(variants, key=lambda each: -each.cost)
         for run in [training(variant, seed, args, data, length, labels)]
     }
-    known = {}
-    if args.record is not None and not args.fresh:
-        # where a run itself is not at hand, its record stands for it
-        absent = {name: run for name, (run, *_) in jobs.items() if not run.products[0].is_file()}
-        commands = {name: records.portable(run.line, out) for name, run in absent.items()}
-        known = records.already_recorded(commands, args.record)
+    known = records.stand_ins([run for run, *_ in jobs.values()], pipeline, args.record)
     evaluations: list[str] = []
 
     def measure(run: Stage) -> Iterator[Stage]:

@@ -88,6 +88,11 @@ def test_runs_on_few_and_all_pairs_end_in_a_table_a_curve_and_findings(
     assert (out / "curve.png").is_file() and "data:image/png" in (out / "index.html").read_text()
     assert "(W2V2, VGS), image tower of all pairs |" in first["tables.md"]
     done = len(commands)
+    elsewhere = [*words[:3], tmp_path / "elsewhere" / "out", *words[4:]]
+    example.main([*map(str, elsewhere), *overrides])
+    assert len(commands) == done  # recorded runs are not trained again
+    assert (tmp_path / "elsewhere" / "out" / "tables.md").read_text() == first["tables.md"]
+
     again = tmp_path / "again"
     example.main(["--from-results", str(kept), "--out", str(again)])
     assert len(commands) == done  # nothing is trained
