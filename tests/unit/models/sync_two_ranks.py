@@ -15,35 +15,24 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from fairseq.distributed import ModuleProxyWrapper
-from tiny_grounding import GROUNDING
+from tiny_grounding import build_joint
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
-from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.modules import quantizer
 from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
 from fairseq_mtssl.schedule import Moment
 
-SMALL: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
-    "conv_pos": 8,
-    "conv_pos_groups": 2,
-    **GROUNDING,
+SETTINGS: dict[str, Any] = {
     # of 16 pixels four convolutions leave one cell a channel, which a group norm makes 0 whatever the image
     "image_size": 64,
-    "latent_vars": 8,
-    "num_negatives": 5,
     "mask_length": 4,
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "dropout_input": 0.0,
     "dropout_features": 0.0,
-    "seed": 1,
 }
 
 
@@ -64,8 +53,7 @@ def without_chance() -> None:
 
 
 def build(settings: dict[str, Any]) -> JointSslVgsModel:
-    torch.manual_seed(0)
-    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, **settings})).train()
+    return build_joint(**{**SETTINGS, **settings}).train()
 
 
 def batch(rows: list[int]) -> dict[str, Any]:
