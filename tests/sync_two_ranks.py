@@ -1,19 +1,10 @@
-"""Run by test_sync_ranks.py: two gloo ranks on the loopback, each with a part of one batch.
-
-Usage: python sync_two_ranks.py FOLDER. FOLDER/cases.pt holds the cases by name (see `test_sync_ranks.py`);
-rank r writes its results, by name, to FOLDER/rank{r}.pt.
-"""
+"""Run by test_sync_ranks.py on two gloo ranks (see `gloo_ranks.py`), each with a part of one batch."""
 
 from __future__ import annotations
 
-import datetime
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from fairseq.distributed import ModuleProxyWrapper
 from tiny_grounding import build_joint
 from torch import Tensor, nn
@@ -96,31 +87,11 @@ def learn(model: Any, rows: list[int], alpha: float, counted: bool = True) -> di
 
 
 def run_case(rank: int, case: dict[str, Any]) -> dict[str, Any]:
+    """rows, counted: of each rank, and whether its batch counts. Returns: see `learn`; `shared`: buffers."""
+    without_chance()
     model = build(case["settings"])
     parallel = ModuleProxyWrapper(DistributedDataParallel(model, find_unused_parameters=True))
     result = learn(parallel, case["rows"][rank], case["alpha"], case["counted"][rank])
     parallel.share_buffers()
     result["shared"] = {name: buffer.clone() for name, buffer in model.named_buffers()}
     return result
-
-
-def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=300),
-    )
-    without_chance()
-    cases = torch.load(Path(folder) / "cases.pt")
-    torch.save({name: run_case(rank, case) for name, case in cases.items()}, Path(folder) / f"rank{rank}.pt")
-    dist.barrier()
-    # Taking gloo apart sometimes aborts in torch: "terminate called without an active exception".
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(run_rank, args=(sys.argv[1],), nprocs=2)
