@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import paper_runs
 import pytest
 
 from examples import stages
-from examples.few_pairs import jobs, reporting
+from examples.few_pairs import jobs, reporting, run
 from examples.pipeline import Pipeline, Stage
 from fairseq_mtssl.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[3]
 LABELS = stages.labels_stage("mfcc-cmn", "mfcc-cmn", 100, Path("all"), Path("o"))
 TOWER = stages.training_stage("vgs-all-seed2", "vgs_small", Path("all"), Path("o"))
 SETTING = jobs.Setting(Path("all"), Path("o"))
 EVERY = jobs.VARIANTS | jobs.COMPARISONS | jobs.DIAGNOSES
-
-
-def load() -> ModuleType:
-    """examples/few_pairs/run.py, whose folder is no package."""
-    spec = importlib.util.spec_from_file_location("few_pairs_run", ROOT / "examples" / "few_pairs" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-run = load()
 
 
 @pytest.mark.parametrize("name", EVERY)
