@@ -22,6 +22,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.evaluations import ABX_NAME
 from fairseq_mtssl.report.training_log import TrainingLog, read_training_log
 
+RECORDS_FOLDER = "records"  # in an output folder
 CURVES = ("loss_vgs", "loss_ssl", "alpha", "phase")
 POINTS = 60  # of a curve at most
 ABX_KEYS = ("slicing", "context", "tokens", "scores")
@@ -115,6 +116,25 @@ def write_record(record: Record, folder: Path) -> Path:
     )
     path.write_text("{\n" + ",\n".join(entries) + "\n}\n", encoding="utf-8")
     return path
+
+
+def keep_record(record: Record, out: Path, kept: Path | None) -> None:
+    """Write a run's record into out/records and, where there is one, into the folder that --record names."""
+    for folder in (out / RECORDS_FOLDER, kept):
+        if folder is not None:
+            write_record(record, folder)
+
+
+def stand_ins(runs: Iterable[Stage], pipeline: Pipeline, kept: Path | None) -> dict[str, Record]:
+    """Name -> record of the runs that need not be trained because a record of the same command is kept.
+
+    A run whose first product is at hand is left out: it speaks for itself. kept: the folder that --record
+    names. Nothing is returned without one, or where the pipeline does every stage anew.
+    """
+    if kept is None or pipeline.fresh:
+        return {}
+    absent = [run for run in runs if not run.products[0].is_file()]
+    return already_recorded({run.name: portable(run.line, pipeline.out) for run in absent}, kept)
 
 
 def already_recorded(commands: Mapping[str, str], folder: Path) -> dict[str, Record]:

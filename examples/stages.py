@@ -86,12 +86,20 @@ def items_stage(data: Path, split: str, out: Path) -> Stage:
     return Stage("items", command, out / "items", [data / f"{split}.item"], needs=("data",))
 
 
-def labels_stage(name: str, features: str, clusters: int, data: Path, out: Path) -> Stage:
-    """`mtssl make-targets` of every split of a data folder, into out/labels/name."""
+def labels_stage(
+    name: str,
+    features: str,
+    clusters: int,
+    data: Path,
+    out: Path,
+    options: Sequence[str] = (),
+    needs: Sequence[str] = ("data",),
+) -> Stage:
+    """`mtssl make-targets` into out/labels/name, of every split of a data folder unless options say which."""
     folder = out / "labels" / name
     command = ["mtssl", "make-targets", "--data", str(data), "--features", features]
-    command += ["--clusters", str(clusters), "--out", str(folder)]
-    return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=("data",))
+    command += ["--clusters", str(clusters), *options, "--out", str(folder)]
+    return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=needs)
 
 
 def curves_stage(

@@ -91,3 +91,16 @@ def seeds_of(text: str) -> list[int]:
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
         raise ConfigError("--seeds", [f"got {text!r}, wanted whole numbers, each once, such as 1,2,3"])
     return [int(word) for word in words]
+
+
+def in_sevenths(amount: int, option: str, why: str = "") -> int:
+    """The length of a run, if it can be cut into the paper's seven parts.
+
+    amount: in updates or epochs. option: what gave it, as `--updates`. why: what else the error says.
+    Raises: ConfigError unless the length is a multiple of seven.
+    """
+    if amount < PARTS or amount % PARTS:
+        near = max(PARTS, round(amount / PARTS) * PARTS)
+        told = f"got {amount}, wanted a multiple of {PARTS} such as {near}"
+        raise ConfigError(option, [f"{told}: {why}" if why else told])
+    return amount

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from pathlib import Path
 
+import manifest_scripts
 import numpy as np
 import soundfile
 
-MANIFESTS = Path(__file__).resolve().parents[1] / "manifests"
 TONES_HZ = {
     "sil": 0,
     "lo": 300,
@@ -37,11 +35,7 @@ def make_spoken_phones(folder: Path, utterances: int = 6, segments: int = 6) -> 
                 start, end = (SEGMENT_SAMPLES * each / 16_000 for each in (segment, segment + 1))
                 rows.append(f"{name}\t{start:.4f}\t{end:.4f}\t{phone}\t\t{speaker}")
     (folder / "phones.tsv").write_text("".join(f"{row}\n" for row in rows))
-    sys.path.insert(0, str(MANIFESTS))
-    try:
-        script = importlib.import_module("aligned_phones")
-    finally:
-        sys.path.remove(str(MANIFESTS))
     words = ["--audio", folder / "wav", "--alignment", folder / "phones.tsv", "--out", folder / "data"]
-    script.main([str(word) for word in [*words, "--valid-speakers", "c", "--test-speakers", "d"]])
+    words += ["--valid-speakers", "c", "--test-speakers", "d"]
+    manifest_scripts.load("aligned_phones").main([str(word) for word in words])
     return folder / "data"

@@ -77,6 +77,12 @@ TINY_MT4SSL = {
 }
 
 
+def tiny_words() -> list[str]:
+    """What makes an example's model small and its batches, as words of the command line."""
+    keys = ("model.", "task.image", "task.max", "task.eval", "dataset.")
+    return [f"{key}={_typed(value)}" for key, value in TINY.items() if key.startswith(keys)]
+
+
 def make_pairs(folder: Path, split: str, count: int, seed: int = 0, seconds: float = 0.4) -> None:
     """Tones of different heights paired with grey squares of different brightness, labelled low or high."""
     rng = np.random.default_rng([seed, len(split)])

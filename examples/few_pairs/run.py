@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from examples.few_pairs import jobs as plan
 from examples.few_pairs.jobs import COMPARISONS, DIAGNOSES, VARIANTS, Job, Setting
 from examples.few_pairs.reporting import report
 from examples.pipeline import Pipeline, Stage, run_example
-from examples.variants import PARTS, seeds_of, variants_of
+from examples.variants import PARTS, in_sevenths, seeds_of, variants_of
 from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
@@ -38,9 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         found = records.read_records(args.from_results)
         report(found, {record["name"]: float(record.get("seconds") or 0.0) for record in found}, args.out)
         return
-    setting = Setting(
-        args.data or args.out / "data", args.out, updates_of(args.updates), args.config, tuple(args.overrides)
-    )
+    updates = in_sevenths(args.updates, "--updates")
+    setting = Setting(args.data or args.out / "data", args.out, updates, args.config, tuple(args.overrides))
     variants = variants_of(args.only or ",".join(VARIANTS), VARIANTS | COMPARISONS)
     sizes, seeds = plan.sizes_of(args.pairs), seeds_of(args.seeds)
     ways = WAYS if args.by == "both" else (args.by,)
@@ -49,22 +48,45 @@ def main(argv: list[str] | None = None) -> None:
     # the runs that diagnoses take their image encoders from, where they are not among the others
     ordinary += [job for job in towers if job not in ordinary]
 
+    labels = stages.labels_stage("mfcc-cmn", "mfcc-cmn", CLUSTERS, setting.whole, args.out)
+    runs = {job: plan.training(job, setting, labels) for job in ordinary}
+    tower = {job.seed: runs[job] for job in towers}
+    last = {job: plan.training(job, setting, labels, tower[job.seed]) for job in diagnoses}
+
     pipeline = Pipeline(args.out, args.fresh)
+    known = recorded(runs, last, tower, pipeline, args.record)
+    groups = [{job: run for job, run in some.items() if job.name not in known} for some in (runs, last)]
+    trained = [job for group in groups for job in group]
     if args.data is None:
         pipeline.run(stages.manifest_stage("scenes", setting.whole))
-    for pairs, by in dict.fromkeys((job.pairs, job.by) for job in (*ordinary, *diagnoses) if job.by):
+    for pairs, by in dict.fromkeys((job.pairs, job.by) for job in trained if job.by):
         pipeline.run(plan.pairs_stage(pairs, by, setting.whole, args.out))
-    labels = stages.labels_stage("mfcc-cmn", "mfcc-cmn", CLUSTERS, setting.whole, args.out)
-    if any(job.variant.needs_labels for job in ordinary):
+    if any(job.variant.needs_labels for job in trained):
         pipeline.run(labels)
-    runs = {job: plan.training(job, setting, labels) for job in ordinary}
-    train(runs, setting, pipeline, args)
-    source = {job.seed: runs[job] for job in towers}
-    last = {job: plan.training(job, setting, labels, source[job.seed]) for job in diagnoses}
-    train(last, setting, pipeline, args)
-    names = [job.name for job in (*ordinary, *diagnoses)]
-    kept = [record for record in records.read_records([args.out / "records"]) if record["name"] in names]
-    report(kept, pipeline.total_seconds(), args.out)
+    for group in groups:
+        train(group, setting, pipeline, args)
+    for record in known.values():
+        records.keep_record(record, args.out, None)
+    names = [job.name for job in (*runs, *last)]
+    found = records.read_records([args.out / records.RECORDS_FOLDER])
+    report([record for record in found if record["name"] in names], pipeline.total_seconds(), args.out)
+
+
+def recorded(
+    runs: Mapping[Job, Stage],
+    last: Mapping[Job, Stage],
+    tower: Mapping[int, Stage],
+    pipeline: Pipeline,
+    kept: Path | None,
+) -> dict[str, records.Record]:
+    """Name -> record of the runs that are not trained because --record holds one of the same command.
+
+    last: the diagnoses, each of which begins with the checkpoint of its seed's run in `tower`. A record holds
+    no checkpoint: that run is trained unless all of its diagnoses are recorded, too.
+    """
+    known = records.stand_ins(last.values(), pipeline, kept)
+    wanted = {tower[job.seed].name for job in last if job.name not in known}
+    return known | records.stand_ins([run for run in runs.values() if run.name not in wanted], pipeline, kept)
 
 
 def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: argparse.Namespace) -> None:
@@ -87,9 +109,7 @@ def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: ar
         facts["pairs_in_all"] = pairs_in_all
         title, schedule = job.variant.title, job.variant.schedule
         record = records.make_record(run, title, schedule, job.seed, pipeline, **facts)
-        for place in (args.out / "records", args.record):
-            if place is not None:
-                records.write_record(record, place)
+        records.keep_record(record, args.out, args.record)
 
     pipeline.run_queue(list(runs.values()), args.at_once or usable_cores(), measure)
 
@@ -141,7 +161,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help=f"of a sequence, a multiple of {PARTS} ({plan.UPDATES})",
     )
     add("--config", default=plan.RECIPE, metavar="RECIPE", help=f"of all runs ({plan.RECIPE})")
-    add("--record", type=Path, metavar="DIR", help="also write a small JSON a run here (OUT/records)")
+    add(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help="also write a small JSON a run here (OUT/records); a run that has one of the same command there "
+        "is not trained again, unless --diagnose needs its checkpoint",
+    )
     add(
         "--from-results",
         type=Path,
@@ -153,14 +179,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add("--fresh", action="store_true", help="do every stage anew")
     add("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     return parser.parse_intermixed_args(argv)
-
-
-def updates_of(amount: int) -> int:
-    """--updates. Raises: ConfigError unless it can be cut into 2/7 and 5/7."""
-    if amount < PARTS or amount % PARTS:
-        near = max(PARTS, round(amount / PARTS) * PARTS)
-        raise ConfigError("--updates", [f"got {amount}, wanted a multiple of {PARTS} such as {near}"])
-    return amount
 
 
 if __name__ == "__main__":

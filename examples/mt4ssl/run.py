@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     pipeline = Pipeline(out, args.fresh)
     if args.data is None:
         pipeline.run(stages.manifest_stage("scenes", data))
-    first = targets_stage("mfcc", "mfcc", data, out, args.clusters, needs=("data",))
+    first = stages.labels_stage("mfcc", "mfcc", args.clusters, data, out)
     pipeline.run(first)
     updates = f"optimization.max_update={args.updates}"
     labels = f"task.labels=[{stages.hydra_value(str(first.folder))}]"
@@ -43,9 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     sources = {"mfcc": "mfcc", **{f"layer{layer}": f"{checkpoint}:{layer}" for layer in LAYERS}}
     measured = {}
     for name, features in sources.items():
-        stage = targets_stage(
-            f"{MEASURED}_{name}", features, data, out, args.clusters, ("data", "mt4ssl"), MEASURED
-        )
+        stage = measured_labels(name, features, args.clusters, data, out)
         pipeline.run(stage)
         measure = measurement_stage(stage, data, out)
         pipeline.run(measure)
@@ -89,21 +88,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def targets_stage(
-    name: str,
-    features: str,
-    data: Path,
-    out: Path,
-    clusters: int,
-    needs: tuple[str, ...],
-    split: str | None = None,
-) -> Stage:
-    """`mtssl make-targets` into out/labels/name; split: the only one, codebook included."""
-    folder = out / "labels" / name
-    command = ["mtssl", "make-targets", "--data", str(data), "--features", features]
-    command += ["--clusters", str(clusters), "--out", str(folder)]
-    command += ["--splits", split, "--fit-split", split] if split else []
-    return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=needs)
+def measured_labels(name: str, features: str, clusters: int, data: Path, out: Path) -> Stage:
+    """Labels of the measured split and no other; their codebook is learned on that split, too."""
+    needs = ("data", "mt4ssl")
+    stage = stages.labels_stage(f"{MEASURED}_{name}", features, clusters, data, out, needs=needs)
+    # at the end of the command: a finished stage is known by its words
+    return replace(stage, command=[*stage.command, "--splits", MEASURED, "--fit-split", MEASURED])
 
 
 def measurement_stage(labels: Stage, data: Path, out: Path) -> Stage:

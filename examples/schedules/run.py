@@ -21,7 +21,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples import records, stages
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.schedules.reporting import about_records, about_runs, report
-from examples.variants import BRANCHES, FIRST_PARTS, NEVER, NINE, PARTS, Variant, seeds_of, variants_of
+from examples.variants import (
+    BRANCHES,
+    FIRST_PARTS,
+    NEVER,
+    NINE,
+    PARTS,
+    Variant,
+    in_sevenths,
+    seeds_of,
+    variants_of,
+)
 from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.errors import ConfigError
 
@@ -103,12 +113,7 @@ def main(argv: list[str] | None = None) -> None:
         for variant in sorted(variants, key=lambda each: -each.cost)
         for run in [training(variant, seed, args, data, length, labels)]
     }
-    known = {}
-    if args.record is not None and not args.fresh:
-        # where a run itself is not at hand, its record stands for it
-        absent = {name: run for name, (run, *_) in jobs.items() if not run.products[0].is_file()}
-        commands = {name: records.portable(run.line, out) for name, run in absent.items()}
-        known = records.already_recorded(commands, args.record)
+    known = records.stand_ins([run for run, *_ in jobs.values()], pipeline, args.record)
     evaluations: list[str] = []
 
     def measure(run: Stage) -> Iterator[Stage]:
@@ -119,9 +124,7 @@ def main(argv: list[str] | None = None) -> None:
         _, variant, seed = jobs[run.name]
         facts = {"ssl": variant.ssl, "length": str(length)}
         record = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
-        for folder in (out / "records", args.record):
-            if folder is not None:
-                records.write_record(record, folder)
+        records.keep_record(record, out, args.record)
 
     runs = [run for name, (run, *_) in jobs.items() if name not in known]
     if runs:
@@ -233,11 +236,8 @@ def length_of(args: argparse.Namespace) -> Length:
         amount, unit = args.epochs if args.epochs is not None else EPOCHS, "epochs"
     else:
         amount, unit = args.updates if args.updates is not None else UPDATES, "updates"
-    if amount < PARTS or amount % PARTS:
-        near = max(PARTS, round(amount / PARTS) * PARTS)
-        why = "phases are 2/7 and 5/7, checkpoints 1/7 apart"
-        raise ConfigError(f"--{unit}", [f"got {amount}, wanted a multiple of {PARTS} such as {near}: {why}"])
-    return Length(amount, unit)
+    why = "phases are 2/7 and 5/7, checkpoints 1/7 apart"
+    return Length(in_sevenths(amount, f"--{unit}", why), unit)
 
 
 def is_small(args: argparse.Namespace) -> bool:

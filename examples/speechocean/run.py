@@ -28,6 +28,7 @@ from examples import results, stages
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.speechocean import table
 from examples.training_bar import last_validation
+from examples.variants import seeds_of
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.data.manifest import read_audio_manifest
@@ -111,17 +112,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="do every stage anew")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every pre-training")
     args = parser.parse_intermixed_args(argv)
-    words = [word.strip() for word in args.seeds.split(",")]
     faults = []
-    if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
-        faults.append(f"--seeds: got {args.seeds!r}, wanted whole numbers, each once, such as 1,2,3")
+    try:
+        args.seeds = seeds_of(args.seeds)
+    except ConfigError as error:
+        faults.append(str(error))
     if args.from_results is None and (args.speech is None or args.more is None):
         faults.append("give --speech and --more, or --from-results")
     if not args.passes > 0 or args.ctc_updates < 1:
         faults.append(f"--passes {args.passes}, --ctc-updates {args.ctc_updates}: wanted more than 0")
     if faults:
         raise ConfigError("speechocean", faults)
-    args.seeds = [int(word) for word in words]
     args.at_once = args.at_once or usable_cores()
     return args
 
@@ -192,12 +193,10 @@ class Experiment:
         needs: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> Stage:
-        """`mtssl make-targets` into out/labels/name."""
-        folder = self.out / "labels" / name
-        command = ["mtssl", "make-targets", "--data", str(self.data), "--features", features]
-        command += ["--clusters", str(CLUSTERS), "--fit-split", fit_split, "--splits", ",".join(splits)]
-        command += [*options, "--out", str(folder)]
-        return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=("speech", *needs))
+        """Labels of some splits in out/labels/name. options: further ones of `mtssl make-targets`."""
+        words = ["--fit-split", fit_split, "--splits", ",".join(splits), *options]
+        needs = ("speech", *needs)
+        return stages.labels_stage(name, features, CLUSTERS, self.data, self.out, words, needs)
 
     def training(
         self, kind: str, seed: int, labels: Stage | None, name: str = "", more: Sequence[str] = ()

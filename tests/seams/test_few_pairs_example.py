@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
 import training
 
-from examples import pipeline, stages
+from examples.few_pairs import run
 from fairseq_mtssl.errors import ConfigError
 
 pytest.importorskip("matplotlib")
-
-
-@pytest.fixture(scope="module")
-def example(root: Path) -> ModuleType:
-    """examples/few_pairs/run.py, whose folder is no package."""
-    spec = importlib.util.spec_from_file_location("few_pairs_run", root / "examples" / "few_pairs" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stages that were run, all of them in this process, which saves their start."""
-    run, executed = pipeline.Pipeline._execute, []
-
-    def execute(self, stage, environment, position) -> None:
-        from fairseq_mtssl.cli.main import main
-
-        executed.append(stage.name)
-        if stage.command[0] != "mtssl":
-            return run(self, stage, environment, position)
-        assert main(stage.command[1:]) == 0, stage.line
-        return None
-
-    monkeypatch.setattr(pipeline.Pipeline, "_execute", execute)
-    return executed
-
-
-def hydra(value: object) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(map(hydra, value)) + "]"
-    return stages.hydra_value(str(value)) if isinstance(value, str) else str(value)
 
 
 def weights(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
@@ -60,16 +22,14 @@ def weights(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
 
 
 def test_runs_on_few_and_all_pairs_end_in_a_table_a_curve_and_findings(
-    example: ModuleType, commands: list[str], tmp_path: Path
+    commands: list[str], tmp_path: Path
 ) -> None:
     data, out, kept = tmp_path / "data", tmp_path / "out", tmp_path / "kept"
     for split, count in (("train", 16), ("valid", 6), ("test", 6)):
         training.make_pairs(data, split, count)
-    keys = ("model.", "task.image", "task.max", "task.eval", "dataset.")
-    overrides = [f"{key}={hydra(value)}" for key, value in training.TINY.items() if key.startswith(keys)]
     words = ["--data", data, "--out", out, "--updates", 7, "--pairs", "4,all", "--seeds", 1, "--at-once", 1]
     words += ["--only", "w2v2_vgs", "--diagnose", "--record", kept]
-    example.main([*map(str, words), *overrides])
+    run.main([*map(str, words), *training.tiny_words()])
 
     names = {"w2v2_vgs-4-image-seed1", "w2v2_vgs-all-seed1", "vgs-all-seed1"}
     names |= {f"{name}-tower-4-image-seed1" for name in ("w2v2_vgs", "vgs", "vgs-short")}
@@ -88,8 +48,13 @@ def test_runs_on_few_and_all_pairs_end_in_a_table_a_curve_and_findings(
     assert (out / "curve.png").is_file() and "data:image/png" in (out / "index.html").read_text()
     assert "(W2V2, VGS), image tower of all pairs |" in first["tables.md"]
     done = len(commands)
+    elsewhere = [*words[:3], tmp_path / "elsewhere" / "out", *words[4:]]
+    run.main([*map(str, elsewhere), *training.tiny_words()])
+    assert len(commands) == done  # recorded runs are not trained again
+    assert (tmp_path / "elsewhere" / "out" / "tables.md").read_text() == first["tables.md"]
+
     again = tmp_path / "again"
-    example.main(["--from-results", str(kept), "--out", str(again)])
+    run.main(["--from-results", str(kept), "--out", str(again)])
     assert len(commands) == done  # nothing is trained
     assert {name: (again / name).read_text() for name in first} == first
 
@@ -105,12 +70,12 @@ def test_self_supervision_can_be_of_the_other_clips_alone(
     (labels / "train.km").unlink()  # labels of the captions are not wanted where these are not in the loss
     others = training.make_labels(tmp_path / "others", speech)
     seen: list[tuple[int, Any]] = []
-    run = JointSslVgsModel._self_supervise
+    self_supervise = JointSslVgsModel._self_supervise
 
     def watch(self: Any, front: Any, ids: Any, given: Any) -> Any:
         if self.training:
             seen.append((len(ids), min(ids.tolist())))
-        return run(self, front, ids, given)
+        return self_supervise(self, front, ids, given)
 
     monkeypatch.setattr(JointSslVgsModel, "_self_supervise", watch)
     settings = {

@@ -2,57 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
-import threading
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import training
 
-from examples import pipeline, stages
+from examples.schedules import run
 
 pytest.importorskip("matplotlib")
 
-SETTINGS = {
-    key: value
-    for key, value in training.TINY.items()
-    if key.startswith(("model.", "task.image", "task.max", "task.eval", "dataset."))
-}
 SAVED_AT = (1, 2, 3, 5, 7)
-
-
-@pytest.fixture(scope="module")
-def example(root: Path) -> ModuleType:
-    """examples/schedules/run.py, whose folder is no package."""
-    spec = importlib.util.spec_from_file_location("schedules_run", root / "examples" / "schedules" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stages that were run: trainings as programs; mtssl in this process, which saves its start."""
-    run, executed, lock = pipeline.Pipeline._execute, [], threading.Lock()
-
-    def execute(self, stage, environment, position) -> None:
-        from fairseq_mtssl.cli.main import main
-
-        with lock:
-            executed.append(stage.name)
-        if stage.command[0] != "mtssl":
-            return run(self, stage, environment, position)
-        with lock:
-            assert main(stage.command[1:]) == 0, stage.line
-        return None
-
-    monkeypatch.setattr(pipeline.Pipeline, "_execute", execute)
-    return executed
 
 
 def make_data(folder: Path) -> Path:
@@ -69,14 +29,11 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
-def test_two_variants_end_in_tables_figures_and_findings(
-    example: ModuleType, commands: list[str], tmp_path: Path
-) -> None:
+def test_two_variants_end_in_tables_figures_and_findings(commands: list[str], tmp_path: Path) -> None:
     data, out = make_data(tmp_path / "data"), tmp_path / "out"
-    overrides = [f"{key}={hydra(value)}" for key, value in SETTINGS.items()]
     words = ["--data", data, "--out", out, "--updates", 7, "--only", "w2v2,vgs_w2v2", "--at-once", 2]
     words += ["--abx", "all", "--record", tmp_path / "kept"]
-    example.main([*map(str, words), *overrides])
+    run.main([*map(str, words), *training.tiny_words()])
 
     runs = {name: out / f"{name}-seed1" for name in ("w2v2", "vgs_w2v2")}
     for folder in runs.values():
@@ -96,16 +53,16 @@ def test_two_variants_end_in_tables_figures_and_findings(
     assert "vgs: updates 0 to 2, alpha 1" in log and "w2v2: updates 2 to 7, alpha 0" in log
 
     once = len(commands)
-    example.main([*map(str, words), *overrides])
+    run.main([*map(str, words), *training.tiny_words()])
     assert len(commands) == once  # nothing is done twice
 
     elsewhere = [*words[:3], tmp_path / "elsewhere" / "out", *words[4:]]
-    example.main([*map(str, elsewhere), *overrides])
+    run.main([*map(str, elsewhere), *training.tiny_words()])
     assert [name for name in commands[once:] if "seed" in name] == []  # recorded runs are not trained again
     once = len(commands)
 
     again = tmp_path / "again"
-    example.main(["--from-results", str(tmp_path / "kept"), "--out", str(again)])
+    run.main(["--from-results", str(tmp_path / "kept"), "--out", str(again)])
     assert commands[once:] == ["paper"]  # nothing is trained
     rebuilt = json.loads((again / "results.json").read_text())
     assert rebuilt["tables"] == content["tables"] and rebuilt["findings"] == content["findings"]
@@ -117,9 +74,3 @@ def test_two_variants_end_in_tables_figures_and_findings(
     kept = json.loads(record.read_text())
     assert (kept["title"], kept["seed"], kept["updates"]) == ("(VGS, W2V2)", 1, 7)
     assert [phase["updates"] for phase in kept["phases"]] == [2, 7] and set(kept["abx"]) == set("12357")
-
-
-def hydra(value: object) -> str:
-    if isinstance(value, list):
-        return "[" + ",".join(map(hydra, value)) + "]"
-    return stages.hydra_value(str(value)) if isinstance(value, str) else str(value)

@@ -6,7 +6,6 @@ last of rank 1 being a repetition without weight; update_freq 2 makes updates of
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+from gloo_ranks import environment
 from training import TINY, TINY_MT4SSL, make_corpus, make_labels, weights, write_transcripts
-
-import fairseq_mtssl
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 LEGACY = {"distributed_training.ddp_backend": "legacy_ddp"}
@@ -95,19 +93,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where both ranks have trained."""
     folder = tmp_path_factory.mktemp("ranks")
     torch.save(runs(folder), folder / "runs.pt")
-    paths = [
-        str(Path(fairseq_mtssl.__path__[0]).parent),
-        str(SCRIPT.parents[1]),
-        os.environ.get("PYTHONPATH"),
-    ]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     logs = [folder / f"rank{rank}.log" for rank in range(2)]
     started = []
     for rank, log in enumerate(logs):
         with log.open("w") as out:
             command = [sys.executable, str(SCRIPT), str(folder), str(rank)]
-            started.append(subprocess.Popen(command, env=env, stdout=out, stderr=subprocess.STDOUT))
+            started.append(subprocess.Popen(command, env=environment(), stdout=out, stderr=subprocess.STDOUT))
     try:
         codes = [process.wait(timeout=600) for process in started]
     finally:

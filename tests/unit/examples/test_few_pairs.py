@@ -2,36 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
+import json
+import shutil
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import paper_runs
 import pytest
 
 from examples import stages
-from examples.few_pairs import jobs, reporting
+from examples.few_pairs import jobs, reporting, run
+from examples.pipeline import Pipeline, Stage
 from fairseq_mtssl.errors import ConfigError
 
-ROOT = Path(__file__).resolve().parents[3]
 LABELS = stages.labels_stage("mfcc-cmn", "mfcc-cmn", 100, Path("all"), Path("o"))
 TOWER = stages.training_stage("vgs-all-seed2", "vgs_small", Path("all"), Path("o"))
 SETTING = jobs.Setting(Path("all"), Path("o"))
 EVERY = jobs.VARIANTS | jobs.COMPARISONS | jobs.DIAGNOSES
-
-
-def load() -> ModuleType:
-    """examples/few_pairs/run.py, whose folder is no package."""
-    spec = importlib.util.spec_from_file_location("few_pairs_run", ROOT / "examples" / "few_pairs" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-run = load()
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -59,15 +46,72 @@ def test_all_pairs_are_trained_once_whichever_way_there_are_fewer() -> None:
     assert jobs.Job(jobs.VARIANTS["vgs"], "all", "", 1).data(Path("all"), Path("o")) == Path("all")
 
 
-def test_sizes_are_numbers_or_all_each_once() -> None:
+def test_sizes_are_numbers_or_all_each_once(tmp_path: Path) -> None:
     assert jobs.sizes_of("300, all") == ["300", "all"]
     for text in ("", "0", "300,300", "some", "-3"):
         with pytest.raises(ConfigError, match="wanted numbers above 0 or all"):
             jobs.sizes_of(text)
     with pytest.raises(ConfigError, match="--diagnose"):
         run.diagnoses_of(["all"], ("image",), [1])
-    with pytest.raises(ConfigError, match="multiple of 7 such as 1505"):
-        run.updates_of(1504)
+    with pytest.raises(ConfigError, match="--updates: got 1504, wanted a multiple of 7 such as 1505$"):
+        run.main(["--updates", "1504", "--data", "none", "--out", str(tmp_path)])
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Names of the trainings that were run; what they and the other stages would leave is made up."""
+    executed: list[str] = []
+
+    def execute(self: Pipeline, stage: Stage, environment: Any, position: int) -> None:
+        if stage.is_training:
+            executed.append(stage.name)
+            (schedule,) = (word.split("=")[1] for word in stage.command if word.startswith("task.schedule="))
+            paper_runs.write_run(stage.folder, schedule)
+            shutil.rmtree(stage.folder / "evaluation")
+        stage.folder.mkdir(parents=True, exist_ok=True)
+        for product in stage.products:
+            product.write_text(json.dumps(paper_runs.retrieval(40.0 + len(executed))))
+
+    monkeypatch.setattr(Pipeline, "_execute", execute)
+    return executed
+
+
+def test_recorded_runs_are_not_trained_again_unless_a_diagnosis_needs_their_checkpoint(
+    trained: list[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train.tsv").write_text("audio\nx.wav\t16000\n")
+    kept = tmp_path / "kept"
+
+    def train(where: str, *more: str) -> tuple[list[str], str]:
+        """The trainings of a call, and its table."""
+        trained.clear()
+        words = ["--data", tmp_path / "data", "--out", tmp_path / where / "out", "--record", kept]
+        words += ["--pairs", "4,all", "--seeds", "1,2", "--only", "w2v2_vgs", "--diagnose", "--at-once", 1]
+        run.main([*map(str, words), *more])
+        return trained.copy(), (tmp_path / where / "out" / "tables.md").read_text()
+
+    every, table = train("first")
+    runs = ("w2v2_vgs-4-image", "w2v2_vgs-all", "vgs-all", *(f"{name}-4-image" for name in jobs.DIAGNOSES))
+    assert sorted(every) == sorted(f"{name}-seed{seed}" for name in runs for seed in (1, 2))
+    assert train("second") == ([], table)
+    assert not (tmp_path / "second" / "out" / "data-4-image").exists()  # which pairs, nobody asks
+
+    lacking = kept / "vgs-tower-4-image-seed2.json"
+    lacking.unlink()
+    names, _ = train("third")
+    assert names == ["vgs-all-seed2", "vgs-tower-4-image-seed2"]
+    found = {path.name: json.loads(path.read_text()) for path in kept.iterdir()}
+    measured = json.loads((tmp_path / "third" / "out" / "results.json").read_text())["commands"]
+    assert sorted(measured) == sorted(record["command"] for record in found.values())
+    lacking.unlink()
+    assert train("third")[0] == []  # both checkpoints are at hand
+    (kept / "w2v2_vgs-all-seed1.json").unlink()
+    assert train("fourth")[0] == ["w2v2_vgs-all-seed1"]
+
+    assert sorted(train("fourth", "--fresh")[0]) == sorted(every)
+    assert sorted(train("fifth", "model.dropout=0.2")[0]) == sorted(every)  # other commands
 
 
 def record(title: str, pairs: str, seed: int, r10: float, by: str = "image") -> dict[str, Any]:

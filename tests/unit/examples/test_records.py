@@ -49,6 +49,15 @@ def test_a_run_restored_from_its_record_measures_the_same(tmp_path: Path) -> Non
         assert repr(second.log.training_series(key)) == repr(first.log.training_series(key))
 
 
+def test_a_record_is_kept_in_the_output_folder_and_where_record_names_one(tmp_path: Path) -> None:
+    record = recorded(tmp_path)
+    records.keep_record(record, tmp_path / "alone", None)
+    records.keep_record(record, tmp_path / "out", tmp_path / "kept")
+    for folder in (tmp_path / "alone" / "records", tmp_path / "out" / "records", tmp_path / "kept"):
+        (again,) = records.read_records([folder])
+        assert again == json.loads(json.dumps(record))
+
+
 def test_a_run_counts_as_recorded_only_if_its_command_is_the_same(tmp_path: Path) -> None:
     record = json.loads(json.dumps(recorded(tmp_path)))
     records.write_record(record, tmp_path / "kept")

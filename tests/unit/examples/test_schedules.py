@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
 from examples import stages, variants
 from examples.pipeline import Stage
+from examples.schedules import run
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.published import PUBLISHED, variant_name
 
 ROOT = Path(__file__).resolve().parents[3]
-
-
-def load() -> ModuleType:
-    """examples/schedules/run.py, whose folder is no package."""
-    spec = importlib.util.spec_from_file_location("schedules_run", ROOT / "examples" / "schedules" / "run.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-run = load()
 LABELS = stages.labels_stage("mfcc-cmn", "mfcc-cmn", 100, Path("data"), Path("o"))
 ALL, ENDS = run.MEASURED_PARTS["all"], run.MEASURED_PARTS["ends"]
 
@@ -100,7 +85,7 @@ def test_labels_are_relevant_in_training_as_in_evaluation(compose) -> None:
 @pytest.mark.parametrize(
     ("words", "word"),
     [
-        (["--updates", "100"], "got 100, wanted a multiple of 7 such as 98"),
+        (["--updates", "100"], "got 100, wanted a multiple of 7 such as 98: phases are 2/7 and 5/7, checkp"),
         (["--updates", "0"], "such as 7"),
         (["--epochs", "-7"], "--epochs: got -7"),
     ],

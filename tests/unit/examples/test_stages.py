@@ -56,6 +56,26 @@ def test_evaluations_and_curves_are_commands_of_mtssl() -> None:
     assert args.phase == ["0:W2V2", "24:VGS+"] and args.runs == ["(W2V2, VGS+)=out/r"]
 
 
+def test_labels_are_made_by_the_words_that_finished_stages_are_known_by(tmp_path, monkeypatch) -> None:
+    from examples.mt4ssl import run as mt4ssl
+    from examples.speechocean import run as speechocean
+
+    first = "mtssl make-targets --data d --features mfcc --clusters 50"
+    every = stages.labels_stage("a", "mfcc", 50, Path("d"), Path("o"))
+    assert (every.line, every.needs) == (f"{first} --out o/labels/a", ("data",))
+    assert (every.name, every.products) == ("labels a", [Path("o/labels/a/targets.json")])
+    valid = mt4ssl.measured_labels("a", "mfcc", 50, Path("d"), Path("o"))
+    assert valid.line == f"{first} --out o/labels/valid_a --splits valid --fit-split valid"
+    assert (valid.name, valid.needs) == ("labels valid_a", ("data", "mt4ssl"))
+    monkeypatch.chdir(tmp_path)
+    args = speechocean.parse(["--speech", "s", "--more", "m", "--out", "o"])
+    experiment = speechocean.Experiment(speechocean.Pipeline(args.out), args)
+    some = experiment.labels("a", "r.pt:2", ("train", "test"), "train", ["r"], ["--random-weights"])
+    first = "mtssl make-targets --data o/data --features r.pt:2 --clusters 100"
+    assert some.line == f"{first} --fit-split train --splits train,test --random-weights --out o/labels/a"
+    assert some.needs == ("speech", "r")
+
+
 def test_scripts_are_named_as_one_would_type_them(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(stages.ROOT)
     assert stages.manifest_stage("scenes", Path("d")).command[:2] == ["python", "manifests/scenes.py"]

@@ -7,32 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_grounding import GROUNDING
+from tiny_grounding import JOINT, build_joint
 
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.schedule import Moment
-
-SMALL: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
-    "conv_pos": 8,
-    "conv_pos_groups": 2,
-    **GROUNDING,
-    "latent_vars": 8,
-    "num_negatives": 5,
-    "seed": 1,
-}
-
-
-def build(**changes: Any) -> JointSslVgsModel:
-    torch.manual_seed(0)
-    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, **changes}))
 
 
 def batch(lengths: list[int], padding: int = 0) -> dict[str, torch.Tensor]:
@@ -57,7 +38,7 @@ def sample(lengths: list[int]) -> dict[str, Any]:
 
 
 def test_modern_embeddings_do_not_depend_on_the_amount_of_padding() -> None:
-    model = build().eval()
+    model = build_joint().eval()
     speech = batch([8000, 5000, 3001])
     with torch.no_grad():
         together = model.encode_speech(**speech)
@@ -72,7 +53,7 @@ def test_modern_embeddings_do_not_depend_on_the_amount_of_padding() -> None:
 
 
 def test_paper_embeddings_see_the_padding_which_is_why_modern_exists() -> None:
-    model = build(preset="paper").eval()
+    model = build_joint(preset="paper").eval()
     with torch.no_grad():
         near = model.encode_speech(**batch([8000, 5000]))
         far = model.encode_speech(**batch([8000, 5000], padding=4000))
@@ -80,7 +61,7 @@ def test_paper_embeddings_see_the_padding_which_is_why_modern_exists() -> None:
 
 
 def test_modern_embeddings_are_unit_vectors_and_the_scale_is_bounded() -> None:
-    model = build().eval()
+    model = build_joint().eval()
     with torch.no_grad():
         speech = model.encode_speech(**batch([8000, 5000]))
         image = model.encode_image(torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8))
@@ -94,7 +75,7 @@ def test_modern_embeddings_are_unit_vectors_and_the_scale_is_bounded() -> None:
 def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradient(
     vgs: float, ssl: float
 ) -> None:
-    model, criterion = build().train(), JointSslVgsCriterion(task=None).train()
+    model, criterion = build_joint().train(), JointSslVgsCriterion(task=None).train()
     criterion.enter(Moment(0, "x", 0, vgs, ssl, 1.0))
     loss, _, log = criterion(model, sample([8000, 6000, 7000]))
     parts = [vgs * log["loss_vgs"] if vgs else 0, ssl * log["loss_ssl"] if ssl else 0]
@@ -106,14 +87,14 @@ def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradie
 
 
 def test_both_branches_off_leave_what_they_share() -> None:
-    model = build()
+    model = build_joint()
     shared = {id(p) for p in model.parameters()} - {id(p) for p in model.inactive_parameters(False, False)}
     names = {name.split(".")[1] for name, p in model.named_parameters() if id(p) in shared}
     assert names == {"feature_extractor", "layer_norm", "cls_token", "encoder"}
 
 
 def test_silence_and_clips_of_one_frame_train_without_nan() -> None:
-    model, criterion = build().train(), JointSslVgsCriterion(task=None).train()
+    model, criterion = build_joint().train(), JointSslVgsCriterion(task=None).train()
     whole = sample([8000, 400, 6000])
     whole["net_input"]["source"][2] = 0.0
     loss, _, _ = criterion(model, whole)
@@ -124,24 +105,24 @@ def test_silence_and_clips_of_one_frame_train_without_nan() -> None:
 
 def test_a_clip_shorter_than_one_frame_is_refused_with_both_numbers() -> None:
     with pytest.raises(ClipTooShortError, match="399 samples.*at least 400"):
-        build().encode_speech(torch.zeros(1, 399), torch.tensor([399]))
+        build_joint().encode_speech(torch.zeros(1, 399), torch.tensor([399]))
 
 
 def test_every_fault_of_a_model_configuration_is_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        build(extractor_mode="default", padding_exact=True, shared_layers=5, encoder_attention_heads=3)
+        build_joint(extractor_mode="default", padding_exact=True, shared_layers=5, encoder_attention_heads=3)
     for part in ("padding_exact", "encoder_layers 3 are fewer", "no multiple of the 3"):
         assert part in str(caught.value)
 
 
 def test_the_regularising_mask_hides_frames_in_training_only() -> None:
-    model = build(vgs_mask_prob=0.5, dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
-    plain = build(dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
+    model = build_joint(vgs_mask_prob=0.5, dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
+    plain = build_joint(dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
     net_input = sample([8000, 6000])["net_input"]
     ids = torch.arange(2)
     masked = model.train()(**net_input, ids=ids, ssl=False)["speech"]
     assert (masked - plain.train()(**net_input, ids=ids, ssl=False)["speech"]).abs().max() > 1e-3
-    fresh, bare = build(vgs_mask_prob=0.5).eval(), build().eval()
+    fresh, bare = build_joint(vgs_mask_prob=0.5).eval(), build_joint().eval()
     torch.testing.assert_close(
         fresh(**net_input, ids=ids, ssl=False)["speech"], bare(**net_input, ids=ids, ssl=False)["speech"]
     )
@@ -152,7 +133,7 @@ def test_the_regularising_mask_hides_frames_in_training_only() -> None:
 def test_the_paper_grounds_speech_masked_as_for_ssl_whatever_the_weights(
     ssl: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = build(preset="paper").train()
+    model = build_joint(preset="paper").train()
     masks = []
     embed = model.speech_encoder.embed
 
@@ -177,7 +158,7 @@ def test_the_paper_grounds_speech_masked_as_for_ssl_whatever_the_weights(
 
 
 def test_modern_grounds_unmasked_speech(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build().train()
+    model = build_joint().train()
     masks = []
     embed = model.speech_encoder.embed
     monkeypatch.setattr(
@@ -189,11 +170,11 @@ def test_modern_grounds_unmasked_speech(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_two_kinds_of_masks_for_the_vgs_branch_are_refused() -> None:
     with pytest.raises(ConfigError, match="vgs_mask_prob 0.3 with vgs_masked=true"):
-        build(preset="paper", vgs_mask_prob=0.3)
+        build_joint(preset="paper", vgs_mask_prob=0.3)
 
 
 def test_modern_embeddings_start_out_apart_so_that_the_loss_is_not_flat() -> None:
-    model = build().train()
+    model = build_joint().train()
     images = torch.randint(0, 255, (16, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
         speech = model.encode_speech(**batch([8000] * 16))
@@ -209,7 +190,7 @@ def test_modern_embeddings_start_out_apart_so_that_the_loss_is_not_flat() -> Non
 def labelled(**changes: Any) -> JointSslVgsModel:
     """With one set of eight labels behind the special symbols."""
     torch.manual_seed(0)
-    config = JointSslVgsConfig(**{**SMALL, "average_top_k_layers": 2, **changes})
+    config = JointSslVgsConfig(**{**JOINT, "average_top_k_layers": 2, **changes})
     return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=[12]))
 
 
@@ -237,7 +218,7 @@ def test_an_unknown_label_head_is_refused() -> None:
 def test_the_paper_draws_every_linear_layer_as_berts() -> None:
     wide = {"encoder_embed_dim": 48, "speech_channels": [8, 48], "image_encoder": "regions", "final_dim": 32}
     wide["latent_vars"] = 64
-    model = build(preset="paper", **wide)
+    model = build_joint(preset="paper", **wide)
     linear = {
         name: module
         for part in (model.speech_encoder, model.speech_head, model.ssl_head)
@@ -250,13 +231,13 @@ def test_the_paper_draws_every_linear_layer_as_berts() -> None:
         assert module.weight.std().item() == pytest.approx(0.08, rel=0.15), name
         assert not module.bias.any(), name
     assert model.image_encoder.encoder.cls.std().item() == pytest.approx(1.0, rel=0.4)  # 48 values
-    other = build(**wide)
+    other = build_joint(**wide)
     assert other.ssl_head.quantizer.weight_proj.weight.std().item() == pytest.approx(1.0, rel=0.15)
     assert other.image_encoder.encoder.cls.std().item() == pytest.approx(0.08, rel=0.4)
 
 
 def test_a_teacher_begins_as_the_student_that_the_paper_preset_draws() -> None:
-    model = build(preset="paper", ssl="data2vec", average_top_k_layers=2)
+    model = build_joint(preset="paper", ssl="data2vec", average_top_k_layers=2)
     teacher = model.ssl_head.teacher.state_dict()
     student = model.speech_encoder.encoder.state_dict()
     assert teacher and all(torch.equal(value, student[name]) for name, value in teacher.items())

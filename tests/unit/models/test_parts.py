@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from tiny_grounding import GROUNDING
+from tiny_grounding import JOINT, build_joint
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.errors import CheckpointError, ConfigError
 from fairseq_mtssl.models.grounding_config import PARTS, VgsRetrievalConfig
-from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel
-
-SMALL: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
-    "conv_pos": 8,
-    "conv_pos_groups": 2,
-    **GROUNDING,
-    "latent_vars": 8,
-    "num_negatives": 5,
-    "seed": 1,
-}
-
-
-def build(seed: int = 0, **changes: Any) -> JointSslVgsModel:
-    torch.manual_seed(seed)
-    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, **changes}))
 
 
 def saved(tmp_path: Path, model: torch.nn.Module) -> Path:
@@ -52,7 +32,7 @@ def loss_of(model: JointSslVgsModel) -> torch.Tensor:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_a_frozen_part_is_bit_identical_after_updates_and_the_others_learn(part: str) -> None:
-    model = build(frozen_parts=[part], dropout=0.1)
+    model = build_joint(frozen_parts=[part], dropout=0.1)
     model.train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -71,7 +51,7 @@ def test_a_frozen_part_is_bit_identical_after_updates_and_the_others_learn(part:
 
 
 def test_a_frozen_part_is_as_in_evaluation_whatever_the_model_does() -> None:
-    model = build(frozen_parts=["image_encoder"])
+    model = build_joint(frozen_parts=["image_encoder"])
     for mode in (True, False, True):
         model.train(mode)
         assert model.speech_head.training is model.speech_norm.training is mode
@@ -80,13 +60,13 @@ def test_a_frozen_part_is_as_in_evaluation_whatever_the_model_does() -> None:
 
 
 def test_nothing_is_frozen_by_default() -> None:
-    model = build()
+    model = build_joint()
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(module.training for module in model.train().modules())
 
 
 def test_a_frozen_head_has_a_teacher_that_does_not_move() -> None:
-    model = build(ssl="data2vec", frozen_parts=["ssl_head"], average_top_k_layers=2)
+    model = build_joint(ssl="data2vec", frozen_parts=["ssl_head"], average_top_k_layers=2)
     before = {name: value.clone() for name, value in model.ssl_head.state_dict().items()}
     with torch.no_grad():
         for parameter in model.speech_encoder.parameters():
@@ -96,7 +76,7 @@ def test_a_frozen_head_has_a_teacher_that_does_not_move() -> None:
 
 
 def test_only_the_parts_named_are_started_from_a_checkpoint(tmp_path: Path) -> None:
-    other, model = build(seed=5), build()
+    other, model = build_joint(weight_seed=5), build_joint()
     other.image_norm.running_mean += 3
     path = saved(tmp_path, other)
     mine = {name: value.clone() for name, value in model.state_dict().items()}
@@ -111,9 +91,9 @@ def test_only_the_parts_named_are_started_from_a_checkpoint(tmp_path: Path) -> N
 def test_a_part_that_the_checkpoint_lacks_is_an_error(tmp_path: Path) -> None:
     torch.manual_seed(0)
     fields = VgsRetrievalConfig.__dataclass_fields__
-    settings = {key: value for key, value in SMALL.items() if key in fields}
+    settings = {key: value for key, value in JOINT.items() if key in fields}
     path = saved(tmp_path, VgsRetrievalModel.build_model(VgsRetrievalConfig(**settings)))
-    model = build()
+    model = build_joint()
     with pytest.raises(CheckpointError, match="ssl_head has no weight there"):
         modules = list(model.modules_of(["ssl_head", "image_encoder"]))
         checkpoints.initialise(model, checkpoints.read_start(path), modules=modules)
@@ -121,11 +101,11 @@ def test_a_part_that_the_checkpoint_lacks_is_an_error(tmp_path: Path) -> None:
 
 def test_every_fault_of_the_parts_is_told_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        build(init_parts=["ears", "ssl_head"], frozen_parts=[*PARTS, "ssl_head"], shared_layers=5)
+        build_joint(init_parts=["ears", "ssl_head"], frozen_parts=[*PARTS, "ssl_head"], shared_layers=5)
     said = str(caught.value)
     for word in ("init_parts 'ears': wanted one of speech_encoder", "without init_from", "'ssl_head' twice"):
         assert word in said
     assert "nothing would be trained" in said and "shared_layers 5" in said
-    settings = {key: value for key, value in SMALL.items() if key in VgsRetrievalConfig.__dataclass_fields__}
+    settings = {key: value for key, value in JOINT.items() if key in VgsRetrievalConfig.__dataclass_fields__}
     with pytest.raises(ConfigError, match="frozen_parts 'ssl_head': wanted one of"):
         VgsRetrievalModel.build_model(VgsRetrievalConfig(**settings, frozen_parts=["ssl_head"]))

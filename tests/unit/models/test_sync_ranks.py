@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import gloo_ranks
 import pytest
+import sync_two_ranks
 import torch
 
-import fairseq_mtssl
 from fairseq_mtssl.tasks.vgs_retrieval import VgsRetrievalTask, VgsRetrievalTaskConfig, WatchedTask
 
-SCRIPT = Path(__file__).with_name("sync_two_ranks.py")
 ALL = [0, 1, 2, 3, 4, 5]
 
 
@@ -33,36 +28,19 @@ EQUAL = {
 CASES = {**EQUAL, "paper": case(1.0, [[0, 1, 2], [3, 4, 5]], preset="paper")}
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("sync_two_ranks", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two gloo ranks made of every case, in one start of the processes."""
-    folder = tmp_path_factory.mktemp("ranks")
-    torch.save(CASES, folder / "cases.pt")
-    package = str(Path(fairseq_mtssl.__path__[0]).parent)
-    paths = os.pathsep.join(filter(None, [package, str(SCRIPT.parents[2]), os.environ.get("PYTHONPATH")]))
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
-    command = [sys.executable, str(SCRIPT), str(folder)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return gloo_ranks.run_cases(sync_two_ranks, CASES, tmp_path_factory.mktemp("ranks"))
 
 
 @pytest.fixture
 def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script's functions, and no chance in this process."""
-    module = load_script()
-    monkeypatch.setattr(module.Wav2vec2, "_draw_negatives", None)
-    monkeypatch.setattr(module.quantizer.nn.functional, "gumbel_softmax", None)
-    module.without_chance()
-    return module
+    """The functions that the ranks run, and no chance in this process."""
+    monkeypatch.setattr(sync_two_ranks.Wav2vec2, "_draw_negatives", None)
+    monkeypatch.setattr(sync_two_ranks.quantizer.nn.functional, "gumbel_softmax", None)
+    sync_two_ranks.without_chance()
+    return sync_two_ranks
 
 
 @pytest.mark.parametrize("name", EQUAL)

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import subprocess
-import sys
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import gather_two_ranks
+import gloo_ranks
 import pytest
 import torch
 
-import fairseq_mtssl
 from fairseq_mtssl.errors import PairCountError
 from fairseq_mtssl.modules.contrastive import gather_pairs, gather_rows, gather_with_grad, world_size
 
-SCRIPT = Path(__file__).with_name("gather_two_ranks.py")
 IDS = torch.tensor([0, 1, 2, 0, 1, 3])  # images 0 and 1 lie on both ranks of a 3 + 3 or 4 + 2 batch
 
 
@@ -28,20 +22,12 @@ CASES = {
 }
 
 
-def load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("gather_two_ranks", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def make_case(loss: str, sizes: list[int]) -> dict[str, Any]:
     torch.manual_seed(0)
     return {
         "loss": loss,
         "sizes": sizes,
-        "towers": load_script().Towers().state_dict(),
+        "towers": gather_two_ranks.Towers().state_dict(),
         "speech": torch.randn(sum(sizes), 6),
         "image": torch.randn(sum(sizes), 5),
         "ids": IDS[: sum(sizes)],
@@ -53,28 +39,15 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any],
     """Every case and what each of two gloo ranks made of it, in one start of the processes."""
     folder = tmp_path_factory.mktemp("ranks")
     cases = {name: make_case(*case) for name, case in CASES.items()}
-    torch.save(cases, folder / "cases.pt")
-    package = str(Path(fairseq_mtssl.__path__[0]).parent)
-    path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), str(folder)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return cases, [torch.load(folder / f"rank{rank}.pt") for rank in range(2)]
+    return cases, gloo_ranks.run_cases(gather_two_ranks, cases, folder)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_two_ranks_have_the_loss_and_gradients_of_one_process(two_ranks: Any, name: str) -> None:
     case, ranks = two_ranks[0][name], [rank[name] for rank in two_ranks[1]]
-    script = load_script()
-    towers = script.Towers()
+    towers = gather_two_ranks.Towers()
     towers.load_state_dict(case["towers"])
-    alone = script.loss_of(case["loss"], *towers(case["speech"], case["image"]), case["ids"])
+    alone = gather_two_ranks.loss_of(case["loss"], *towers(case["speech"], case["image"]), case["ids"])
     alone.backward()
     for rank in ranks:
         # the same float32 sums in another order: a few rounding errors of 1e-7 of each value

@@ -1,49 +1,29 @@
-"""Run by test_sync_ranks.py: two gloo ranks on the loopback, each with a part of one batch.
-
-Usage: python sync_two_ranks.py FOLDER. FOLDER/cases.pt holds the cases by name (see `test_sync_ranks.py`);
-rank r writes its results, by name, to FOLDER/rank{r}.pt.
-"""
+"""Run by test_sync_ranks.py on two gloo ranks (see `gloo_ranks.py`), each with a part of one batch."""
 
 from __future__ import annotations
 
-import datetime
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from fairseq.distributed import ModuleProxyWrapper
-from tiny_grounding import GROUNDING
+from tiny_grounding import build_joint
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
-from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.modules import quantizer
 from fairseq_mtssl.schedule import Moment
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
-SMALL: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
-    "conv_pos": 8,
-    "conv_pos_groups": 2,
-    **GROUNDING,
+SETTINGS: dict[str, Any] = {
     # of 16 pixels four convolutions leave one cell a channel, which a group norm makes 0 whatever the image
     "image_size": 64,
-    "latent_vars": 8,
-    "num_negatives": 5,
     "mask_length": 4,
     "dropout": 0.0,
     "attention_dropout": 0.0,
     "dropout_input": 0.0,
     "dropout_features": 0.0,
-    "seed": 1,
 }
 
 
@@ -64,8 +44,7 @@ def without_chance() -> None:
 
 
 def build(settings: dict[str, Any]) -> JointSslVgsModel:
-    torch.manual_seed(0)
-    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, **settings})).train()
+    return build_joint(**{**SETTINGS, **settings}).train()
 
 
 def batch(rows: list[int]) -> dict[str, Any]:
@@ -108,31 +87,11 @@ def learn(model: Any, rows: list[int], alpha: float, counted: bool = True) -> di
 
 
 def run_case(rank: int, case: dict[str, Any]) -> dict[str, Any]:
+    """rows, counted: of each rank, and whether its batch counts. Returns: see `learn`; `shared`: buffers."""
+    without_chance()
     model = build(case["settings"])
     parallel = ModuleProxyWrapper(DistributedDataParallel(model, find_unused_parameters=True))
     result = learn(parallel, case["rows"][rank], case["alpha"], case["counted"][rank])
     parallel.share_buffers()
     result["shared"] = {name: buffer.clone() for name, buffer in model.named_buffers()}
     return result
-
-
-def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=300),
-    )
-    without_chance()
-    cases = torch.load(Path(folder) / "cases.pt")
-    torch.save({name: run_case(rank, case) for name, case in cases.items()}, Path(folder) / f"rank{rank}.pt")
-    dist.barrier()
-    # Taking gloo apart sometimes aborts in torch: "terminate called without an active exception".
-    os._exit(0)
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(run_rank, args=(sys.argv[1],), nprocs=2)

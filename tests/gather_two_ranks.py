@@ -1,19 +1,10 @@
-"""Run by test_gather.py: two gloo ranks on the loopback, each a part of one batch.
-
-Usage: python gather_two_ranks.py FOLDER. FOLDER/cases.pt holds the cases by name (see `test_gather.py`);
-rank r writes its results, by name, to FOLDER/rank{r}.pt.
-"""
+"""Run by test_gather.py on two gloo ranks (see `gloo_ranks.py`), each with a part of one batch."""
 
 from __future__ import annotations
 
-import datetime
-import os
-import sys
-from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -42,22 +33,6 @@ def loss_of(kind: str, speech: Tensor, image: Tensor, scale: Tensor, ids: Tensor
     return info_nce(speech, image, scale, same_image)
 
 
-def run_rank(rank: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo",
-        init_method=f"file://{folder}/store",
-        rank=rank,
-        world_size=2,
-        timeout=datetime.timedelta(seconds=60),
-    )
-    cases = torch.load(Path(folder) / "cases.pt")
-    torch.save({name: run_case(rank, case) for name, case in cases.items()}, Path(folder) / f"rank{rank}.pt")
-    dist.barrier()
-    # Taking gloo apart sometimes aborts in torch: "terminate called without an active exception".
-    os._exit(0)
-
-
 def run_case(rank: int, case: dict[str, Any]) -> dict[str, Any]:
     start = sum(case["sizes"][:rank])
     mine = slice(start, start + case["sizes"][rank])
@@ -82,8 +57,3 @@ def _gradient_of_own_rows(rows: Tensor, rank: int) -> Tensor:
     ((rank + 1) * gather_with_grad(rows).sum()).backward()
     assert rows.grad is not None
     return rows.grad
-
-
-if __name__ == "__main__":
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.multiprocessing.spawn(run_rank, args=(sys.argv[1],), nprocs=2)
