@@ -146,6 +146,8 @@ class SslLoss:
             return
         self._checked = update
         names = [name for name in VARIANCES if name in log]
+        if not names:
+            return
         values = torch.stack([torch.as_tensor(log[name] / max(log[name + COUNT], 1)) for name in names])
         for text in collapse_warnings(dict(zip(names, values.tolist(), strict=True)), self.floors):
             logger.warning("update %d: %s", update, text)
@@ -154,18 +156,22 @@ class SslLoss:
 def reduced(losses: Sequence[tuple[Loss, Any]], frames: Any, is_sum: bool) -> Tensor:
     """One loss over several batches. losses: (loss, frames of its batch); frames: of all batches."""
     reduction = losses[0][0].reduction
-    if reduction is Reduction.SUM:
-        total = sum(loss.value for loss, _ in losses)
-        return total if is_sum else total / frames
     if reduction is Reduction.MEAN:
-        mean: Tensor = sum(loss.value * (count / frames) for loss, count in losses)
+        values = [loss.value * (count / frames) for loss, count in losses]
     else:
-        mean = sum(loss.value for loss, _ in losses) * (1.0 / len(losses))
+        values = [loss.value for loss, _ in losses]
+    total: Tensor = sum(values[1:], values[0])
+    if reduction is Reduction.SUM:
+        return total if is_sum else total / frames
+    mean = total if reduction is Reduction.MEAN else total * (1.0 / len(losses))
     return mean * frames if is_sum else mean
 
 
 def reduce_measures(logging_outputs: Sequence[Dict[str, Any]], weight: Any) -> None:
-    """Log every measure: its sum over batches and processes by its count. weight: of averages over updates."""
+    """Log every measure: its sum over batches and processes by its count.
+
+    weight: of these updates in averages over several.
+    """
     names = dict.fromkeys(name for log in logging_outputs for name in log if name + COUNT in log)
     for name in names:
         logs = [log for log in logging_outputs if name in log]

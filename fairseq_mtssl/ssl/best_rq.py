@@ -1,9 +1,9 @@
 """BEST-RQ: the classification of labels that a frozen random quantizer makes of the filterbanks.
 
-Nothing about the targets is learned. Log-mel energies, normalised in each bin over the clip, are stacked to the
-frames of the encoder and multiplied by a random matrix; the label of a frame is the nearest entry of a random
-code book. Source: Chiu et al. 2022, arXiv 2202.01855, section 3. As everywhere in this package, masked frames
-are replaced by the encoder's mask embedding, where the paper replaces filterbanks by noise.
+Nothing about the targets is learned. Log-mel energies, normalised in each bin over the clip, are stacked to
+the frames of the encoder and multiplied by a random matrix; the label of a frame is the nearest entry of a
+random code book. Source: Chiu et al. 2022, arXiv 2202.01855, section 3. As everywhere in this package, masked
+frames are replaced by the encoder's mask embedding, where the paper replaces filterbanks by noise.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class BestRqOptions:
 class BestRq(SslBranch):
     """Predicts the labels of its own random quantizer at the masked frames.
 
-    projections (N, stack · bins, D) and code_books (N, K, D), of unit length, are buffers: saved, not trained.
+    projections (N, stack · bins, D) and code_books (N, K, D) of unit length are buffers: saved, not trained.
     """
 
     Options = BestRqOptions

@@ -82,8 +82,8 @@ def test_a_dead_branch_neither_learns_nor_decays(sequence: Path) -> None:
 
 
 def test_a_dead_branch_is_not_run(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
     from fairseq_mtssl.modules.speech_head import VgsSpeechHead
+    from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
     calls: list[str] = []
     for module, name in ((Wav2vec2, "ssl"), (VgsSpeechHead, "vgs")):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from tiny_grounding import GROUNDING
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules.masking import span_mask
@@ -33,6 +33,10 @@ SMALL: dict[str, Any] = {
 def build(**changes: Any) -> JointSslVgsModel:
     torch.manual_seed(0)
     return JointSslVgsModel.build_model(JointSslVgsConfig(**{**SMALL, **changes}))
+
+
+def build_criterion() -> JointSslVgsCriterion:
+    return JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
 
 
 def batch(lengths: list[int], padding: int = 0) -> dict[str, torch.Tensor]:
@@ -94,7 +98,7 @@ def test_modern_embeddings_are_unit_vectors_and_the_scale_is_bounded() -> None:
 def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradient(
     vgs: float, ssl: float
 ) -> None:
-    model, criterion = build().train(), JointSslVgsCriterion(task=None).train()
+    model, criterion = build().train(), build_criterion()
     criterion.enter(Moment(0, "x", 0, vgs, ssl, 1.0))
     loss, _, log = criterion(model, sample([8000, 6000, 7000]))
     parts = [vgs * log["loss_vgs"] if vgs else 0, ssl * log["loss_ssl"] if ssl else 0]
@@ -113,7 +117,7 @@ def test_both_branches_off_leave_what_they_share() -> None:
 
 
 def test_silence_and_clips_of_one_frame_train_without_nan() -> None:
-    model, criterion = build().train(), JointSslVgsCriterion(task=None).train()
+    model, criterion = build().train(), build_criterion()
     whole = sample([8000, 400, 6000])
     whole["net_input"]["source"][2] = 0.0
     loss, _, _ = criterion(model, whole)
