@@ -85,9 +85,9 @@ class SslLoss:
             if not getattr(cfg, name) > 0
         ]
         least = ("unmasked_weight", "diversity_weight", "feature_penalty")
-        faults += [
-            f"{name} {getattr(cfg, name)}: wanted 0 or more" for name in least if getattr(cfg, name) < 0
-        ]
+        weights = {name: getattr(cfg, name) for name in least}
+        weights |= {f"ssl_weights.{name}": weight for name, weight in dict(cfg.ssl_weights).items()}
+        faults += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
         if faults:
             raise ConfigError("criterion", faults)
         self.weights = {
@@ -98,6 +98,7 @@ class SslLoss:
             "feature_penalty": cfg.feature_penalty,
             **dict(cfg.ssl_weights),
         }
+        self._named = list(cfg.ssl_weights)
         self.is_unmasked_wanted = cfg.unmasked_weight > 0
         self.collapse_check_updates = cfg.collapse_check_updates
         self.floors = {name: float(getattr(cfg, f"min_{name}")) for name in VARIANCES}
@@ -109,8 +110,13 @@ class SslLoss:
 
         is_sum: the sum over all frames, which fairseq divides by their number over all of an update; else the
         mean over them. A loss that is not over frames counts as its mean over the batches, for each frame.
-        Raises: ConfigError for results without any loss.
+        Raises: ConfigError for results without any loss, and for ssl_weights of losses that they lack.
         """
+        known = results[0].losses
+        unknown = [name for name in self._named if name not in known]
+        if unknown:
+            wanted = f"no such loss; this batch has {', '.join(known) or 'none'}"
+            raise ConfigError("criterion.ssl_weights", [f"{name}: {wanted}" for name in unknown])
         frames = sum(result.frames for result in results) or 1
         terms = []
         for name in results[0].losses:

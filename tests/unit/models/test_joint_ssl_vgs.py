@@ -109,6 +109,26 @@ def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradie
     assert {id(p) for p in dead} == without
 
 
+def test_a_branch_that_logs_no_variance_trains_on_at_the_update_that_looks_for_collapse() -> None:
+    model, criterion = build().train(), build_criterion()
+    model.set_num_updates(criterion.ssl.collapse_check_updates)
+    loss, _, _ = criterion(model, sample([8000, 6000]))
+    assert torch.isfinite(loss) and model.num_updates == 500
+
+
+def test_collapse_is_warned_of_beside_grounding_too(caplog: pytest.LogCaptureFixture) -> None:
+    model, criterion = build(ssl="data2vec", average_top_k_layers=2).train(), build_criterion()
+    with torch.no_grad():
+        model.ssl_head.regression.weight.zero_()
+    model.set_num_updates(499)
+    criterion(model, sample([8000, 6000]))
+    assert not caplog.records
+    model.set_num_updates(500)
+    criterion(model, sample([8000, 6000]))
+    (warning,) = [record.message for record in caplog.records]
+    assert warning.startswith("update 500: prediction_var is 0, below 0.0001")
+
+
 def test_both_branches_off_leave_what_they_share() -> None:
     model = build()
     shared = {id(p) for p in model.parameters()} - {id(p) for p in model.inactive_parameters(False, False)}
