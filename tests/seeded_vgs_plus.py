@@ -15,9 +15,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.modules.contrastive_ssl import ContrastiveSslHead
+from fairseq_mtssl.modules.masking import SpanMasking
+from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
 FRAMES = {"whole": (48, 48, 48, 48), "padded": (48, 32, 48, 16)}
 """Valid frames of the four captions: multiples of 16, for which all ways of counting the tokens after
@@ -166,8 +167,8 @@ def gumbel_softmax(logits: Tensor, tau: float = 1.0, hard: bool = False, **_: An
 
 def share_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have our model take the masks, negatives and Gumbel noise of this module."""
-    monkeypatch.setattr(JointSslVgsModel, "_spans", lambda self, front, *_: mask(front.features.size(1)))
-    monkeypatch.setattr(ContrastiveSslHead, "_draw_negatives", lambda *_: negatives())
+    monkeypatch.setattr(SpanMasking, "draw", lambda self, lengths, total, *_: mask(total))
+    monkeypatch.setattr(Wav2vec2, "_draw_negatives", lambda *_: negatives())
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", gumbel_softmax)
 
 
@@ -178,7 +179,7 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def criterion(alpha: float) -> JointSslVgsCriterion:
     """With the weights of one update of VGS+."""
-    found = JointSslVgsCriterion(task=None)  # type: ignore[arg-type]  # it asks nothing of the task
+    found = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None)  # type: ignore[arg-type]  # it asks no task
     found.vgs_weight, found.ssl_weight = alpha, 1.0 - alpha
     return found
 
@@ -196,7 +197,9 @@ def losses_and_gradients(
     loss, _, log = criterion(alpha)(model, {**sample, "ntokens": 0, "nsentences": 4})
     loss.backward()
     parts = {"loss": float(loss.detach())}
-    parts |= {name: float(log[name]) for name in ("loss_vgs", "loss_ssl", "contrastive") if name in log}
+    parts |= {name: float(log[name]) for name in ("loss_vgs", "loss_ssl") if name in log}
+    if "contrastive" in log:
+        parts["contrastive"] = float(log["contrastive"] / log["contrastive_count"])
     grads = {name: p.grad for name, p in model.named_parameters()}
     return parts, {
         name: torch.zeros_like(p) if grads[name] is None else grads[name].clone()

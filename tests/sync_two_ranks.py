@@ -10,7 +10,7 @@ from tiny_grounding import build_joint
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.modules import quantizer
 from fairseq_mtssl.schedule import Moment
@@ -71,7 +71,7 @@ def batch(rows: list[int]) -> dict[str, Any]:
 
 def learn(model: Any, rows: list[int], alpha: float, counted: bool = True) -> dict[str, Any]:
     """The loss of a batch and, for the model behind any wrapper, its gradients and running statistics."""
-    criterion = JointSslVgsCriterion(task=None).train()
+    criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
     criterion.enter(Moment(0, "phase", 0, alpha, 1 - alpha, 1.0))
     model.begin_batch(counted)
     loss, _, log = criterion(model, batch(rows))

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from ssl_figures import total
 from torch import Tensor
 
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
@@ -46,11 +47,6 @@ def batch(lengths: list[int], width: int = 0) -> dict[str, Any]:
     labels = [torch.randint(4, 12, (len(lengths), (max(lengths) - 400) // 320 + 1))]
     ids = torch.arange(len(lengths))
     return {"source": source, "lengths": torch.tensor(lengths), "ids": ids, "labels": labels}
-
-
-def total(out: dict[str, Any]) -> Tensor:
-    """The loss of a batch."""
-    return out["regression"] + sum(out["classification"])
 
 
 def losses_and_gradients(model: Mt4sslModel, inputs: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:

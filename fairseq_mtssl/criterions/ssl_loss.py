@@ -85,9 +85,9 @@ class SslLoss:
             if not getattr(cfg, name) > 0
         ]
         least = ("unmasked_weight", "diversity_weight", "feature_penalty")
-        faults += [
-            f"{name} {getattr(cfg, name)}: wanted 0 or more" for name in least if getattr(cfg, name) < 0
-        ]
+        weights = {name: getattr(cfg, name) for name in least}
+        weights |= {f"ssl_weights.{name}": weight for name, weight in dict(cfg.ssl_weights).items()}
+        faults += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
         if faults:
             raise ConfigError("criterion", faults)
         self.weights = {
@@ -98,6 +98,7 @@ class SslLoss:
             "feature_penalty": cfg.feature_penalty,
             **dict(cfg.ssl_weights),
         }
+        self._named = list(cfg.ssl_weights)
         self.is_unmasked_wanted = cfg.unmasked_weight > 0
         self.collapse_check_updates = cfg.collapse_check_updates
         self.floors = {name: float(getattr(cfg, f"min_{name}")) for name in VARIANCES}
@@ -109,8 +110,13 @@ class SslLoss:
 
         is_sum: the sum over all frames, which fairseq divides by their number over all of an update; else the
         mean over them. A loss that is not over frames counts as its mean over the batches, for each frame.
-        Raises: ConfigError for results without any loss.
+        Raises: ConfigError for results without any loss, and for ssl_weights of losses that they lack.
         """
+        known = results[0].losses
+        unknown = [name for name in self._named if name not in known]
+        if unknown:
+            wanted = f"no such loss; this batch has {', '.join(known) or 'none'}"
+            raise ConfigError("criterion.ssl_weights", [f"{name}: {wanted}" for name in unknown])
         frames = sum(result.frames for result in results) or 1
         terms = []
         for name in results[0].losses:
@@ -146,6 +152,8 @@ class SslLoss:
             return
         self._checked = update
         names = [name for name in VARIANCES if name in log]
+        if not names:
+            return
         values = torch.stack([torch.as_tensor(log[name] / max(log[name + COUNT], 1)) for name in names])
         for text in collapse_warnings(dict(zip(names, values.tolist(), strict=True)), self.floors):
             logger.warning("update %d: %s", update, text)
@@ -154,18 +162,22 @@ class SslLoss:
 def reduced(losses: Sequence[tuple[Loss, Any]], frames: Any, is_sum: bool) -> Tensor:
     """One loss over several batches. losses: (loss, frames of its batch); frames: of all batches."""
     reduction = losses[0][0].reduction
-    if reduction is Reduction.SUM:
-        total = sum(loss.value for loss, _ in losses)
-        return total if is_sum else total / frames
     if reduction is Reduction.MEAN:
-        mean: Tensor = sum(loss.value * (count / frames) for loss, count in losses)
+        values = [loss.value * (count / frames) for loss, count in losses]
     else:
-        mean = sum(loss.value for loss, _ in losses) * (1.0 / len(losses))
+        values = [loss.value for loss, _ in losses]
+    total: Tensor = sum(values[1:], values[0])
+    if reduction is Reduction.SUM:
+        return total if is_sum else total / frames
+    mean = total if reduction is Reduction.MEAN else total * (1.0 / len(losses))
     return mean * frames if is_sum else mean
 
 
 def reduce_measures(logging_outputs: Sequence[Dict[str, Any]], weight: Any) -> None:
-    """Log every measure: its sum over batches and processes by its count. weight: of averages over updates."""
+    """Log every measure: its sum over batches and processes by its count.
+
+    weight: of these updates in averages over several.
+    """
     names = dict.fromkeys(name for log in logging_outputs for name in log if name + COUNT in log)
     for name in names:
         logs = [log for log in logging_outputs if name in log]

@@ -33,8 +33,8 @@ Picture = str | Path | np.ndarray | Image.Image
 class Pretrained:
     """A model in evaluation mode, given speech as it was in training.
 
-    Speech is the path of an audio file, which is resampled where needed, or a waveform of shape (S,) at 16 kHz;
-    a picture is the path of an image file, a Pillow image, or pixels of shape (height, width, 3) uint8.
+    Speech is the path of an audio file, which is resampled where needed, or a waveform of shape (S,) at
+    16 kHz; a picture is the path of an image file, a Pillow image, or pixels (height, width, 3) uint8.
 
     model, task: fairseq's; task is None for models of fairseq's own. is_normalised: whether the model was
     trained on waveforms of zero mean and unit variance. device: where the model is.

@@ -58,7 +58,7 @@ class Mt4sslConfig(FineTuningMaskConfig, SslConfig, EncoderConfig):
         default="mt4ssl",
         metadata={
             "help": "the self-supervised branch: mt4ssl (a teacher and task.labels; model.online=false or "
-            "task.labels=[] switches one of them off), hubert, data2vec, wav2vec2, best_rq, or one of your own"
+            "task.labels=[] switches one of them off), hubert, data2vec, wav2vec2, best_rq, or your own"
         },
     )
     init_from: Optional[str] = field(

@@ -39,8 +39,13 @@ def branch_options(cfg: Any, resolved: Optional[Dict[str, Any]] = None) -> Any:
     """The options of the branch cfg.ssl. resolved: fields whose value is not the one in cfg."""
     fields = cfg if isinstance(cfg, DictConfig) else OmegaConf.structured(cfg)
     own = OmegaConf.to_container(fields.ssl_options) or {}
-    model = {str(name): fields[name] for name in fields} | (resolved or {})
+    # plain values: a list of the configuration would keep all of it, which cannot be pickled
+    model = {str(name): _plain(fields[name]) for name in fields} | (resolved or {})
     return read_options(branch_named(str(cfg.ssl)), model, own)  # type: ignore[arg-type]
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def ssl_errors(cfg: Any, options: Any, label_sets: int, labels_optional: bool = False) -> List[str]:

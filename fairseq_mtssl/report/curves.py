@@ -6,6 +6,7 @@ The training figure of Khorrami et al. 2023 (their Fig. 3), by update instead of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,16 +51,17 @@ def draw_curves(
 def curves_figure(runs: Mapping[str, TrainingLog], phases: Sequence[tuple[int, str]] = ()) -> Figure:
     """The losses of one or more runs.
 
-    runs: legend name -> log. The losses are the keys `loss_vgs`, `loss_ssl`, `loss_off` and `loss_on` of the
-        training lines (`loss` of runs with none of these), on a log scale; where a branch is off, its line
-        breaks. A last panel shows, in percent, the validation keys of recall at 10, or of masked-prediction
-        accuracy, or of error rates: the first of these kinds that there is.
+    runs: legend name -> log. The losses are the keys `loss_vgs`, `loss_ssl`, `loss_off` (with several label
+        sets `loss_off_0` and so on) and `loss_on` of the training lines (`loss` of runs with none of these),
+        on a log scale; where a branch is off, its line breaks. A last panel shows, in percent, the validation
+        keys of recall at 10, or of masked-prediction accuracy, or of error rates: the first of these kinds
+        that there is.
     phases: (first update, name) of each phase, in order; a line marks every start after update 0.
     Raises: TrainingLogError when no run logged a loss; MissingExtraError without matplotlib.
     """
-    panels = _logged(runs, LOSSES) or _logged(runs, [PLAIN_LOSS])
+    panels = _logged(runs, [*LOSSES, *_losses_of_sets(runs)]) or _logged(runs, [PLAIN_LOSS])
     if not panels:
-        logged = sorted({key for log in runs.values() for key in log.keys("train_inner") + log.keys("train")})
+        logged = sorted(_training_keys(runs))
         raise TrainingLogError(
             ", ".join(str(log.path) for log in runs.values()) or "no run",
             f"no loss is logged, only {', '.join(logged) or 'nothing'}",
@@ -86,6 +88,17 @@ def curves_figure(runs: Mapping[str, TrainingLog], phases: Sequence[tuple[int, s
     if len(runs) > 1:
         figure.legend(handles, names, loc="outside upper center", ncols=min(len(runs), 4), frameon=False)
     return figure
+
+
+def _training_keys(runs: Mapping[str, TrainingLog]) -> set[str]:
+    return {key for log in runs.values() for key in log.keys("train_inner") + log.keys("train")}
+
+
+def _losses_of_sets(runs: Mapping[str, TrainingLog]) -> list[tuple[str, str]]:
+    """Of runs with several label sets; the first is set 1, as the health report counts."""
+    found = [re.fullmatch(r"loss_off_(\d+)", key) for key in _training_keys(runs)]
+    numbers = sorted(int(match[1]) for match in found if match)
+    return [(f"loss_off_{number}", f"L_off of set {number + 1} (nats)") for number in numbers]
 
 
 def _logged(runs: Mapping[str, TrainingLog], losses: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -46,7 +46,7 @@ from fairseq_mtssl.report.training_log import Record, TrainingLog
 GAIN = 0.05
 LATE, VALIDATED_LATE = 0.25, 0.5  # shares of a phase's updates, from its end
 MIN_CODES = 0.05  # share of the code book
-MIN_TARGET_VAR, MIN_PREDICTION_VAR = 0.01, 1e-4  # as the mt4ssl criterion warns by default
+MIN_TARGET_VAR, MIN_PREDICTION_VAR = 0.01, 1e-4  # as the criterions warn by default
 LONG_WAIT = 0.2  # share of the time
 
 LONGER = "more updates (optimization.max_update, task.lengths)"
@@ -61,14 +61,15 @@ HELP = {
         "criterion.feature_penalty=0",
         "a lower optimization.lr",
     ),
-    "labels": (FBANK, LONGER, RATE, MASKS, "in the mt4ssl criterion criterion.unmasked_weight=1"),
+    "labels": (FBANK, LONGER, RATE, MASKS, "criterion.unmasked_weight=1"),
     "regression": (LONGER, RATE, "another pace of the teacher (model.ema_decay)", WITH_LABELS),
     "collapse": ("a lower optimization.lr or longer warm-up", "a larger model.ema_decay", WITH_LABELS),
     "retrieval": (FBANK, LONGER, RATE, "a larger model.similarity_temp or batch", "model.vgs_mask_prob=0"),
 }
 """What usually helps a branch that did not learn."""
 LABEL_SHARES = {"accuracy": "acc", "chance": "chance", "frequent": "frequent"}
-"""Shares of the frames: how the joint criterion's keys end, and how mt4ssl's, in percent, begin."""
+"""Shares of the frames: how their keys begin, in percent (`acc_off`), and how they end, as fractions, in
+older logs of the joint criterion (`ssl_accuracy`)."""
 LABEL_LOSSES = ("loss_off", "loss_off_chance", "loss_off_entropy")
 
 
@@ -215,6 +216,7 @@ def _ssl_branches(values: Mapping[str, float]) -> list[Branch]:
     if "contrastive" in values and "ssl_accuracy" in values:
         branches.append(_contrastive(values))
     elif "ssl_accuracy" in values:
+        # of a log written before the joint criterion's labels were logged as those of mt4ssl
         shares = {share: values[f"ssl_{share}"] for share in LABEL_SHARES if f"ssl_{share}" in values}
         branches.append(_labels("labels", {**values, **shares}))
     for key in sorted(key for key in values if re.fullmatch(r"acc_off(_\d+)?", key)):

@@ -1,8 +1,8 @@
 """What every self-supervised branch is given, what it returns, and the registry of branches.
 
-Two models put a branch on their speech encoder: `mt4ssl`, for speech alone, and `joint_ssl_vgs`, beside visual
-grounding. To add one, write a file with a subclass of `SslBranch` under `@register_branch(NAME)`, import it
-where `fairseq_mtssl.ssl` imports the others, and train it with `model.ssl=NAME`.
+Two models put a branch on their speech encoder: `mt4ssl`, for speech alone, and `joint_ssl_vgs`, beside
+visual grounding. To add one, write a file with a subclass of `SslBranch` under `@register_branch(NAME)`,
+import it where `fairseq_mtssl.ssl` imports the others, and train it with `model.ssl=NAME`.
 """
 
 from __future__ import annotations

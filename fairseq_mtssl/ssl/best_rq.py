@@ -1,9 +1,9 @@
 """BEST-RQ: the classification of labels that a frozen random quantizer makes of the filterbanks.
 
-Nothing about the targets is learned. Log-mel energies, normalised in each bin over the clip, are stacked to the
-frames of the encoder and multiplied by a random matrix; the label of a frame is the nearest entry of a random
-code book. Source: Chiu et al. 2022, arXiv 2202.01855, section 3. As everywhere in this package, masked frames
-are replaced by the encoder's mask embedding, where the paper replaces filterbanks by noise.
+Nothing about the targets is learned. Log-mel energies, normalised in each bin over the clip, are stacked to
+the frames of the encoder and multiplied by a random matrix; the label of a frame is the nearest entry of a
+random code book. Source: Chiu et al. 2022, arXiv 2202.01855, section 3. As everywhere in this package, masked
+frames are replaced by the encoder's mask embedding, where the paper replaces filterbanks by noise.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from fairseq_mtssl.modules.fbank_features import normalise
 from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult, register_branch
-from fairseq_mtssl.ssl.masked_frames import first_copy, predict_labels, run_masked
+from fairseq_mtssl.ssl.masked_frames import first_copy, predict_labels, predict_other_labels, run_masked
 
 
 @dataclass
@@ -36,7 +36,7 @@ class BestRqOptions:
 class BestRq(SslBranch):
     """Predicts the labels of its own random quantizer at the masked frames.
 
-    projections (N, stack · bins, D) and code_books (N, K, D), of unit length, are buffers: saved, not trained.
+    projections (N, stack · bins, D) and code_books (N, K, D) of unit length are buffers: saved, not trained.
     """
 
     Options = BestRqOptions
@@ -60,13 +60,20 @@ class BestRq(SslBranch):
         self.label_heads = nn.ModuleList(nn.Linear(encoder.dim, classes) for _ in range(options.code_books))
 
     def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
-        """Losses: classification, a sum over the masked frames of all copies and the code books."""
+        """Losses: classification, a sum over the masked frames of all copies and the code books; where it is
+        wanted classification_unmasked, the mean over the other frames.
+        """
         front, mask, top = batch.front, batch.mask, encoder.num_layers
         whole = {batch.shared_layer} if batch.shared_layer is not None else set()
+        if batch.is_unmasked_wanted:
+            whole |= {top}
         states, after = run_masked(encoder, front, mask, {top}, whole)
         labels = self.labels_of(batch.source, batch.lengths, front.lengths, front.features.size(1))
         result = SslResult(frames=int(mask.sum()), losses={})
         predict_labels(result, self.label_heads, [states[top]] * len(labels), labels, mask)
+        if batch.is_unmasked_wanted:
+            everywhere = [encoder.frames(after[top])] * len(labels)
+            predict_other_labels(result, self.label_heads, everywhere, labels, mask)
         if batch.shared_layer is not None:
             result.shared = first_copy(after[batch.shared_layer], len(front.lengths))
         return result

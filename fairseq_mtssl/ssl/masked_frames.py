@@ -112,6 +112,25 @@ def predict_labels(
     result.losses["classification"] = Loss(sum(losses[1:], losses[0]), Reduction.SUM)
 
 
+def predict_other_labels(
+    result: SslResult,
+    heads: Iterable[nn.Module],
+    states: Iterable[Tensor],
+    labels: Sequence[Tensor],
+    mask: Tensor,
+) -> None:
+    """Classify the frames that are not masked, and add the loss to a result: of each label set the mean over
+    those that have a label.
+
+    states: (V·B, T, D) for each label set; the rest as in `predict_labels`.
+    """
+    losses: list[Tensor] = []
+    for head, state, label in zip(heads, states, labels, strict=True):
+        loss, _, labelled, _ = classify(head(state[~mask]), at_frames(label, ~mask))
+        losses.append(loss / labelled.clamp(min=1))
+    result.losses["classification_unmasked"] = Loss(sum(losses[1:], losses[0]), Reduction.BATCH)
+
+
 def variance(x: Tensor) -> Tensor:
     """(M, D) -> scalar: the variance of each channel over the frames, averaged; 0 below two frames."""
     return x.float().var(0).mean() if x.size(0) > 1 else x.new_zeros((), dtype=torch.float32)

@@ -20,9 +20,9 @@ from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslBranch, SslResult, register_branch
 from fairseq_mtssl.ssl.masked_frames import (
     at_frames,
-    classify,
     first_copy,
     predict_labels,
+    predict_other_labels,
     run_masked,
     to_width,
     variance,
@@ -151,8 +151,8 @@ class Mt4ssl(SslBranch):
             labels = [to_width(label, mask.size(1)) for label in batch.labels]
             predict_labels(result, self.label_heads, at_heads, labels, mask)
             if batch.is_unmasked_wanted:
-                loss = self._classify_others(encoder, after, batch.labels, mask)
-                result.losses["classification_unmasked"] = Loss(loss, Reduction.BATCH)
+                everywhere = (encoder.frames(after[layer]) for layer in self.label_layers)
+                predict_other_labels(result, self.label_heads, everywhere, labels, mask)
         if batch.shared_layer is not None:
             result.shared = first_copy(after[batch.shared_layer], len(front.lengths))
         return result
@@ -173,17 +173,6 @@ class Mt4ssl(SslBranch):
         if not self.training:
             right = identified(predictions, targets, mask.nonzero()[:, 0])
             result.measures["acc_on"] = Measure(right * 100.0, frames)
-
-    def _classify_others(
-        self, encoder: SpeechEncoder, after: dict[int, Hidden], labels: list[Tensor], mask: Tensor
-    ) -> Tensor:
-        """Mean cross-entropy, summed over the label sets, at frames that are not masked."""
-        losses: list[Tensor] = []
-        for head, layer, label in zip(self.label_heads, self.label_layers, labels, strict=True):
-            truth = at_frames(to_width(label, mask.size(1)), ~mask)
-            loss, _, labelled, _ = classify(head(encoder.frames(after[layer])[~mask]), truth)
-            losses.append(loss / labelled.clamp(min=1))
-        return sum(losses[1:], losses[0])
 
     # -- configuration and checkpoints
 

@@ -42,7 +42,8 @@ class Contrast:
     loss: scalar, mean cross-entropy in nats over the frames; accuracy: scalar, share of the frames whose
     target scores above every negative; chance_loss, chance_accuracy: what both are when nothing is known
     (`chance_of`); frames: masked frames that had a negative; perplexity: scalar, of the mean code
-    distribution summed over groups; codes: code book size over all groups; temperature: of the Gumbel softmax.
+    distribution summed over groups; codes: code book size over all groups; temperature: of the Gumbel
+    softmax.
     """
 
     loss: Tensor

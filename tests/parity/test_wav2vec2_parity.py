@@ -159,7 +159,7 @@ def test_gradients_of_the_contrastive_loss_reach_every_shared_weight() -> None:
     mask = torch.zeros(front.features.shape[:2], dtype=torch.bool)
     mask[0, 3:9] = mask[1, 2:5] = True
     top = encoder.run(encoder.embed(front, mask), 0, 4)
-    head(encoder.frames(top), front.features, mask, front.penalty).contrastive.backward()
+    head.contrast(encoder.frames(top), front.features, mask).loss.backward()
     silent = [n for n, p in [*encoder.named_parameters(), *head.named_parameters()] if p.grad is None]
     assert silent == []
 

@@ -19,6 +19,7 @@ from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.models.mt4ssl import Mt4sslModel
 from fairseq_mtssl.modules.ema import ema_decay
+from fairseq_mtssl.ssl.base import SslBatch
 from fairseq_mtssl.ssl.mt4ssl import Mt4ssl
 from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask
 
@@ -69,9 +70,9 @@ def test_several_masked_views_train_and_resume_exactly_and_validate_as_one(
 ) -> None:
     forward, seen = Mt4ssl.forward, []
 
-    def watched(self: Any, encoder: Any, front: Any, mask: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        seen.append((self.training, len(mask) // len(front.lengths)))
-        return forward(self, encoder, front, mask, *args, **kwargs)
+    def watched(self: Any, encoder: Any, batch: SslBatch) -> Any:
+        seen.append((self.training, len(batch.mask) // len(batch.lengths)))
+        return forward(self, encoder, batch)
 
     monkeypatch.setattr(Mt4ssl, "forward", watched)
     settings = {"model__masked_views": 2, "optimization__max_update": 3, **DECAY}

@@ -213,6 +213,6 @@ def test_runs_of_a_row_stand_in_the_order_of_their_seeds_wherever_they_lie(tmp_p
     title = "(W2V2, VGS)"
     names = ("w2v2_vgs-seed2", "restored/w2v2_vgs-seed1", "w2v2_vgs-seed10")
     folders = [tmp_path / name for name in names]
-    command = load().papers_of(dict.fromkeys(folders, title), tmp_path)["paper"].command
+    command = run.papers_of(dict.fromkeys(folders, title), tmp_path)["paper"].command
     named = [word.rpartition("-")[2] for word in command if word.startswith(title)]
     assert named == ["seed1", "seed2", "seed10"]

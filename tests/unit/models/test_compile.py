@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from compiler import Traced
-from tiny_mt4ssl import LENGTHS, batch, build, losses_and_gradients, total
+from ssl_figures import total
+from tiny_mt4ssl import LENGTHS, batch, build, losses_and_gradients
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo_config
 

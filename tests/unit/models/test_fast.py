@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_mt4ssl import ENCODER, LENGTHS, batch, build, losses_and_gradients, total
+from ssl_figures import total
+from tiny_mt4ssl import ENCODER, LENGTHS, batch, build, losses_and_gradients
 from torch import Tensor
 
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
@@ -120,7 +121,7 @@ def test_a_model_trains_in_bfloat16_as_in_32_bits() -> None:
         for update in range(1, 31):
             model.set_num_updates(1)  # the same masks
             optimizer.zero_grad()
-            loss = total(out := model(**inputs)) / out["frames"]
+            loss = total(out := model(**inputs)) / out.frames
             loss.backward()
             optimizer.step()
             model.step_branch(update)

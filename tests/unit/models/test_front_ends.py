@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from ssl_figures import loss_of, total
 
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.features.frozen import plain_encoder
@@ -81,9 +82,9 @@ def test_padding_changes_neither_states_nor_targets_nor_losses() -> None:
     wide = {**inputs, "source": torch.nn.functional.pad(inputs["source"], (0, 3_200))}
     tight = model(**inputs, labels=[labels], mask=mask)
     found = model(**wide, labels=[labels], mask=torch.nn.functional.pad(mask, (0, 5)))
-    assert tight["frames"] == found["frames"] > 0
-    torch.testing.assert_close(found["regression"], tight["regression"], atol=0, rtol=1e-4)
-    torch.testing.assert_close(found["classification"], tight["classification"], atol=0, rtol=1e-4)
+    assert tight.frames == found.frames > 0
+    for name in ("regression", "classification"):
+        torch.testing.assert_close(loss_of(found, name), loss_of(tight, name), atol=0, rtol=1e-4)
 
 
 def test_gradients_reach_every_weight_of_the_student() -> None:
@@ -91,7 +92,7 @@ def test_gradients_reach_every_weight_of_the_student() -> None:
     inputs = batch(19_000, 12_000)
     frames = int(model.speech_encoder.frame_lengths(inputs["lengths"]).max())
     out = model(**inputs, labels=[torch.randint(4, 12, (2, frames))])
-    (out["regression"] + out["classification"][0]).backward()
+    total(out).backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
@@ -99,7 +100,7 @@ def test_bfloat16_stays_near() -> None:
     losses = []
     for precision in ("float32", "bfloat16"):
         model = build([], precision=precision).train()
-        losses.append(model(**batch(19_000, 12_000))["regression"].detach())
+        losses.append(loss_of(model(**batch(19_000, 12_000)), "regression").detach())
     assert losses[0] != losses[1]
     torch.testing.assert_close(losses[1], losses[0], rtol=0.02, atol=0)
 

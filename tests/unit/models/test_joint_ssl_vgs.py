@@ -9,11 +9,15 @@ import pytest
 import torch
 from tiny_grounding import JOINT, build_joint
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.schedule import Moment
+
+
+def build_criterion() -> JointSslVgsCriterion:
+    return JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
 
 
 def batch(lengths: list[int], padding: int = 0) -> dict[str, torch.Tensor]:
@@ -75,7 +79,7 @@ def test_modern_embeddings_are_unit_vectors_and_the_scale_is_bounded() -> None:
 def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradient(
     vgs: float, ssl: float
 ) -> None:
-    model, criterion = build_joint().train(), JointSslVgsCriterion(task=None).train()
+    model, criterion = build_joint().train(), build_criterion()
     criterion.enter(Moment(0, "x", 0, vgs, ssl, 1.0))
     loss, _, log = criterion(model, sample([8000, 6000, 7000]))
     parts = [vgs * log["loss_vgs"] if vgs else 0, ssl * log["loss_ssl"] if ssl else 0]
@@ -86,6 +90,26 @@ def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradie
     assert {id(p) for p in dead} == without
 
 
+def test_a_branch_that_logs_no_variance_trains_on_at_the_update_that_looks_for_collapse() -> None:
+    model, criterion = build_joint().train(), build_criterion()
+    model.set_num_updates(criterion.ssl.collapse_check_updates)
+    loss, _, _ = criterion(model, sample([8000, 6000]))
+    assert torch.isfinite(loss) and model.num_updates == 500
+
+
+def test_collapse_is_warned_of_beside_grounding_too(caplog: pytest.LogCaptureFixture) -> None:
+    model, criterion = build_joint(ssl="data2vec", average_top_k_layers=2).train(), build_criterion()
+    with torch.no_grad():
+        model.ssl_head.regression.weight.zero_()
+    model.set_num_updates(499)
+    criterion(model, sample([8000, 6000]))
+    assert not caplog.records
+    model.set_num_updates(500)
+    criterion(model, sample([8000, 6000]))
+    (warning,) = [record.message for record in caplog.records]
+    assert warning.startswith("update 500: prediction_var is 0, below 0.0001")
+
+
 def test_both_branches_off_leave_what_they_share() -> None:
     model = build_joint()
     shared = {id(p) for p in model.parameters()} - {id(p) for p in model.inactive_parameters(False, False)}
@@ -94,7 +118,7 @@ def test_both_branches_off_leave_what_they_share() -> None:
 
 
 def test_silence_and_clips_of_one_frame_train_without_nan() -> None:
-    model, criterion = build_joint().train(), JointSslVgsCriterion(task=None).train()
+    model, criterion = build_joint().train(), build_criterion()
     whole = sample([8000, 400, 6000])
     whole["net_input"]["source"][2] = 0.0
     loss, _, _ = criterion(model, whole)

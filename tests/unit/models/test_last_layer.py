@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import tiny_mt4ssl
 import torch
+from ssl_figures import total
 from torch import Tensor
 
 from fairseq_mtssl.models.mt4ssl import Mt4sslModel
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.ssl.base import SslBatch
 
 MASKS = {"as many in each": [[2, 9, 10], [0, 5, 17]], "none in one": [[], [0, 3]], "none": [[], []]}
 
@@ -101,8 +103,9 @@ def test_losses_do_not_depend_on_whether_the_last_state_is_kept(views: int, labe
     mask = torch.cat([model.draw_mask(front, given["ids"], view) for view in range(views)])
     found = {}
     for keep in (None, 2, model.speech_encoder.num_layers):
-        out, state = model.ssl_head(model.speech_encoder, front, mask, given["labels"], keep)
-        assert (state is None) == (keep is None)
-        found[keep] = tiny_mt4ssl.total(out)
+        batch = SslBatch(given["source"], given["lengths"], front, mask, given["labels"], keep)
+        result = model.ssl_head(model.speech_encoder, batch)
+        assert (result.shared is None) == (keep is None)
+        found[keep] = total(result)
     torch.testing.assert_close(found[None], found[3], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found[2], found[3], rtol=1e-5, atol=1e-5)

@@ -7,16 +7,21 @@ from typing import Any
 
 import pytest
 import torch
+from ssl_figures import loss_of, mean_of, of_sets, total
 from tiny_grounding import GROUNDING
 from torch import Tensor, nn
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
+from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
+from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.ssl.base import SslBatch
+from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
 STILL: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "dropout_input": 0.0}
 ENCODER: dict[str, Any] = {
@@ -40,7 +45,8 @@ VIEWS = 3
 def build(views: int = VIEWS, **changes: Any) -> Mt4sslModel:
     torch.manual_seed(0)
     config = Mt4sslConfig(**{**ENCODER, "encoder_layerdrop": 0.0, "masked_views": views, **changes})
-    model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[12]))
+    classes = [] if str(config.ssl) == "wav2vec2" else [12]
+    model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=classes))
     model.set_num_updates(5)
     return model.train()
 
@@ -85,6 +91,17 @@ def pair_sample() -> dict[str, Any]:
     }
 
 
+def build_joint_criterion() -> JointSslVgsCriterion:
+    """In training, of self-supervision alone."""
+    criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
+    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0))
+    return criterion
+
+
+def ssl_batch(model: Any, mask: Tensor, labels: list[Tensor] | None = None) -> SslBatch:
+    return SslBatch(batch()["source"], batch()["lengths"], front_of(model), mask, labels)
+
+
 def front_of(model: Any) -> FrontEnd:
     return model.speech_encoder.front_end(batch()["source"], batch()["lengths"])
 
@@ -94,8 +111,21 @@ def masks(model: Mt4sslModel) -> list[Tensor]:
 
 
 def joint_masks(model: JointSslVgsModel) -> list[Tensor]:
-    options = {"prob": 0.65, "min_spans": 2, "same_count": False}
-    return [model._spans(front_of(model), batch()["ids"], **options, view=view) for view in range(VIEWS)]
+    return [
+        span_mask(
+            front_of(model).lengths,
+            FRAMES,
+            prob=0.65,
+            length=3,
+            min_spans=2,
+            same_count=False,
+            seed=1,
+            update=0,
+            ids=batch()["ids"],
+            view=view,
+        )
+        for view in range(VIEWS)
+    ]
 
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -113,18 +143,16 @@ def assert_close(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
         assert float((gradient - wanted[name]).norm()) < 1e-5 * float(whole), name
 
 
-def total(out: dict[str, Any]) -> Tensor:
-    return out["regression"] + out["classification"][0]
-
-
 def test_several_views_give_the_summed_losses_and_gradients_of_one_pass_a_mask() -> None:
     model = build()
     together = model(**batch(), unmasked=True)
     alone = [model(**batch(), mask=mask, unmasked=True) for mask in masks(model)]
-    assert together["frames"] == sum(out["frames"] for out in alone)
-    for name in ("classification", "correct", "labelled"):
-        torch.testing.assert_close(together[name][0], sum(out[name][0] for out in alone))
-    torch.testing.assert_close(together["regression"], sum(out["regression"] for out in alone))
+    assert together.frames == sum(out.frames for out in alone)
+    for name in ("classification", "regression"):
+        torch.testing.assert_close(loss_of(together, name), sum(loss_of(out, name) for out in alone))
+    right, *each = (of_sets(out, "acc_off")[0] for out in (together, *alone))
+    assert int(right.total) == sum(int(measure.total) for measure in each)
+    assert int(right.count) == sum(int(measure.count) for measure in each)
     found, wanted = gradients(model, total(together)), gradients(model, sum(total(out) for out in alone))
     assert any("feature_extractor" in name for name in found)
     assert_close(found, wanted)
@@ -133,10 +161,11 @@ def test_several_views_give_the_summed_losses_and_gradients_of_one_pass_a_mask()
 def test_the_loss_at_unmasked_frames_is_a_mean_over_those_of_all_views() -> None:
     model, labels = build(), batch()["labels"][0]
     drawn = masks(model)
-    alone = [model(**batch(), mask=mask, unmasked=True)["classification_unmasked"][0] for mask in drawn]
+    name = "classification_unmasked"
+    alone = [loss_of(model(**batch(), mask=mask, unmasked=True), name) for mask in drawn]
     counts = [int((~mask & (labels != 1)).sum()) for mask in drawn]
     mean = sum(loss * count for loss, count in zip(alone, counts, strict=True)) / sum(counts)
-    torch.testing.assert_close(model(**batch(), unmasked=True)["classification_unmasked"][0], mean)
+    torch.testing.assert_close(loss_of(model(**batch(), unmasked=True), name), mean)
 
 
 def test_variances_are_those_of_the_masked_frames_of_all_views() -> None:
@@ -150,11 +179,11 @@ def test_variances_are_those_of_the_masked_frames_of_all_views() -> None:
     shared = {"feature_var": front.features, "target_var": head.online_targets(encoder, front)}
     chosen = {name: [values[mask] for mask in drawn] for name, values in shared.items()}
     for name, frames in {**chosen, "prediction_var": predicted}.items():
-        torch.testing.assert_close(out[name], torch.cat(frames).var(0).mean(), msg=name)
+        torch.testing.assert_close(mean_of(out, name), torch.cat(frames).var(0).mean(), msg=name)
 
 
 def test_the_sample_size_counts_all_views_so_that_a_masked_frame_weighs_the_same() -> None:
-    model, criterion = build(), Mt4sslCriterion(None)
+    model, criterion = build(), Mt4sslCriterion(SslLossConfig(), None)
     loss, size, log = criterion(model, sample())
     assert size == log["sample_size"] == sum(int(mask.sum()) for mask in masks(model))
     alone = [total(model(**batch(), mask=mask)) for mask in masks(model)]
@@ -201,7 +230,7 @@ def test_one_view_is_the_first_mask_to_the_bit() -> None:
     model = build(1)
     out, wanted = model(**batch()), model(**batch(), mask=masks(build())[0])
     found, expected = gradients(model, total(out)), gradients(model, total(wanted))
-    assert torch.equal(total(out), total(wanted)) and out["frames"] == wanted["frames"]
+    assert torch.equal(total(out), total(wanted)) and out.frames == wanted.frames
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
     assert Mt4sslConfig().masked_views == JointSslVgsConfig().masked_views == 1
 
@@ -209,8 +238,8 @@ def test_one_view_is_the_first_mask_to_the_bit() -> None:
 def test_evaluation_and_features_have_one_view_whatever_is_trained_with() -> None:
     several, one = build(mask_channel_prob=0.0).eval(), build(1, mask_channel_prob=0.0).eval()
     found, wanted = (model(**batch()) for model in (several, one))
-    assert found["frames"] == wanted["frames"] and torch.equal(total(found), total(wanted))
-    assert torch.equal(found["identified"], wanted["identified"])
+    assert found.frames == wanted.frames and torch.equal(total(found), total(wanted))
+    assert torch.equal(mean_of(found, "acc_on"), mean_of(wanted, "acc_on"))
     states = [
         model.train().extract_features(batch()["source"], None, mask=True)["x"] for model in (several, one)
     ]
@@ -230,21 +259,20 @@ def test_the_joint_model_grounds_the_first_view_and_supervises_itself_on_all(
     # float32 products of other shapes
     torch.testing.assert_close(found["speech"], wanted["speech"], atol=1e-5, rtol=1e-4)
     drawn = [int(mask.sum()) for mask in joint_masks(several)]
-    assert (found["ssl"][0]["frames"], wanted["ssl"][0]["frames"]) == (sum(drawn), drawn[0])
+    assert (found["ssl"][0].frames, wanted["ssl"][0].frames) == (sum(drawn), drawn[0])
     for model in (several, one):
         model.eval()
-    assert several(**inputs)["ssl"][0]["frames"] == one(**inputs)["ssl"][0]["frames"]
+    assert several(**inputs)["ssl"][0].frames == one(**inputs)["ssl"][0].frames
 
 
 def test_the_joint_loss_is_a_mean_over_the_masked_frames_of_all_views() -> None:
-    model, criterion, given = build_joint(), JointSslVgsCriterion(task=None).train(), pair_sample()
-    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0))
+    model, criterion, given = build_joint(), build_joint_criterion(), pair_sample()
     alone = [
-        model.ssl_head(model.speech_encoder, front_of(model), mask, given["labels"])[0]
+        model.ssl_head(model.speech_encoder, ssl_batch(model, mask, given["labels"]))
         for mask in joint_masks(model)
     ]
     loss, _, _ = criterion(model, given)
-    mean = sum(total(out) for out in alone) / sum(out["frames"] for out in alone)
+    mean = sum(total(out) for out in alone) / sum(out.frames for out in alone)
     torch.testing.assert_close(loss, mean)
     assert_close(gradients(model, loss), gradients(model, mean))
 
@@ -254,5 +282,36 @@ def test_a_number_of_views_that_makes_no_sense_is_refused() -> None:
         build(0)
     with pytest.raises(ConfigError, match="masked_views -1: wanted 1 or more"):
         build_joint(-1)
-    with pytest.raises(ConfigError, match="masked_views 2: the head of ssl=wav2vec2 takes 1"):
-        build_joint(2, ssl="wav2vec2")
+
+
+@pytest.mark.parametrize("build_model", [build_joint, build])
+def test_the_contrastive_loss_is_a_mean_over_the_masked_frames_of_all_views(
+    build_model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By hand from one pass a mask; the code book's perplexity alone is of all views at once."""
+
+    def following(self: Wav2vec2, count: Tensor, start: Tensor) -> Tensor:
+        own = torch.arange(len(count)) - start
+        step = 1 + torch.arange(self.negatives)[None] % (count[:, None] - 1).clamp(min=1)
+        return start[:, None] + (own[:, None] + step) % count[:, None]
+
+    monkeypatch.setattr(Wav2vec2, "_draw_negatives", following)
+    options = {"ssl": "wav2vec2", "latent_vars": 8, "num_negatives": 5, "dropout_features": 0.0}
+    model = build_model(**options)
+    model.ssl_head.quantizer.eval()  # no noise in the choice of codes
+    drawn = masks(model) if isinstance(model, Mt4sslModel) else joint_masks(model)
+    alone = [model.ssl_head(model.speech_encoder, ssl_batch(model, mask)) for mask in drawn]
+    inputs = {name: given for name, given in batch().items() if name != "labels"}
+    if isinstance(model, Mt4sslModel):
+        found = model(**inputs)
+    else:
+        (found,) = model(**inputs, vgs=False)["ssl"]
+    frames = sum(int(mask.sum()) for mask in drawn)
+    assert found.frames == frames == sum(out.frames for out in alone)
+    mean = sum(loss_of(out, "contrastive") * out.frames for out in alone) / frames
+    torch.testing.assert_close(loss_of(found, "contrastive"), mean)
+    right = sum(out.measures["ssl_accuracy"].total for out in alone) / frames
+    torch.testing.assert_close(mean_of(found, "ssl_accuracy"), right)
+    together, each = gradients(model, loss_of(found, "contrastive")), gradients(model, mean)
+    assert any("feature_extractor" in name for name in together)
+    assert_close(together, each)

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from ssl_figures import loss_of, mean_of, of_sets, total
 
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
-from fairseq_mtssl.criterions.ssl_loss import collapse_warnings
+from fairseq_mtssl.criterions.ssl_loss import SslLossConfig, collapse_warnings
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.ssl.masked_frames import variance
@@ -76,9 +77,9 @@ def test_either_target_can_be_off() -> None:
     assert data2vec.ssl_head.teacher is not None and len(data2vec.ssl_head.label_heads) == 0
     inputs = batch(9_000, 7_000)
     out = hubert(**inputs, labels=[labels_of(hubert, inputs)])
-    assert "regression" not in out and "classification" in out
+    assert "regression" not in out.losses and "classification" in out.losses
     out = data2vec(**inputs)
-    assert "regression" in out and "classification" not in out
+    assert "regression" in out.losses and "classification" not in out.losses
 
 
 def test_the_classification_loss_is_the_cross_entropy_of_labelled_masked_frames() -> None:
@@ -96,9 +97,10 @@ def test_the_classification_loss_is_the_cross_entropy_of_labelled_masked_frames(
         if labels[row, frame] != 1:
             expected -= logits[row, frame].detach().log_softmax(-1)[labels[row, frame]].item()
             right += int(logits[row, frame].argmax() == labels[row, frame])
-    assert out["classification"][0].item() == pytest.approx(expected, rel=1e-5)
-    assert int(out["correct"][0]) == right
-    assert int(out["labelled"][0]) == out["frames"] - 1 == int(mask.sum()) - 1
+    assert loss_of(out, "classification").item() == pytest.approx(expected, rel=1e-5)
+    (accuracy,) = of_sets(out, "acc_off")
+    assert int(accuracy.total) == 100 * right
+    assert int(accuracy.count) == out.frames - 1 == int(mask.sum()) - 1
 
 
 def test_frames_that_are_not_masked_are_classified_where_that_is_asked_for() -> None:
@@ -111,14 +113,14 @@ def test_frames_that_are_not_masked_are_classified_where_that_is_asked_for() -> 
     logits = model.ssl_head.label_heads[0](model.speech_encoder.frames(top))
     chosen = ~mask & (labels != 1)
     wanted = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen])
-    assert "classification_unmasked" not in model(**inputs, labels=[labels])
-    [found] = model(**inputs, labels=[labels], unmasked=True)["classification_unmasked"]
+    assert "classification_unmasked" not in model(**inputs, labels=[labels]).losses
+    found = loss_of(model(**inputs, labels=[labels], unmasked=True), "classification_unmasked")
     torch.testing.assert_close(found, wanted)
     sample = sample_of(model, 9_000, 7_000)
-    plain, frames, _ = Mt4sslCriterion(None)(model, sample)
+    plain, frames, _ = build_criterion()(model, sample)
     out = model(**sample["net_input"], ids=sample["id"], labels=sample["labels"], unmasked=True)
-    loss, _, _ = Mt4sslCriterion(None, unmasked_weight=0.5)(model, sample)
-    torch.testing.assert_close(loss - plain, 0.5 * frames * out["classification_unmasked"][0])
+    loss, _, _ = build_criterion(unmasked_weight=0.5)(model, sample)
+    torch.testing.assert_close(loss - plain, 0.5 * frames * loss_of(out, "classification_unmasked"))
 
 
 def test_the_regression_loss_is_the_squared_distance_over_the_root_of_the_width() -> None:
@@ -135,16 +137,16 @@ def test_the_regression_loss_is_the_squared_distance_over_the_root_of_the_width(
     normed = [torch.nn.functional.instance_norm(r.transpose(1, 2)).transpose(1, 2) for r in results[1:]]
     targets = sum(normed) / 3
     expected = ((predictions - targets)[mask] ** 2).sum() / math.sqrt(24)
-    torch.testing.assert_close(out["regression"], expected, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(out["target_var"], targets[mask].var(0).mean())
-    torch.testing.assert_close(out["prediction_var"], predictions[mask].var(0).mean())
+    torch.testing.assert_close(loss_of(out, "regression"), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(mean_of(out, "target_var"), targets[mask].var(0).mean())
+    torch.testing.assert_close(mean_of(out, "prediction_var"), predictions[mask].var(0).mean())
 
 
 def test_the_teacher_gets_no_gradient_and_the_student_everywhere() -> None:
     model = build().train()
     inputs = batch(9_000, 7_000)
     out = model(**inputs, labels=[labels_of(model, inputs)])
-    (out["regression"] + out["classification"][0]).backward()
+    total(out).backward()
     assert all(p.grad is None for p in model.ssl_head.teacher.parameters())
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
@@ -184,11 +186,12 @@ def test_a_batch_padded_beyond_its_longest_clip_has_the_same_losses() -> None:
     assert more > 0
     tight = model(**inputs, labels=labels, mask=mask)
     found = model(**wide, labels=labels, mask=torch.nn.functional.pad(mask, (0, more)))
-    assert int(tight["labelled"][0]) == int(found["labelled"][0]) == int(mask.sum())
-    for name in ("regression", "target_var"):
-        # float32 sums over other shapes
-        assert torch.allclose(tight[name], found[name], rtol=1e-4)
-    assert torch.allclose(tight["classification"][0], found["classification"][0], rtol=1e-4)
+    labelled = [int(measure.count) for out in (tight, found) for measure in of_sets(out, "acc_off")]
+    assert labelled == [int(mask.sum())] * 2
+    # float32 sums over other shapes
+    for name in ("regression", "classification"):
+        assert torch.allclose(loss_of(tight, name), loss_of(found, name), rtol=1e-4)
+    assert torch.allclose(mean_of(tight, "target_var"), mean_of(found, "target_var"), rtol=1e-4)
 
 
 def test_more_labels_than_frames_are_refused() -> None:
@@ -223,19 +226,26 @@ def test_label_sets_can_be_predicted_at_different_layers() -> None:
     inputs = batch(9_000)
     labels = [labels_of(model, inputs), labels_of(model, inputs, 20)]
     out = model(**inputs, labels=labels)
-    assert len(out["classification"]) == 2
-    out["classification"][0].backward(retain_graph=True)
-    above = list(model.speech_encoder.encoder.layers[2:].parameters())
-    assert all(p.grad is None for p in above)
-    out["regression"].backward()
-    assert model.speech_encoder.encoder.layers[2].fc1.weight.grad is not None
-    assert all(p.grad is None for p in model.speech_encoder.encoder.layers[3].parameters())
+    assert len(of_sets(out, "loss_off")) == len(out.label_counts) == 2
+    layers = model.speech_encoder.encoder.layers
+    loss_of(out, "regression").backward()
+    assert layers[2].fc1.weight.grad is not None
+    assert all(p.grad is None for p in layers[3].parameters())
+    unlabelled = [torch.full_like(each, 1) for each in labels]
+    for kept, reached in ((0, 2), (1, 4)):
+        model.zero_grad()
+        given = [labels[index] if index == kept else unlabelled[index] for index in range(2)]
+        loss_of(model(**inputs, labels=given), "classification").backward()
+        moved = [bool(layer.fc1.weight.grad is not None and layer.fc1.weight.grad.any()) for layer in layers]
+        assert moved == [index < reached for index in range(4)]
+        above = [p for layer in layers[reached:] for p in layer.parameters()]
+        assert not any(p.grad is not None and p.grad.any() for p in above)
 
 
 def test_heads_below_a_skipped_layer_still_train() -> None:
     model = build([12], label_layers=[2], encoder_layerdrop=0.99).train()
     inputs = batch(9_000)
-    assert torch.isfinite(model(**inputs, labels=[labels_of(model, inputs)])["classification"][0])
+    assert torch.isfinite(loss_of(model(**inputs, labels=[labels_of(model, inputs)]), "classification"))
 
 
 def test_validation_draws_the_same_masks_at_any_update() -> None:
@@ -280,6 +290,10 @@ def test_every_fault_of_a_configuration_is_told_at_once() -> None:
         assert part in text
 
 
+def build_criterion(**changes: float) -> Mt4sslCriterion:
+    return Mt4sslCriterion(SslLossConfig(**changes), None)
+
+
 def sample_of(model: Mt4sslModel, *lengths: int) -> dict[str, Any]:
     inputs = batch(*lengths)
     labels = [labels_of(model, inputs)]
@@ -295,15 +309,15 @@ def sample_of(model: Mt4sslModel, *lengths: int) -> dict[str, Any]:
 def test_the_loss_weighs_both_targets_and_counts_masked_frames() -> None:
     model = build().eval()
     sample = sample_of(model, 9_000, 7_000)
-    loss, size, log = Mt4sslCriterion(None, online_weight=2.0, offline_weight=0.5)(model, sample)
-    torch.testing.assert_close(loss, 2.0 * log["loss_on"] + 0.5 * log["loss_off_0"])
-    assert size == log["sample_size"] == model(**sample["net_input"], ids=sample["id"])["frames"]
+    loss, size, log = build_criterion(online_weight=2.0, offline_weight=0.5)(model, sample)
+    torch.testing.assert_close(loss, 2.0 * log["loss_on"] + 0.5 * log["loss_off"])
+    assert size == log["sample_size"] == model(**sample["net_input"], ids=sample["id"]).frames
 
 
 def test_means_and_accuracies_are_logged_over_masked_frames() -> None:
     from fairseq.logging import metrics
 
-    model, criterion = build().eval(), Mt4sslCriterion(None)
+    model, criterion = build().eval(), build_criterion()
     logs = [
         criterion(model, sample_of(model, 9_000, 7_000))[2],
         criterion(model, sample_of(model, 12_000))[2],
@@ -313,7 +327,7 @@ def test_means_and_accuracies_are_logged_over_masked_frames() -> None:
     values = meters.get_smoothed_values()
     frames = sum(log["sample_size"] for log in logs)
     assert values["loss"] == pytest.approx(sum(float(log["loss"]) for log in logs) / frames, abs=1e-4)
-    right = 100 * sum(float(log["correct_0"]) for log in logs) / frames
+    right = sum(float(log["acc_off"]) for log in logs) / frames
     assert values["acc_off"] == pytest.approx(right, abs=0.01)
     assert 0 <= values["acc_on"] <= 100
     assert {"loss_on", "loss_off", "target_var", "prediction_var", "feature_var"} <= set(values)
@@ -331,7 +345,7 @@ def test_the_references_are_what_knows_nothing() -> None:
         targets.append(found),
         regress(out, states, found, mask),
     )
-    criterion = Mt4sslCriterion(None)
+    criterion = build_criterion()
     with metrics.aggregate() as meters:
         criterion.reduce_metrics([criterion(model, sample)[2]])
     values = meters.get_smoothed_values()
@@ -339,7 +353,7 @@ def test_the_references_are_what_knows_nothing() -> None:
     of_mean = (targets[0] - targets[0].mean(0)).square().sum() / math.sqrt(dim) / frames
     assert values["loss_on_mean"] == pytest.approx(of_mean.item(), abs=1e-4)
     out = model(**sample["net_input"], ids=sample["id"], labels=sample["labels"])
-    (counts,) = out["label_counts"]
+    (counts,) = out.label_counts
     assert values["chance_off"] == pytest.approx(100 / len(counts), abs=0.01)
     assert values["frequent_off"] == pytest.approx(100 * (counts.max() / counts.sum()).item(), abs=0.01)
     assert values["loss_off_chance"] == pytest.approx(math.log(len(counts)), abs=1e-4)
@@ -358,14 +372,14 @@ def test_the_loss_of_the_mean_by_hand() -> None:
 )
 def test_a_weight_that_makes_no_sense_is_refused(weights: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="model.online=false|task.labels=|unmasked_weight -0.1"):
-        Mt4sslCriterion(None, **weights)
+        build_criterion(**weights)
 
 
 def test_collapse_is_warned_of_at_the_interval_and_does_not_stop(caplog: pytest.LogCaptureFixture) -> None:
     model = build().train()
     with torch.no_grad():
         model.ssl_head.regression.weight.zero_()
-    criterion = Mt4sslCriterion(None, collapse_check_updates=5)
+    criterion = build_criterion(collapse_check_updates=5)
     sample = sample_of(model, 9_000)
     for update in (0, 4):
         model.set_num_updates(update)

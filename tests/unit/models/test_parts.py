@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from ssl_figures import loss_of as ssl_loss_of
 from tiny_grounding import JOINT, build_joint
 
 from fairseq_mtssl import checkpoints
@@ -27,7 +28,7 @@ def loss_of(model: JointSslVgsModel) -> torch.Tensor:
     lengths, ids = torch.tensor([8000, 7000, 6000]), torch.arange(3)
     out = model(torch.randn(3, 8000), lengths, images, ids, ids=ids)
     weights = torch.linspace(-1, 1, 16)
-    return out["ssl"][0].contrastive + ((out["speech"] + 2 * out["image"]) * weights).sum()
+    return ssl_loss_of(out["ssl"][0], "contrastive") + ((out["speech"] + 2 * out["image"]) * weights).sum()
 
 
 @pytest.mark.parametrize("part", PARTS)

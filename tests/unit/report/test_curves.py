@@ -98,6 +98,14 @@ def test_a_run_of_mt4ssl_has_both_losses_and_both_accuracies(figures: list[Any],
     assert accuracy.get_ylabel() == "validation accuracy (%)" and len(accuracy.get_legend().texts) == 2
 
 
+def test_each_of_several_label_sets_has_a_panel(figures: list[Any], tmp_path: Path) -> None:
+    sets = {"loss_off_1": 5.0, "loss_off_0": 4.0, "loss_off_chance_0": 6.0, "acc_off_0": 1.0}
+    curves.draw_curves({"sets": log(inner(10, loss_ssl=9.0, **sets))}, tmp_path / "c.png")
+    names = [axis.get_ylabel() for axis in figures[0].axes]
+    assert names == ["L_AUD (nats)", "L_off of set 1 (nats)", "L_off of set 2 (nats)"]
+    assert figures[0].axes[1].lines[0].get_ydata().tolist() == [4.0]
+
+
 def test_a_run_of_fairseqs_own_losses_has_its_loss_and_error_rates(
     figures: list[Any], tmp_path: Path
 ) -> None:

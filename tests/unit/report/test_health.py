@@ -114,6 +114,18 @@ def test_the_joint_models_fractions_are_judged_as_the_percents_of_mt4ssl() -> No
     )
 
 
+def test_labels_beside_grounding_are_judged_in_percent_and_by_phase() -> None:
+    """As the joint criterion logs them since its branches are those of mt4ssl."""
+    ssl = {"alpha": 0.0, "phase": 0.0, "loss_ssl": 3.0, **LABELS, **TEACHER, "loss_on": 3.0}
+    both = {**ssl, "alpha": 0.5, "phase": 1.0, "loss_vgs": 2.0, "loss_vgs_chance": 6.93, "acc_off": 30.0}
+    log = TrainingLog(Path("train.log"), (inner(10, acc_off=1.0, **ssl), inner(20, **both)))
+    first, second = phase_healths(log, phase_starts(log))
+    assert first.verdict == "labels: ended at chance; regression: learned"
+    assert second.verdict == "learned" and "L_AV 2 (knowing nothing 6.93)" in second.sentence
+    assert value(second, "accuracy of labels") == pytest.approx(0.3)
+    assert "criterion.unmasked_weight=1" in first.sentence
+
+
 def test_of_two_label_sets_both_must_learn() -> None:
     sets = {f"{key}_{index}": number for key, number in LABELS.items() for index in (0, 1)}
     health = judge(inner(100, acc_off_0=60.0, acc_off_1=20.0, **sets))
