@@ -4,6 +4,7 @@ Both criterions with such a branch, `mt4ssl` and `joint_ssl_vgs`, take it from h
 """
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Sequence
 
@@ -49,10 +50,12 @@ class SslLossConfig(FairseqDataclass):
             "help": "weight of the mean square of the conv features (ssl=wav2vec2; fairseq's recipe: 10)"
         },
     )
-    ssl_weights: Dict[str, float] = field(
-        default_factory=dict,
+    # typed as model.ssl_options, and for its reason
+    ssl_weights: Any = field(
+        default=None,
         metadata={
-            "help": "weights of further losses of a branch, by their names; each is 1 if it is not here"
+            "help": "weights of further losses of a branch, by their names, as {contrastive: 2}; each is 1 "
+            "if it is not here"
         },
     )
     collapse_check_updates: int = field(
@@ -84,9 +87,13 @@ class SslLoss:
             )
             if not getattr(cfg, name) > 0
         ]
+        own = {} if cfg.ssl_weights is None else cfg.ssl_weights
+        if not (isinstance(own, Mapping) and all(isinstance(each, (int, float)) for each in own.values())):
+            faults.append(f"ssl_weights {own}: wanted weights by name, as {{contrastive: 2}}")
+            own = {}
         least = ("unmasked_weight", "diversity_weight", "feature_penalty")
         weights = {name: getattr(cfg, name) for name in least}
-        weights |= {f"ssl_weights.{name}": weight for name, weight in dict(cfg.ssl_weights).items()}
+        weights |= {f"ssl_weights.{name}": weight for name, weight in own.items()}
         faults += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
         if faults:
             raise ConfigError("criterion", faults)
@@ -96,9 +103,9 @@ class SslLoss:
             "classification_unmasked": cfg.unmasked_weight,
             "diversity": cfg.diversity_weight,
             "feature_penalty": cfg.feature_penalty,
-            **dict(cfg.ssl_weights),
+            **own,
         }
-        self._named = list(cfg.ssl_weights)
+        self._named = list(own)
         self.is_unmasked_wanted = cfg.unmasked_weight > 0
         self.collapse_check_updates = cfg.collapse_check_updates
         self.floors = {name: float(getattr(cfg, f"min_{name}")) for name in VARIANCES}

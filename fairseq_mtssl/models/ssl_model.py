@@ -22,8 +22,9 @@ from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2Options
 class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
     """The fields of every model with a self-supervised branch; those of the papers' branches among them."""
 
-    ssl_options: Dict[str, Any] = field(
-        default_factory=dict,
+    # Any, and null: from a checkpoint fairseq drops the keys that a dictionary here does not have by default
+    ssl_options: Any = field(
+        default=None,
         metadata={"help": "options of the branch that have no field here, by name, as {codes: 1024}"},
     )
     masked_views: int = field(
@@ -38,10 +39,12 @@ class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
 def branch_options(cfg: Any, resolved: Optional[Dict[str, Any]] = None) -> Any:
     """The options of the branch cfg.ssl. resolved: fields whose value is not the one in cfg."""
     fields = cfg if isinstance(cfg, DictConfig) else OmegaConf.structured(cfg)
-    own = OmegaConf.to_container(fields.ssl_options) or {}
+    own = _plain(fields.ssl_options) or {}
+    if not isinstance(own, dict):
+        raise ConfigError("model.ssl_options", [f"got {own!r}, wanted options by name, as {{codes: 1024}}"])
     # plain values: a list of the configuration would keep all of it, which cannot be pickled
     model = {str(name): _plain(fields[name]) for name in fields} | (resolved or {})
-    return read_options(branch_named(str(cfg.ssl)), model, own)  # type: ignore[arg-type]
+    return read_options(branch_named(str(cfg.ssl)), model, own)
 
 
 def _plain(value: Any) -> Any:

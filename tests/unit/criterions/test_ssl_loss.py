@@ -115,6 +115,12 @@ def test_every_weight_that_makes_no_sense_is_told_at_once() -> None:
     ]
 
 
+@pytest.mark.parametrize("given", ["contrastive=2", {"contrastive": "2"}, [2.0]])
+def test_weights_that_are_no_numbers_by_name_are_refused(given: Any) -> None:
+    with pytest.raises(ConfigError, match="ssl_weights .*: wanted weights by name, as {contrastive: 2}"):
+        build(ssl_weights=given)
+
+
 def test_a_batch_without_masked_frames_has_a_finite_loss_and_one_without_losses_is_refused() -> None:
     empty = result(0, regression=(0.0, SUM), contrastive=(0.0, MEAN), diversity=(0.4, BATCH))
     for is_sum in (False, True):

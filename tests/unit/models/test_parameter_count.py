@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 
 
@@ -77,7 +77,7 @@ def test_one_full_size_update_moves_every_trained_parameter(full_size: JointSslV
         "nsentences": 2,
     }
     full_size.train()
-    criterion = JointSslVgsCriterion(task=None).train()
+    criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
     before = {name: p.detach().clone() for name, p in full_size.named_parameters()}
     optimizer = torch.optim.SGD(full_size.parameters(), lr=1.0)
     loss, size, log = criterion(full_size, sample)

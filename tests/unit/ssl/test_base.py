@@ -181,6 +181,10 @@ def test_labels_and_options_that_a_branch_does_not_take_are_refused() -> None:
     config = Mt4sslConfig(**{**tiny_mt4ssl.ENCODER, "ssl": "dummy"})
     with pytest.raises(ConfigError, match="ssl=dummy takes no task.labels, and has 1 label sets"):
         Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[12]))
+    for wrong in ("scale=1", ["scale"]):
+        config.ssl_options = wrong
+        with pytest.raises(ConfigError, match="model.ssl_options: got .*, wanted options by name, as {codes"):
+            Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[]))
     config.ssl_options = {"scales": 1.0}
     with pytest.raises(ConfigError, match="model.ssl_options: scales: no such option"):
         Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[]))
