@@ -30,9 +30,9 @@ def load_checkpoint(cfg: Any, trainer: Any, **options: Any) -> Any:
     def read_and_check(path: str, *args: Any, **kwargs: Any) -> Any:
         state = read(path, *args, **kwargs)
         anew = cfg.reset_optimizer or path == cfg.finetune_from_model
-        faults = resume_faults(state, trainer.cfg, trainer.get_model().state_dict(), keep_optimizer=not anew)
-        if faults:
-            raise ConfigError(path, faults)
+        errors = resume_errors(state, trainer.cfg, trainer.get_model().state_dict(), keep_optimizer=not anew)
+        if errors:
+            raise ConfigError(path, errors)
         return state
 
     checkpoint_utils.load_checkpoint_to_cpu = read_and_check
@@ -42,18 +42,18 @@ def load_checkpoint(cfg: Any, trainer: Any, **options: Any) -> Any:
         checkpoint_utils.load_checkpoint_to_cpu = read
 
 
-def resume_faults(state: Any, cfg: Any, names: Iterable[str], keep_optimizer: bool = True) -> list[str]:
+def resume_errors(state: Any, cfg: Any, names: Iterable[str], keep_optimizer: bool = True) -> list[str]:
     """What in a training's settings contradicts the checkpoint that it is to go on from.
 
     state: the checkpoint; cfg: all of the training's configuration; names: of its model's weights.
     keep_optimizer: go on with the optimizer's state.
     """
-    faults = []
+    errors = []
     if state.get("cfg") is not None:
         then = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
         had, has = then.optimizer._name, cfg.optimizer._name
         if keep_optimizer and state.get("last_optimizer_state") is not None and had != has:
-            faults.append(
+            errors.append(
                 f"has the state of {had}, and this training's optimizer is {has}; give optimizer={had} to go "
                 "on, or checkpoint.reset_optimizer=true to begin that state and the count of updates anew"
             )
@@ -61,11 +61,11 @@ def resume_faults(state: Any, cfg: Any, names: Iterable[str], keep_optimizer: bo
         if normalised != trained_on_normalised(cfg):
             kind, other = ("normalised", "raw") if normalised else ("raw", "normalised")
             got = f"was trained on {kind} waveforms, and this training reads {other} ones"
-            faults.append(f"{got}; give model.normalize={str(normalised).lower()}")
+            errors.append(f"{got}; give model.normalize={str(normalised).lower()}")
     had, has = label_head_kind(state["model"]), label_head_kind(names)
     if had is not None and has is not None and had != has:
-        faults.append(f"has {had} label heads, and this model {has} ones; give model.label_head={had}")
-    return faults
+        errors.append(f"has {had} label heads, and this model {has} ones; give model.label_head={had}")
+    return errors
 
 
 def install() -> None:

@@ -76,9 +76,9 @@ class SslLoss:
     """
 
     def __init__(self, cfg: Any) -> None:
-        faults = [
-            f"{name} {getattr(cfg, name)}: wanted above 0; turn that target off with {cure}"
-            for name, cure in (
+        errors = [
+            f"{name} {getattr(cfg, name)}: wanted above 0; turn that target off with {hint}"
+            for name, hint in (
                 ("online_weight", "model.online=false"),
                 ("offline_weight", "task.labels=[]"),
             )
@@ -87,9 +87,9 @@ class SslLoss:
         least = ("unmasked_weight", "diversity_weight", "feature_penalty")
         weights = {name: getattr(cfg, name) for name in least}
         weights |= {f"ssl_weights.{name}": weight for name, weight in dict(cfg.ssl_weights).items()}
-        faults += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
-        if faults:
-            raise ConfigError("criterion", faults)
+        errors += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
+        if errors:
+            raise ConfigError("criterion", errors)
         self.weights = {
             "regression": cfg.online_weight,
             "classification": cfg.offline_weight,

@@ -50,7 +50,7 @@ class VgsRetrievalCriterion(FairseqCriterion):
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: FairseqTask) -> "VgsRetrievalCriterion":
-        """Called by fairseq. Raises: ConfigError naming every fault."""
+        """Called by fairseq. Raises: ConfigError naming every error."""
         return cls(cfg, task)
 
     def enter(self, moment: Moment) -> None:

@@ -145,7 +145,7 @@ class VgsRetrievalTask(WatchedTask):
     def load_dataset(
         self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> PairDataset:
-        """Read a split's manifest. Raises: ManifestError naming every fault."""
+        """Read a split's manifest. Raises: ManifestError naming every error."""
         cfg = task_cfg or self.cfg
         training = split == self.cfg.train_subset
         manifest = longer_pairs(
@@ -217,13 +217,13 @@ class VgsRetrievalTask(WatchedTask):
     def get_batch_iterator(self, dataset: ClipDataset, *args: Any, **kwargs: Any) -> Any:
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         if dataset is self.datasets.get(self.cfg.train_subset):
-            self._lay_schedule(len(iterator))
+            self._resolve_schedule(len(iterator))
         else:
             self._valid_dataset = dataset
             self._retrieval.reset()
         return iterator
 
-    def _lay_schedule(self, batches: int) -> None:
+    def _resolve_schedule(self, batches: int) -> None:
         """Resolve the phases' lengths, once the batches of an epoch on one rank are known."""
         freq = list(self.cfg.update_freq)
         if len(freq) > 1 and any(phase.length.unit == "epochs" for phase in self.phases):
@@ -234,7 +234,7 @@ class VgsRetrievalTask(WatchedTask):
         self.updates_per_epoch = math.ceil(batches / freq[-1])
         if self.schedule is None:
             total = run_length(int(self.cfg.max_update), int(self.cfg.max_epoch), self.updates_per_epoch)
-            self.schedule = Schedule.lay(self.phases, total, self.updates_per_epoch)
+            self.schedule = Schedule.resolve(self.phases, total, self.updates_per_epoch)
 
     def _begin_session(self, schedule: Schedule, optimizer: Any, update_num: int) -> HealthWatch:
         """Once, before the first update of this process: a resumed run goes on along its own schedule."""
@@ -365,7 +365,7 @@ class VgsRetrievalTask(WatchedTask):
 
 
 def read_phases(cfg: VgsRetrievalTaskConfig) -> list[Phase]:
-    """The phases of a task config, written out or by name. Raises: ConfigError naming every fault."""
+    """The phases of a task config, written out or by name. Raises: ConfigError naming every error."""
     if cfg.phases is not None:
         phases = OmegaConf.to_container(cfg.phases) if OmegaConf.is_config(cfg.phases) else cfg.phases
         if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):

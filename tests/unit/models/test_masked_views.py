@@ -172,7 +172,7 @@ def test_variances_are_those_of_the_masked_frames_of_all_views() -> None:
     model = build()
     out, drawn, front = model(**batch()), masks(model), front_of(model)
     encoder, head = model.speech_encoder, model.ssl_head
-    states = [encoder.run(encoder.embed(front, mask), 0, 3) for mask in drawn]
+    states = [encoder.forward_layers(encoder.embed(front, mask), 0, 3) for mask in drawn]
     predicted = [
         head.regression(encoder.frames(state)[mask]) for state, mask in zip(states, drawn, strict=True)
     ]

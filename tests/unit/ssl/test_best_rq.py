@@ -219,7 +219,7 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_frames_of_all_code_books(
     result = model(**given)
     front = encoder.front_end(given["source"], given["lengths"])
     mask = model.draw_mask(front, given["ids"])
-    states = encoder.frames(encoder.run(encoder.embed(front, mask), 0, encoder.num_layers))
+    states = encoder.frames(encoder.forward_layers(encoder.embed(front, mask), 0, encoder.num_layers))
     expected, counts = 0.0, torch.zeros(2, OPTIONS["codes"])
     for book, (head, labels) in enumerate(zip(model.ssl_head.label_heads, labels_of(model, given))):
         nats, right = 0.0, 0
@@ -243,7 +243,7 @@ def test_the_other_frames_are_classified_where_that_is_asked_for() -> None:
     encoder = model.speech_encoder
     front = encoder.front_end(given["source"], given["lengths"])
     mask = model.draw_mask(front, given["ids"])
-    states = encoder.frames(encoder.run(encoder.embed(front, mask), 0, encoder.num_layers))
+    states = encoder.frames(encoder.forward_layers(encoder.embed(front, mask), 0, encoder.num_layers))
     wanted = torch.zeros(())
     for head, labels in zip(model.ssl_head.label_heads, labels_of(model, given)):
         others = ~mask & (labels != 1)
@@ -333,13 +333,13 @@ def test_the_joint_model_trains_it_beside_grounding(
 def test_every_refused_option_is_told_at_once(make: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         make(codes=1, code_dim=0, code_books=0, mel_bins=-1)
-    for fault in (
+    for error in (
         "ssl_options.codes 1: wanted 2 or more",
         "ssl_options.code_dim 0: wanted 1 or more",
         "ssl_options.code_books 0: wanted 1 or more",
         "ssl_options.mel_bins -1: wanted 1 or more",
     ):
-        assert fault in caught.value.faults
+        assert error in caught.value.errors
     with pytest.raises(ConfigError, match="model.ssl_options: codebooks: no such option; this branch"):
         make(codebooks=2)
 

@@ -10,7 +10,7 @@ from omegaconf import open_dict
 from fairseq_mtssl.errors import ConfigError
 
 
-class EveryRowTask(FairseqTask):
+class BaseTask(FairseqTask):
     """With required_batch_size_multiple above 1 (8, unless fairseq-validate is told otherwise) fairseq drops
     a last batch that is no multiple of it, and says nothing. Here batches have any size.
 
