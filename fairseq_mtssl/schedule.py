@@ -76,8 +76,8 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What holds at one update.
+class StepWeights:
+    """What the losses and the learning rate weigh at one update; the task puts it into the batch as "step".
 
     phase: index; name: its name; update: counted from 0.
     vgs_weight, ssl_weight: of L_AV and L_AUD; 0 means that the branch is not run at all.
@@ -90,6 +90,10 @@ class Moment:
     vgs_weight: float
     ssl_weight: float
     lr_factor: float
+
+
+BOTH_HALF = StepWeights(phase=0, name="", update=0, vgs_weight=0.5, ssl_weight=0.5, lr_factor=1.0)
+"""Of a batch that no schedule has weighed, as in `fairseq-validate`."""
 
 
 def parse_length(text: Any) -> Length:
@@ -282,12 +286,12 @@ class Schedule:
         """The first update after a phase."""
         return self.starts[index + 1] if index + 1 < len(self.starts) else self.total
 
-    def at(self, update: int) -> Moment:
+    def at(self, update: int) -> StepWeights:
         """What holds at an update (counted from 0)."""
         index = self.index(update)
         phase, start = self.phases[index], self.starts[index]
         alpha = _ramp(phase.alpha, update - start, self.end(index) - start)
-        return Moment(
+        return StepWeights(
             phase=index,
             name=phase.name,
             update=update,

@@ -19,6 +19,7 @@ from fairseq_mtssl.models.grounding_config import VgsRetrievalConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel
 from fairseq_mtssl.optim.adamw import FusedAdamW, FusedAdamWConfig
+from fairseq_mtssl.schedule import StepWeights
 
 REGIONS = 36
 MODELS = ("joint", "vgs")
@@ -67,7 +68,6 @@ def build(size: Size, model: str, device: torch.device) -> tuple[Any, Any]:
         own = JointSslVgsModel.build_model(_config(JointSslVgsConfig, settings))
         own.load_state_dict(vgs.state_dict(), strict=False)
         criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None)
-        criterion.vgs_weight, criterion.ssl_weight = 1.0, 0.0
     return own.to(device).train(), criterion.train()
 
 
@@ -99,4 +99,5 @@ def pairs(size: Size, device: torch.device) -> dict[str, Any]:
         "image_group": rows,
         "ntokens": source.numel(),
         "nsentences": clips,
+        "step": StepWeights(phase=0, name="vgs", update=0, vgs_weight=1.0, ssl_weight=0.0, lr_factor=1.0),
     }

@@ -19,7 +19,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.modules.log_mel import log_mel
-from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.schedule import StepWeights
 
 WAVEFORM = {"conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"}
 FBANK = {
@@ -311,7 +311,7 @@ def test_the_joint_model_trains_it_beside_grounding(
     given["net_input"] |= {"images": images, "image_index": rows}
     given |= {"image_group": rows, "image_row": rows}
     criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
-    criterion.enter(Moment(0, "x", 0, 0.5, 0.5, 1.0))
+    given["step"] = StepWeights(0, "x", 0, 0.5, 0.5, 1.0)
     model.set_num_updates(500)  # at which the criterion looks for collapse
     loss, _, log = criterion(model, given)
     torch.testing.assert_close(loss.detach(), 0.5 * log["loss_vgs"] + 0.5 * log["loss_ssl"])
@@ -321,7 +321,7 @@ def test_the_joint_model_trains_it_beside_grounding(
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     # alone, on the same masks, it has the same labels: the mean over frames does not see the captions' images
     given["net_input"] = {name: given["net_input"][name] for name in ("source", "lengths")}
-    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0))
+    given["step"] = StepWeights(0, "x", 0, 0.0, 1.0, 1.0)
     alone, _, _ = criterion(model, given)
     torch.testing.assert_close(alone.detach(), log["loss_ssl"])
 
