@@ -15,6 +15,7 @@ from examples.benchmark.speech import utterances
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig
 from fairseq_mtssl.data.audio import normalise
+from fairseq_mtssl.kernels.allocator import keep_freed_memory
 from fairseq_mtssl.models.grounding_config import VgsRetrievalConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel
@@ -32,6 +33,7 @@ def measure(size: str, model: str, device: str) -> Generator[dict[str, Any]]:
     Yields besides: the first loss, and how many parameters got a gradient though they serve SSL alone.
     """
     sizes, where = SIZES[size], torch.device(device)
+    keep_freed_memory()  # as the set-up of a task does
     own, criterion = build(sizes, model, where)
     sample = pairs(sizes, where)
     cfg = FusedAdamWConfig(weight_decay=0.01, lr=[1e-4])

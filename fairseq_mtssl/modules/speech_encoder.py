@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fairseq_mtssl.errors import ClipTooShortError
 from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
 from fairseq_mtssl.kernels import fast_positions
-from fairseq_mtssl.kernels.allocator import keep_freed_memory
 from fairseq_mtssl.kernels.conv_features import ConvFeatures
 from fairseq_mtssl.kernels.fast_layers import can_run, layer_norm, run_layer, stream_type
 from fairseq_mtssl.modules import compiling
@@ -195,8 +194,6 @@ class SpeechEncoder(nn.Module):
 
         Raises: ClipTooShortError if a clip is shorter than one frame.
         """
-        if self.fast and source.device.type == "cpu":
-            keep_freed_memory()
         frames = self.frame_lengths(lengths)
         if int(frames.min()) < 1:
             raise ClipTooShortError(int(lengths.min()), min_samples(self.conv_layers))

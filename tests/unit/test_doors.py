@@ -29,7 +29,7 @@ DOORS: dict[str, set[str]] = {
     "data": BASE | {"frames"},
     "criterions": BASE | {"schedule", "evaluation", "ssl"},
     # report: a training judges its phases as the page of it does
-    "tasks": PURE | {"data", "labels", "checkpoints", "evaluation", "report"},
+    "tasks": PURE | {"kernels", "data", "labels", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,
     "evaluation": BASE | {"frames"},
     "decoding": BASE | {"data"},
@@ -37,7 +37,7 @@ DOORS: dict[str, set[str]] = {
     "inference": PURE | {"data", "decoding", "features", "checkpoints"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
-    "ranks": set(),
+    "fairseq_patches": BASE | {"checkpoints", "resuming"},
     "resuming": BASE | {"checkpoints"},
     "config": set(),
 }
