@@ -9,8 +9,8 @@
   precision hides; of weights that do not fit it says only that architectures should match; and it does not
   know how waveforms were normalised. Trainings of ours check these first and name the setting to give.
 
-To train in several processes on CPUs, each rank R of N is a command of its own, with common.cpu=true and these
-of distributed_training: distributed_backend=gloo distributed_init_method=tcp://HOST:PORT
+To train in several processes on CPUs, each rank R of N is a command of its own, with common.cpu=true and
+these of distributed_training: distributed_backend=gloo distributed_init_method=tcp://HOST:PORT
 distributed_no_spawn=true distributed_world_size=N distributed_rank=R
 """
 
