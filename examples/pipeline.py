@@ -230,7 +230,7 @@ def clock_seconds(seconds: Sequence[float], at_once: int) -> float:
 
 
 def run_example(main: Callable[[], None]) -> int:
-    """Run an example's main; a fault of the user's, or an interruption, ends it without a traceback."""
+    """Run an example's main; a error of the user's, or an interruption, ends it without a traceback."""
     try:
         main()
     except MtsslError as error:

@@ -155,14 +155,14 @@ def already_recorded(commands: Mapping[str, str], folder: Path) -> dict[str, Rec
 def read_records(folders: Iterable[Path]) -> list[Record]:
     """Every record of some folders, by title and seed in the order of their names.
 
-    Raises: ConfigError naming every fault: a folder without records, a file that is none, one run twice.
+    Raises: ConfigError naming every error: a folder without records, a file that is none, one run twice.
     """
     found: list[Record] = []
-    faults = []
+    errors = []
     for folder in folders:
         paths = sorted(folder.glob("*.json"))
         if not paths:
-            faults.append(f"{folder} holds no record (*.json); give a folder that --record has written")
+            errors.append(f"{folder} holds no record (*.json); give a folder that --record has written")
         for path in paths:
             try:
                 record = read_json(path)
@@ -170,14 +170,14 @@ def read_records(folders: Iterable[Path]) -> list[Record]:
                     key for key in ("name", "title", "schedule", "seed", "curves") if key not in record
                 ]
                 if missing:
-                    faults.append(f"{path} lacks {', '.join(missing)}; wanted what --record writes")
+                    errors.append(f"{path} lacks {', '.join(missing)}; wanted what --record writes")
                 found.append(record)
             except (OSError, ValueError, TypeError) as error:
-                faults.append(f"{path} cannot be read as JSON ({error}); wanted what --record writes")
+                errors.append(f"{path} cannot be read as JSON ({error}); wanted what --record writes")
     names = [record.get("name") for record in found]
-    faults += [f"{name} is there twice; keep one" for name in dict.fromkeys(names) if names.count(name) > 1]
-    if faults:
-        raise ConfigError("--from-results", faults)
+    errors += [f"{name} is there twice; keep one" for name in dict.fromkeys(names) if names.count(name) > 1]
+    if errors:
+        raise ConfigError("--from-results", errors)
     return found
 
 

@@ -26,8 +26,7 @@ import fairseq.tasks  # noqa: E402, F401
 
 _logging.disable(_disabled)
 
-from fairseq_mtssl import ranks as _ranks  # noqa: E402
-from fairseq_mtssl import resuming as _resuming  # noqa: E402
+from fairseq_mtssl import fairseq_patches as _fairseq_patches  # noqa: E402
 from fairseq_mtssl.criterions import joint_ssl_vgs as _criterion_joint_ssl_vgs  # noqa: E402, F401
 from fairseq_mtssl.criterions import mt4ssl as _criterion_mt4ssl  # noqa: E402, F401
 from fairseq_mtssl.criterions import phoneme_probe as _criterion_phoneme_probe  # noqa: E402, F401
@@ -46,8 +45,7 @@ from fairseq_mtssl.tasks import phoneme_probe as _task_phoneme_probe  # noqa: E4
 from fairseq_mtssl.tasks import speech_ctc as _task_speech_ctc  # noqa: E402, F401
 from fairseq_mtssl.tasks import vgs_retrieval as _task_vgs_retrieval  # noqa: E402, F401
 
-_ranks.install()
-_resuming.install()
+_fairseq_patches.install()
 
 
 def __getattr__(name: str) -> _Any:

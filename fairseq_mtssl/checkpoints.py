@@ -313,19 +313,19 @@ def load_upstream(path: str | Path) -> Upstream:
     if name not in UPSTREAMS:
         del state
         if not is_ours(name):
-            cure = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
-            raise CheckpointError(path, f"holds the model {name!r}", cure)
+            hint = f"Give a checkpoint of this package, or of fairseq's {', '.join(UPSTREAMS)}."
+            raise CheckpointError(path, f"holds the model {name!r}", hint)
         loaded = load_model(path)
         return Upstream(loaded.model, name, trained_on_normalised(loaded.cfg), loaded.task)
     model = _build_upstream(name, cfg)
     parts = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
     own = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}
     taken = {key: weight for key, weight in state["model"].items() if key in own}
-    faults = [f"{key} is missing" for key in own if key not in taken]
+    errors = [f"{key} is missing" for key in own if key not in taken]
     misfits = [key for key, weight in taken.items() if weight.shape != own[key].shape]
-    faults += [f"{key} is {tuple(taken[key].shape)}, wanted {tuple(own[key].shape)}" for key in misfits]
-    if faults:
-        raise CheckpointError(path, "; ".join(faults[:10]), "Take a whole checkpoint of pre-training.")
+    errors += [f"{key} is {tuple(taken[key].shape)}, wanted {tuple(own[key].shape)}" for key in misfits]
+    if errors:
+        raise CheckpointError(path, "; ".join(errors[:10]), "Take a whole checkpoint of pre-training.")
     model.load_state_dict(taken, strict=False)
     return Upstream(model.eval(), name, trained_on_normalised(cfg))
 

@@ -1,4 +1,4 @@
-"""Errors a user can meet. Each says the place, what was got, what was wanted and the cure."""
+"""Errors a user can meet. Each says the place, what was got, what was wanted and the hint."""
 
 from __future__ import annotations
 
@@ -11,52 +11,52 @@ class MtsslError(Exception):
 
 
 class ConfigError(MtsslError):
-    """A configuration that cannot work. All faults of one configuration are reported at once."""
+    """A configuration that cannot work. All errors of one configuration are reported at once."""
 
-    def __init__(self, place: str, faults: Sequence[str]) -> None:
-        self.faults = list(faults)
-        super().__init__(f"{place}: " + "; ".join(self.faults))
+    def __init__(self, place: str, errors: Sequence[str]) -> None:
+        self.errors = list(errors)
+        super().__init__(f"{place}: " + "; ".join(self.errors))
 
 
 class ManifestError(MtsslError):
-    """Faults of one manifest or table, all at once.
+    """Errors of one manifest or table, all at once.
 
-    path: the file; faults: one line each, already naming the line, the value and the cure.
+    path: the file; errors: one line each, already naming the line, the value and the hint.
     """
 
     max_listed = 20
 
-    def __init__(self, path: str | Path, faults: Sequence[str]) -> None:
+    def __init__(self, path: str | Path, errors: Sequence[str]) -> None:
         self.path = str(path)
-        self.faults = list(faults)
-        listed = "\n".join(f"  {fault}" for fault in self.faults[: self.max_listed])
-        more = len(self.faults) - self.max_listed
+        self.errors = list(errors)
+        listed = "\n".join(f"  {error}" for error in self.errors[: self.max_listed])
+        more = len(self.errors) - self.max_listed
         tail = f"\n  … and {more} more" if more > 0 else ""
-        noun = "fault" if len(self.faults) == 1 else "faults"
-        super().__init__(f"{path}: {len(self.faults)} {noun}\n{listed}{tail}")
+        noun = "error" if len(self.errors) == 1 else "errors"
+        super().__init__(f"{path}: {len(self.errors)} {noun}\n{listed}{tail}")
 
 
 class AudioError(MtsslError):
     """An audio file that cannot be used."""
 
-    def __init__(self, path: str | Path, got: str, cure: str) -> None:
+    def __init__(self, path: str | Path, got: str, hint: str) -> None:
         self.path = str(path)
-        super().__init__(f"{path}: {got}. {cure}")
+        super().__init__(f"{path}: {got}. {hint}")
 
 
 class ImageError(MtsslError):
     """An image, or an image's region features, that cannot be used."""
 
-    def __init__(self, path: str | Path, got: str, cure: str) -> None:
+    def __init__(self, path: str | Path, got: str, hint: str) -> None:
         self.path = str(path)
-        super().__init__(f"{path}: {got}. {cure}")
+        super().__init__(f"{path}: {got}. {hint}")
 
 
 class CheckpointError(MtsslError):
     """A checkpoint that cannot be read or does not fit."""
 
-    def __init__(self, path: str | Path, got: str, cure: str) -> None:
-        super().__init__(f"{path}: {got}. {cure}")
+    def __init__(self, path: str | Path, got: str, hint: str) -> None:
+        super().__init__(f"{path}: {got}. {hint}")
 
 
 class PairCountError(MtsslError):
@@ -98,8 +98,8 @@ class NonFiniteEmbeddingError(RetrievalError):
 class TrainingLogError(MtsslError):
     """A training log that holds nothing to draw."""
 
-    def __init__(self, path: str | Path, got: str, cure: str) -> None:
-        super().__init__(f"{path}: {got}. {cure}")
+    def __init__(self, path: str | Path, got: str, hint: str) -> None:
+        super().__init__(f"{path}: {got}. {hint}")
 
 
 class MissingExtraError(MtsslError):
@@ -120,4 +120,4 @@ class StageError(MtsslError):
 
 
 class TargetError(ManifestError):
-    """Faults of features, labels, a codebook or a folder of targets on disk, all at once."""
+    """Errors of features, labels, a codebook or a folder of targets on disk, all at once."""

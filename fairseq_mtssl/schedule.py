@@ -76,8 +76,8 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class Moment:
-    """What holds at one update.
+class StepWeights:
+    """What the losses and the learning rate weigh at one update; the task puts it into the batch as "step".
 
     phase: index; name: its name; update: counted from 0.
     vgs_weight, ssl_weight: of L_AV and L_AUD; 0 means that the branch is not run at all.
@@ -90,6 +90,10 @@ class Moment:
     vgs_weight: float
     ssl_weight: float
     lr_factor: float
+
+
+BOTH_HALF = StepWeights(phase=0, name="", update=0, vgs_weight=0.5, ssl_weight=0.5, lr_factor=1.0)
+"""Of a batch that no schedule has weighed, as in `fairseq-validate`."""
 
 
 def parse_length(text: Any) -> Length:
@@ -124,7 +128,7 @@ def parse_schedule(
     schedule: kinds of training joined by underscores: ``w2v2_vgs`` is (W2V2, VGS).
     lengths: one a phase; the last may be "rest". With one phase more lengths than one are an error.
     first_course: `Phase.course` of the first of two phases; without effect on a single one.
-    Raises: ConfigError naming every fault.
+    Raises: ConfigError naming every error.
     """
     names = tuple(schedule.split("_"))
     if names not in SCHEDULES:
@@ -150,31 +154,31 @@ def parse_phases(entries: Sequence[Mapping[str, Any]]) -> list[Phase]:
     """Read phases written as mappings (YAML); see Phase for the keys.
 
     alpha: a number, or [first, last] for a ramp.
-    Raises: ConfigError naming every fault of every phase at once.
+    Raises: ConfigError naming every error of every phase at once.
     """
-    faults: list[str] = [] if entries else ["no phase; write at least one"]
+    errors: list[str] = [] if entries else ["no phase; write at least one"]
     phases = []
     for number, entry in enumerate(entries, start=1):
         found: list[str] = []
         phase = _parse_phase(number, entry, found)
-        faults += [f"phase {number}: {fault}" for fault in found]
+        errors += [f"phase {number}: {error}" for error in found]
         phases.append(phase)
     rests = [number for number, phase in enumerate(phases, 1) if phase and phase.length.unit == "rest"]
     if rests and rests != [len(entries)]:
-        faults.append("only the last phase may have the length 'rest'")
-    if faults:
-        raise ConfigError("task.phases", faults)
+        errors.append("only the last phase may have the length 'rest'")
+    if errors:
+        raise ConfigError("task.phases", errors)
     return [phase for phase in phases if phase is not None]
 
 
-def _parse_phase(number: int, entry: Mapping[str, Any], faults: list[str]) -> Phase | None:
+def _parse_phase(number: int, entry: Mapping[str, Any], errors: list[str]) -> Phase | None:
     unknown = [key for key in entry if key not in PHASE_KEYS]
     if unknown:
-        faults.append(f"unknown key {', '.join(map(str, unknown))}; wanted {', '.join(PHASE_KEYS)}")
+        errors.append(f"unknown key {', '.join(map(str, unknown))}; wanted {', '.join(PHASE_KEYS)}")
     for key in ("alpha", "length"):
         if key not in entry:
-            faults.append(f"{key} is missing; write it")
-    if faults:
+            errors.append(f"{key} is missing; write it")
+    if errors:
         return None
     try:
         ends = entry["alpha"]
@@ -190,20 +194,20 @@ def _parse_phase(number: int, entry: Mapping[str, Any], faults: list[str]) -> Ph
             course=None if entry.get("course") is None else parse_length(entry["course"]),
         )
     except (TypeError, ValueError, IndexError) as error:
-        faults.append(f"{error}; alpha is a number or [first, last], warmup and lr_scale are numbers")
+        errors.append(f"{error}; alpha is a number or [first, last], warmup and lr_scale are numbers")
         return None
     if len(ends) != 2 or not all(0 <= end <= 1 for end in ends):
-        faults.append(f"alpha {entry['alpha']!r}: wanted a number in [0, 1] or [first, last]")
+        errors.append(f"alpha {entry['alpha']!r}: wanted a number in [0, 1] or [first, last]")
     if not 0 <= phase.warmup < 1:
-        faults.append(f"warmup {phase.warmup}: wanted a share in [0, 1)")
+        errors.append(f"warmup {phase.warmup}: wanted a share in [0, 1)")
     if phase.decay not in DECAYS:
-        faults.append(f"decay {phase.decay!r}: wanted one of {', '.join(DECAYS)}")
+        errors.append(f"decay {phase.decay!r}: wanted one of {', '.join(DECAYS)}")
     if phase.lr_scale <= 0:
-        faults.append(f"lr_scale {phase.lr_scale}: wanted a number above 0")
+        errors.append(f"lr_scale {phase.lr_scale}: wanted a number above 0")
     if phase.course is not None and (phase.course.unit == "rest" or number > 1 and "lr" not in phase.reset):
-        faults.append("course: wanted a length, not 'rest', of a phase that begins one (reset has 'lr')")
+        errors.append("course: wanted a length, not 'rest', of a phase that begins one (reset has 'lr')")
     if any(reset not in RESETS for reset in phase.reset):
-        faults.append(f"reset {list(phase.reset)}: wanted a part of {list(RESETS)}")
+        errors.append(f"reset {list(phase.reset)}: wanted a part of {list(RESETS)}")
     return phase
 
 
@@ -243,21 +247,21 @@ class Schedule:
         return cls(tuple(phases), tuple(starts), total, updates_per_epoch, segments)
 
     @classmethod
-    def lay(cls, phases: Sequence[Phase], total: int, updates_per_epoch: int) -> Schedule:
+    def resolve(cls, phases: Sequence[Phase], total: int, updates_per_epoch: int) -> Schedule:
         """Resolve the lengths.
 
         Raises: ConfigError if a phase rounds to no update or the phases do not fill the run exactly.
         """
-        starts, position, faults = [], 0, []
+        starts, position, errors = [], 0, []
         for phase in phases:
             starts.append(position)
             updates = phase.length.updates(total, updates_per_epoch)
             updates = total - position if updates is None else updates
             if updates < 1:
-                faults.append(f"phase {phase.name!r} has {updates} updates; lengthen it or the run")
+                errors.append(f"phase {phase.name!r} has {updates} updates; lengthen it or the run")
             position += max(updates, 0)
         if position != total:
-            faults.append(
+            errors.append(
                 f"the phases end at update {position}, the run at update {total}; give the last phase the "
                 f"length 'rest' or set optimization.max_update={position} and optimization.max_epoch=0"
             )
@@ -266,12 +270,12 @@ class Schedule:
             begun, end = schedule._segments[index]
             course = schedule._course(index)
             if begun == starts[index] and course < end - begun:
-                faults.append(
+                errors.append(
                     f"the learning-rate course of phase {phase.name!r} has {course} updates and has to last "
                     f"for {end - begun}; lengthen or drop it"
                 )
-        if faults:
-            raise ConfigError("task.phases", faults)
+        if errors:
+            raise ConfigError("task.phases", errors)
         return schedule
 
     def index(self, update: int) -> int:
@@ -282,12 +286,12 @@ class Schedule:
         """The first update after a phase."""
         return self.starts[index + 1] if index + 1 < len(self.starts) else self.total
 
-    def at(self, update: int) -> Moment:
+    def at(self, update: int) -> StepWeights:
         """What holds at an update (counted from 0)."""
         index = self.index(update)
         phase, start = self.phases[index], self.starts[index]
         alpha = _ramp(phase.alpha, update - start, self.end(index) - start)
-        return Moment(
+        return StepWeights(
             phase=index,
             name=phase.name,
             update=update,

@@ -51,7 +51,7 @@ class Phone:
 
 @dataclass
 class Alignments:
-    """Segments by utterance, in the order of time; faults of the files they come from.
+    """Segments by utterance, in the order of time; errors of the files they come from.
 
     An utterance is named as in a table, or by its file's path below the folder, without suffix.
     """
@@ -59,16 +59,16 @@ class Alignments:
     kind: str
     phones: dict[str, list[Phone]] = field(default_factory=dict)
     speakers: dict[str, str] = field(default_factory=dict)
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
 
     def add(self, utterance: str, phone: Phone, place: str) -> None:
         """Note one segment. place: file and line, for the message if it cannot be."""
         if not 0 <= phone.start_s <= phone.end_s < math.inf:
             got = f"from {phone.start_s} s to {phone.end_s} s, wanted 0 ≤ start ≤ end"
-            self.faults.append(f"{place}: {utterance}, {phone.phone!r} {got}. Align again.")
+            self.errors.append(f"{place}: {utterance}, {phone.phone!r} {got}. Align again.")
         if re.search(r"\s|^<(s|/s|pad|unk)>$", phone.phone):
             got = "holds a space" if re.search(r"\s", phone.phone) else "is a symbol of fairseq's dictionary"
-            self.faults.append(f"{place}: phone {phone.phone!r} {got}. Name it otherwise.")
+            self.errors.append(f"{place}: phone {phone.phone!r} {got}. Name it otherwise.")
         self.phones.setdefault(utterance, []).append(phone)
 
     def finish(self, fold: str) -> Alignments:
@@ -78,10 +78,10 @@ class Alignments:
             phones.sort(key=lambda phone: (phone.start_s, phone.end_s))
             for before, after in zip(phones, phones[1:]):
                 if after.start_s < before.end_s - ROUNDING_S:
-                    cure = "Give items of single phones." if self.kind == "items" else "Align again."
-                    self.faults.append(
+                    hint = "Give items of single phones." if self.kind == "items" else "Align again."
+                    self.errors.append(
                         f"{utterance}: {after.phone!r} at {after.start_s} s overlaps {before.phone!r}, which "
-                        f"ends at {before.end_s} s. {cure}"
+                        f"ends at {before.end_s} s. {hint}"
                     )
                     break
             self.phones[utterance] = [
@@ -97,7 +97,7 @@ def _folded(context: tuple[str, str] | None, rename: Callable[[str], str | None]
 
 
 def read_alignments(path: Path, *, tier: str, fold: str) -> Alignments:
-    """Read a file or a folder of alignments; its faults are noted, not raised.
+    """Read a file or a folder of alignments; its errors are noted, not raised.
 
     tier: of TextGrids. Raises: ManifestError if there is nothing of a known kind, or more kinds than one.
     """
@@ -112,8 +112,8 @@ def read_alignments(path: Path, *, tier: str, fold: str) -> Alignments:
         try:
             READERS[kind](alignments, file, path, tier)
         except ManifestError as error:
-            alignments.faults += [f"{file}: {fault}" for fault in error.faults]
-    if not alignments.phones and not alignments.faults:
+            alignments.errors += [f"{file}: {error}" for error in error.errors]
+    if not alignments.phones and not alignments.errors:
         raise ManifestError(path, ["holds no phones. Check that it is an alignment."])
     return alignments.finish(fold)
 
@@ -157,7 +157,7 @@ def _read_phn(alignments: Alignments, file: Path, top: Path, _: str) -> None:
         cells, place = line.split(), f"{file} line {number}"
         times = _times(cells, 1 / SAMPLE_RATE_HZ)
         if times is None or len(cells) != 3:
-            alignments.faults.append(f"{place}: got {line!r}, wanted start and end in samples, and a phone.")
+            alignments.errors.append(f"{place}: got {line!r}, wanted start and end in samples, and a phone.")
         else:
             alignments.add(_name(file, top), Phone(*times, cells[2]), place)
 
@@ -172,7 +172,7 @@ def _read_table(alignments: Alignments, file: Path, _: Path, __: str) -> None:
         if times is None or len(cells) < 4 or not cells[0]:
             if number > 1:
                 wanted = "wanted utterance, start s, end s, phone, tab separated"
-                alignments.faults.append(f"{place}: got {line!r}, {wanted}.")
+                alignments.errors.append(f"{place}: got {line!r}, {wanted}.")
             continue
         word = cells[4] if len(cells) > 4 and speaker != 4 else ""
         alignments.add(cells[0], Phone(*times, cells[3].strip() or SILENCE, " ".join(word.split())), place)
@@ -187,12 +187,12 @@ def _read_items(alignments: Alignments, file: Path, _: Path, __: str) -> None:
         times = _times(cells[1:])
         if times is None or len(cells) != 7:
             wanted = "wanted file, onset s, offset s, phone, previous, next, speaker"
-            alignments.faults.append(f"{place}: got {line!r}, {wanted}.")
+            alignments.errors.append(f"{place}: got {line!r}, {wanted}.")
             continue
         alignments.add(cells[0], Phone(*times, cells[3], context=(cells[4], cells[5])), place)
         if alignments.speakers.setdefault(cells[0], cells[6]) != cells[6]:
             first = alignments.speakers[cells[0]]
-            alignments.faults.append(f"{place}: {cells[0]} is by {cells[6]}, but by {first} above. Name one.")
+            alignments.errors.append(f"{place}: {cells[0]} is by {cells[6]}, but by {first} above. Name one.")
 
 
 def _read_textgrid(alignments: Alignments, file: Path, top: Path, tier: str) -> None:
@@ -201,7 +201,7 @@ def _read_textgrid(alignments: Alignments, file: Path, top: Path, tier: str) -> 
     chosen = [name for name in tiers if name == tier or name.endswith(f" - {tier}")]
     if len(chosen) != 1:
         found = f"{len(chosen)} tiers {tier!r}" if chosen else f"no tier {tier!r}"
-        alignments.faults.append(f"{file}: {found}; tiers are {list(tiers)}. Name one: --tier.")
+        alignments.errors.append(f"{file}: {found}; tiers are {list(tiers)}. Name one: --tier.")
         return
     words = [word for word in tiers.get(chosen[0][: -len(tier)] + "words", []) if word[2]]
     at = 0

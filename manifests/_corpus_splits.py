@@ -75,8 +75,8 @@ def read_recordings(root: Path, out: Path, suffix: str) -> Speech:
     names = [PurePosixPath(file if unique else link_name(file)).stem for file in files]
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        cure = "Choose by --suffix, as .flac."
-        raise ManifestError(root, [f"two recordings are named {name}. {cure}" for name in twice])
+        hint = "Choose by --suffix, as .flac."
+        raise ManifestError(root, [f"two recordings are named {name}. {hint}" for name in twice])
     return Speech(files, names, [], folder_speakers(files))
 
 
@@ -111,7 +111,7 @@ def read_data_splits(data: Path, names: str | None) -> dict[str, tuple[Speech, d
 
 
 def match(speech: Speech, alignments: Alignments, quiet: bool = False) -> tuple[Speech, list[str]]:
-    """The recordings that are aligned, with keys and speakers, and faults.
+    """The recordings that are aligned, with keys and speakers, and errors.
 
     A recording is aligned by the key that shares the most folders with its path, from the end, and its name;
     a caption id that is a key comes first. Alignments without recording, and the reverse, are told unless
@@ -122,7 +122,7 @@ def match(speech: Speech, alignments: Alignments, quiet: bool = False) -> tuple[
         parts = PurePosixPath(key).parts
         for length in range(1, len(parts) + 1):
             tails[parts[-length:]].append(key)
-    faults: list[str] = []
+    errors: list[str] = []
     users: dict[str, str] = {}
     rows: list[tuple[str, str, str, str]] = []
     bare: list[str] = []
@@ -133,22 +133,22 @@ def match(speech: Speech, alignments: Alignments, quiet: bool = False) -> tuple[
         if not keys:
             bare.append(file)
         elif len(keys) > 1:
-            faults.append(f"{file}: aligned by {keys[0]} and {keys[1]}. Give folders of the same layout.")
+            errors.append(f"{file}: aligned by {keys[0]} and {keys[1]}. Give folders of the same layout.")
         elif keys[0] in users:
-            faults.append(f"{keys[0]}: aligns {users[keys[0]]} and {file}. Leave one out, as by --suffix.")
+            errors.append(f"{keys[0]}: aligns {users[keys[0]]} and {file}. Leave one out, as by --suffix.")
         else:
             users[keys[0]] = file
             rows.append((file, name, keys[0], alignments.speakers.get(keys[0], speaker)))
-    if not rows and not faults and not quiet:
+    if not rows and not errors and not quiet:
         some = f"{next(iter(alignments.phones), '')!r} and {speech.files[0]!r}"
-        faults.append(f"no recording is aligned: names such as {some}. Give those that belong together.")
+        errors.append(f"no recording is aligned: names such as {some}. Give those that belong together.")
     elif not quiet:
         corpus.report_skips("recordings without alignment", bare)
         corpus.report_skips(
             "alignments without recording", [key for key in alignments.phones if key not in users]
         )
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
-    return Speech(*columns), faults
+    return Speech(*columns), errors
 
 
 def speakers_of(alignments: Alignments, source: Path, table: Path | None) -> None:
@@ -187,13 +187,13 @@ def choose_splits(
     held_out: split -> share of the speakers, or their names (comma-separated), which come first.
     Raises: ConfigError for unknown or repeated speakers, or if none is left to train on.
     """
-    free, chosen, faults = set(speakers), {}, []
+    free, chosen, errors = set(speakers), {}, []
     for split, (share, text) in held_out.items():
         named = {name.strip() for name in text.split(",")} - {""}
         if not named <= free:
-            faults.append(f"--{split}-speakers: got {sorted(named - free)}, wanted some of {sorted(free)}")
+            errors.append(f"--{split}-speakers: got {sorted(named - free)}, wanted some of {sorted(free)}")
         if not 0 <= share < 1:
-            faults.append(f"--{split}-share: got {share}, wanted 0 to 1")
+            errors.append(f"--{split}-share: got {share}, wanted 0 to 1")
         free -= named
         chosen[split] = named
     left = corpus.shuffled(sorted(free), random.Random(seed))
@@ -202,7 +202,7 @@ def choose_splits(
             count = max(1, round(share * len(speakers)))
             chosen[split], left = set(left[:count]), left[count:]
     if not left or any(share > 0 and not chosen[split] for split, (share, _) in held_out.items()):
-        faults.append(f"{len(speakers)} speakers are too few for these splits. Hold out fewer, or name them")
-    if faults:
-        raise ConfigError("aligned_phones", faults)
+        errors.append(f"{len(speakers)} speakers are too few for these splits. Hold out fewer, or name them")
+    if errors:
+        raise ConfigError("aligned_phones", errors)
     return {"train": set(left), **{split: some for split, some in chosen.items() if some}}

@@ -89,8 +89,8 @@ def library_and_data() -> tuple[str, str]:
     try:
         import espeakng_loader
     except ImportError as error:
-        cure = "Install the demo extra: pip install 'fairseq-mtssl[demo]' (espeakng-loader==0.2.4)."
-        raise ConfigError("speech synthesis", [f"espeakng-loader is not installed. {cure}"]) from error
+        hint = "Install the demo extra: pip install 'fairseq-mtssl[demo]' (espeakng-loader==0.2.4)."
+        raise ConfigError("speech synthesis", [f"espeakng-loader is not installed. {hint}"]) from error
     return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
 
 
@@ -176,8 +176,8 @@ def _set_voice(library: Any, voice: str, data_path: str) -> None:
     language, _, variant = voice.partition("+")
     known = not variant or (Path(data_path) / "voices" / "!v" / variant).is_file()
     if not known or library.espeak_SetVoiceByName(voice.encode()) != 0:
-        fault = f"no voice {voice!r}: wanted language+variant, a file of lang/ and one of voices/!v/"
-        raise ConfigError("espeak-ng", [f"{fault} in {data_path}"])
+        error = f"no voice {voice!r}: wanted language+variant, a file of lang/ and one of voices/!v/"
+        raise ConfigError("espeak-ng", [f"{error} in {data_path}"])
 
 
 def _phones(events: list[_Seen], text: str, end_s: float) -> list[Phone]:

@@ -21,7 +21,7 @@ first; it is printed which. With --data, the splits of a data folder are kept as
 - `dict.phn.txt`: the phones, and how many frames have them;
 - `{split}.item` for every split but train: triphones, or single phones with --item-span phone.
 
-All faults are reported together. Recordings without alignment and alignments without recording are left out
+All errors are reported together. Recordings without alignment and alignments without recording are left out
 and counted. Where file names repeat, as in TIMIT, recordings are linked as OUT/audio/{folders}_{name}.
 """
 
@@ -104,22 +104,22 @@ def seconds(value: float) -> str:
 def align(speech: Speech, sizes: list[int | str], alignments: Alignments) -> tuple[list[Aligned], list[str]]:
     """Recordings with their phones, cut at the end of the audio, and what is wrong with them."""
     aligned: list[Aligned] = []
-    faults: list[str] = []
+    errors: list[str] = []
     for row, size in enumerate(sizes):
         key, name = speech.keys[row], speech.names[row]
         if isinstance(size, str):
-            faults.append(size)
+            errors.append(size)
             continue
         end_s, phones = size / SAMPLE_RATE_HZ, alignments.phones[key]
         if phones and phones[-1].end_s > end_s + PAST_THE_END_S:
             got = f"{key}: phones until {phones[-1].end_s} s, but {speech.files[row]} ends at {end_s} s"
-            faults.append(f"{got}. Give the alignment of this recording.")
+            errors.append(f"{got}. Give the alignment of this recording.")
         cut = [
             Phone(min(each.start_s, end_s), min(each.end_s, end_s), each.phone, each.word, each.context)
             for each in phones
         ]
         aligned.append(Aligned(name, speech.files[row], size, speech.speakers[row], cut))
-    return aligned, faults
+    return aligned, errors
 
 
 def write_split(out: Path, split: str, rows: list[Aligned], order: list[str], span: str) -> Counter[str]:
@@ -171,15 +171,15 @@ def write_dictionary(out: Path, counts: Iterable[Counter[str]]) -> None:
 def from_audio(args: argparse.Namespace, alignments: Alignments) -> None:
     """Make manifests of a folder of recordings, split by speaker, with their phones."""
     every = read_recordings(args.audio, args.out, args.suffix)
-    speech, faults = match(every, alignments)
+    speech, errors = match(every, alignments)
     aligned, wrong = align(speech, probe_headers([args.audio / file for file in speech.files]), alignments)
-    faults += alignments.faults + wrong
+    errors += alignments.errors + wrong
     unknown = sum(not speaker for speaker in speech.speakers)
     if unknown:
-        cure = "Name them in a table: --speakers FILE (columns utterance and speaker)"
-        faults.append(f"{unknown} of {len(speech.files)} recordings have no known speaker. {cure}.")
-    if faults:
-        raise ManifestError(args.audio, faults)
+        hint = "Name them in a table: --speakers FILE (columns utterance and speaker)"
+        errors.append(f"{unknown} of {len(speech.files)} recordings have no known speaker. {hint}.")
+    if errors:
+        raise ManifestError(args.audio, errors)
     chosen = choose_splits(
         sorted({row.speaker for row in aligned}),
         {"valid": (args.valid_share, args.valid_speakers), "test": (args.test_share, args.test_speakers)},
@@ -206,26 +206,26 @@ def from_audio(args: argparse.Namespace, alignments: Alignments) -> None:
 def onto_data(args: argparse.Namespace, alignments: Alignments) -> None:
     """Write the phones of the splits of a data folder beside their manifests."""
     splits = read_data_splits(args.data, args.splits)
-    faults = list(alignments.faults)
+    errors = list(alignments.errors)
     done: list[tuple[str, list[Aligned], list[str]]] = []
     for split, (every, sizes) in splits.items():
         speech, wrong = match(every, alignments, quiet=True)
         known: list[int | str] = [sizes[file] for file in speech.files]
         aligned, also = align(speech, known, alignments)
-        faults += [f"{split}: {fault}" for fault in wrong + also]
+        errors += [f"{split}: {error}" for error in wrong + also]
         print(f"{split}: {len(aligned)} of {len(every.files)} utterances are aligned", file=sys.stderr)
         if aligned:
             done.append((split, aligned, every.names))
     if not done:
-        faults.append("no utterance of these splits is aligned. Check that names are alike.")
-    if faults:
-        raise ManifestError(args.data, faults)
+        errors.append("no utterance of these splits is aligned. Check that names are alike.")
+    if errors:
+        raise ManifestError(args.data, errors)
     counts = [write_split(args.data, split, rows, order, args.item_span) for split, rows, order in done]
     write_dictionary(args.data, counts)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Make the folder, or add to it. Raises: ManifestError with every fault, ConfigError."""
+    """Make the folder, or add to it. Raises: ManifestError with every error, ConfigError."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     where = parser.add_mutually_exclusive_group(required=True)
     where.add_argument("--audio", type=Path, help="folder of recordings, to make manifests of")

@@ -69,7 +69,7 @@ def write_split(manifest: PairManifest, rows: list[int], split: str, out: Path) 
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Write the folder. Raises: ConfigError, ManifestError naming every fault."""
+    """Write the folder. Raises: ConfigError, ManifestError naming every error."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

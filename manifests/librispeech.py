@@ -14,7 +14,7 @@ Layouts: `LibriSpeech/{part}/{speaker}/{chapter}/{speaker}-{chapter}-{n}.flac`, 
 `{speaker}-{chapter}.trans.txt` beside them; `librispeech_finetuning/1h/{0..5}/{clean,other}/` and
 `librispeech_finetuning/9h/{clean,other}/`, below which it is the same.
 
-Only the headers of the recordings are read. All faults are reported together: missing folders, recordings
+Only the headers of the recordings are read. All errors are reported together: missing folders, recordings
 without transcript, transcripts without recording, headers that cannot be read, other rates than 16 kHz.
 --partial leaves such recordings out instead, and says how many. Rows are in the order of their paths.
 """
@@ -70,7 +70,7 @@ def read_transcripts(part: Path, findings: Findings) -> dict[str, str]:
         try:
             lines = read_lines(path)
         except ManifestError as error:
-            findings.places += [f"{path}: {fault}" for fault in error.faults]
+            findings.places += [f"{path}: {error}" for error in error.errors]
             continue
         for number, line in enumerate(lines, start=1):
             name, _, text = line.partition(" ")
@@ -160,7 +160,7 @@ def names(text: str) -> list[str]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Make the data folder. Raises: ManifestError with every fault."""
+    """Make the data folder. Raises: ManifestError with every error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--root", type=Path, required=True, help="folder LibriSpeech, which holds the parts")
     parser.add_argument("--out", type=Path, required=True, help="data folder to make")
@@ -182,12 +182,12 @@ def main(argv: list[str] | None = None) -> None:
     if args.finetuning is not None:
         found = finetuning_splits(args.finetuning, args.fold, findings)
         splits.update({split: (args.finetuning, utterances) for split, utterances in found.items()})
-    faults = findings.places + ([] if args.partial else findings.utterances)
-    if not faults:
-        faults = [f"{split}: no utterance is left" for split, (_, some) in splits.items() if not some]
-    if faults or not splits:
-        cure = "Complete the corpus; or leave faulty recordings out: --partial."
-        raise ManifestError(args.root, [*(faults or ["no parts are named"]), cure])
+    errors = findings.places + ([] if args.partial else findings.utterances)
+    if not errors:
+        errors = [f"{split}: no utterance is left" for split, (_, some) in splits.items() if not some]
+    if errors or not splits:
+        hint = "Complete the corpus; or leave faulty recordings out: --partial."
+        raise ManifestError(args.root, [*(errors or ["no parts are named"]), hint])
     corpus.report_skips("recordings or transcripts", findings.utterances)
     corpus.begin(args.out)
     counts = {split: write_split(args.out, split, *content) for split, content in splits.items()}

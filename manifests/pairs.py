@@ -6,7 +6,7 @@ The table is tab separated with a header. Columns: `audio`, `image`, `image_id`,
 test); optional `label` (any image with the caption's label is right with `--relevance label`), `speaker`,
 `text` and `caption_id` (else the audio's file name without its suffix). Paths are relative to the table.
 
-Every file is read once. All faults are reported together, with their lines: missing columns, audio or
+Every file is read once. All errors are reported together, with their lines: missing columns, audio or
 images that are missing or cannot be read, audio at another rate than 16 kHz (`--resample` writes copies
 at 16 kHz to OUT/audio), repeated caption ids, an image id with two images or labels, an image with two
 ids, and an image or a recording in two splits, which would leak into the test.
@@ -29,7 +29,7 @@ from tqdm import tqdm
 from fairseq_mtssl.data import corpus
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio, read_native, write_wav
 from fairseq_mtssl.data.images import read_image
-from fairseq_mtssl.data.manifest import PairRow, identity_faults, read_lines, write_pair_manifest
+from fairseq_mtssl.data.manifest import PairRow, identity_errors, read_lines, write_pair_manifest
 from fairseq_mtssl.errors import AudioError, ImageError, ManifestError
 
 SPLITS = ("train", "valid", "test")
@@ -59,22 +59,22 @@ class TableRow:
 
 
 def read_table(path: Path) -> tuple[list[TableRow], list[str]]:
-    """The complete rows of a table, and the faults of its form and of its ids.
+    """The complete rows of a table, and the errors of its form and of its ids.
 
     Raises: ManifestError if the table cannot be read, is empty or lacks a column.
     """
     lines = read_lines(path)
     columns = [name.strip() for name in lines[0].split("\t")] if lines else []
     missing = [name for name in REQUIRED if name not in columns]
-    faults = [f"line 1: no column {name!r}" for name in missing]
+    errors = [f"line 1: no column {name!r}" for name in missing]
     repeated = sorted({name for name in columns if columns.count(name) > 1})
-    faults += [f"line 1: two columns {name!r}" for name in repeated]
+    errors += [f"line 1: two columns {name!r}" for name in repeated]
     if missing:
-        faults.append(f"line 1: got {columns}, wanted {list(REQUIRED)}, tab separated.")
+        errors.append(f"line 1: got {columns}, wanted {list(REQUIRED)}, tab separated.")
     if len(lines) < FIRST_LINE:
-        faults.append("no rows: the table is empty. Give one row a caption.")
-    if faults:
-        raise ManifestError(path, faults)
+        errors.append("no rows: the table is empty. Give one row a caption.")
+    if errors:
+        raise ManifestError(path, errors)
     ignored = [name for name in columns if name not in REQUIRED + OPTIONAL]
     if ignored:
         print(
@@ -84,19 +84,19 @@ def read_table(path: Path) -> tuple[list[TableRow], list[str]]:
     for line, text in enumerate(lines[1:], start=FIRST_LINE):
         cells = [cell.strip() for cell in text.split("\t")]
         if len(cells) != len(columns):
-            faults.append(f"line {line}: got {len(cells)} cells, wanted {len(columns)}: {text!r}.")
+            errors.append(f"line {line}: got {len(cells)} cells, wanted {len(columns)}: {text!r}.")
             continue
         row = dict(zip(columns, cells, strict=True))
         empty = [name for name in REQUIRED if not row[name]]
         if empty:
-            faults.append(f"line {line}: empty {', '.join(empty)}. Fill every required cell.")
+            errors.append(f"line {line}: empty {', '.join(empty)}. Fill every required cell.")
         elif row["split"] not in SPLITS:
-            faults.append(f"line {line}: got split {row['split']!r}, wanted one of {list(SPLITS)}.")
+            errors.append(f"line {line}: got split {row['split']!r}, wanted one of {list(SPLITS)}.")
         else:
             rows.append(_table_row(line, row, path.parent.absolute()))
-    if not faults:  # the lines of rows count on complete ones
-        faults = _id_faults(rows, named="caption_id" in columns)
-    return rows, faults
+    if not errors:  # the lines of rows count on complete ones
+        errors = _id_errors(rows, named="caption_id" in columns)
+    return rows, errors
 
 
 def _table_row(line: int, row: dict[str, str], folder: Path) -> TableRow:
@@ -114,10 +114,10 @@ def _table_row(line: int, row: dict[str, str], folder: Path) -> TableRow:
     )
 
 
-def _id_faults(rows: list[TableRow], *, named: bool) -> list[str]:
-    """Faults of ids and leaks between splits. named: the table names its caption ids."""
+def _id_errors(rows: list[TableRow], *, named: bool) -> list[str]:
+    """Errors of ids and leaks between splits. named: the table names its caption ids."""
     captions = [row.caption_id for row in rows]
-    faults = identity_faults(
+    errors = identity_errors(
         captions,
         [row.image for row in rows],
         [row.image_id for row in rows],
@@ -125,14 +125,14 @@ def _id_faults(rows: list[TableRow], *, named: bool) -> list[str]:
         first_line=FIRST_LINE,
     )
     if not named and len(set(captions)) < len(captions):
-        faults.append("caption ids are the audio's file names here; these repeat. Add a column caption_id.")
+        errors.append("caption ids are the audio's file names here; these repeat. Add a column caption_id.")
     images: dict[str, TableRow] = {}
     audios: dict[str, TableRow] = {}
     ids: dict[str, TableRow] = {}
     for row in rows:
         first = images.setdefault(row.image, row)
         if first.image_id != row.image_id:
-            faults.append(
+            errors.append(
                 f"line {row.line}: image {row.image} has id {row.image_id!r}, but {first.image_id!r} on line "
                 f"{first.line}. Give each image one id."
             )
@@ -140,11 +140,11 @@ def _id_faults(rows: list[TableRow], *, named: bool) -> list[str]:
         for what, value, earlier in leaks:
             first = earlier.setdefault(value, row)
             if first.split != row.split:
-                faults.append(
+                errors.append(
                     f"line {row.line}: {what} {value!r} is in split {row.split}, but in {first.split} on "
                     f"line {first.line}. Keep all its captions in one split."
                 )
-    return faults
+    return errors
 
 
 def each(function: Callable[[Item], Result], items: Iterable[Item], what: str) -> dict[Item, Result]:
@@ -176,9 +176,9 @@ def probe_image(path: str) -> str:
     return ""
 
 
-def file_faults(rows: list[TableRow], probes: Probes, images: dict[str, str], resample: bool) -> list[str]:
-    """Faults of the files that rows name, each file at its first line."""
-    faults: list[str] = []
+def file_errors(rows: list[TableRow], probes: Probes, images: dict[str, str], resample: bool) -> list[str]:
+    """Errors of the files that rows name, each file at its first line."""
+    errors: list[str] = []
     told: set[str] = set()
     for row in rows:
         probe = probes[row.audio]
@@ -187,9 +187,9 @@ def file_faults(rows: list[TableRow], probes: Probes, images: dict[str, str], re
             got = f"sampled at {probe[1]} Hz, wanted {SAMPLE_RATE_HZ} Hz"
             wrong.append(f"{row.audio}: {got}. Give --resample to write copies at {SAMPLE_RATE_HZ} Hz.")
         wrong += [images[row.image]] if images[row.image] else []
-        faults += [f"line {row.line}: {fault}" for fault in wrong if fault not in told]
+        errors += [f"line {row.line}: {error}" for error in wrong if error not in told]
         told.update(wrong)
-    return faults
+    return errors
 
 
 def resample_copies(rows: list[TableRow], probes: Probes, out: Path) -> dict[str, str]:
@@ -228,18 +228,18 @@ def write_split(
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Check a table and make its data folder. Raises: ManifestError with every fault."""
+    """Check a table and make its data folder. Raises: ManifestError with every error."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=RAW)
     parser.add_argument("--table", type=Path, required=True, help="tab-separated table with a header")
     parser.add_argument("--out", type=Path, required=True, help="data folder to make")
     parser.add_argument("--resample", action="store_true", help="write 16 kHz copies of audio at other rates")
     args = parser.parse_args(argv)
-    rows, faults = read_table(args.table)
+    rows, errors = read_table(args.table)
     probes = each(probe_audio, (row.audio for row in rows), "audio")
     images = each(probe_image, (row.image for row in rows), "images")
-    faults += file_faults(rows, probes, images, args.resample)
-    if faults:
-        raise ManifestError(args.table, faults)
+    errors += file_errors(rows, probes, images, args.resample)
+    if errors:
+        raise ManifestError(args.table, errors)
     corpus.begin(args.out)
     copies = resample_copies(rows, probes, args.out)
     files = {audio: copies.get(audio, audio) for audio in probes}

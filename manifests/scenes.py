@@ -222,15 +222,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--image-size", type=int, default=48, help="side in pixels, 32 to 64 (default 48)")
     parser.add_argument("--workers", type=int, default=0, help="processes (default: one a core, at most 8)")
     args = parser.parse_args(argv)
-    faults = [
+    errors = [
         f"--{name.replace('_', '-')}: got {getattr(args, name)}, wanted at least 1"
         for name in (*SPLITS, "captions_per_image")
         if getattr(args, name) < 1
     ]
     if not 32 <= args.image_size <= 64:
-        faults.append(f"--image-size: got {args.image_size}, wanted 32 to 64")
-    if faults:
-        raise ConfigError("scenes", faults)
+        errors.append(f"--image-size: got {args.image_size}, wanted 32 to 64")
+    if errors:
+        raise ConfigError("scenes", errors)
     library_and_data()  # before anything is written
     request = {
         "script": "scenes",

@@ -69,9 +69,9 @@ def find_takes(recordings: Path) -> tuple[list[Take], list[str]]:
             takes.append(Take(path, int(match["digit"]), match["speaker"], int(match["take"])))
     if not takes:
         found = f"{len(foreign)} other wavs" if recordings.is_dir() else "no such folder"
-        cure = "Give the folder `recordings` of the Free Spoken Digit Dataset."
+        hint = "Give the folder `recordings` of the Free Spoken Digit Dataset."
         raise ManifestError(
-            recordings, [f"no recording {{digit}}_{{speaker}}_{{take}}.wav ({found}). {cure}"]
+            recordings, [f"no recording {{digit}}_{{speaker}}_{{take}}.wav ({found}). {hint}"]
         )
     return sorted(takes, key=lambda take: (take.digit, take.speaker, take.number)), foreign
 
@@ -96,8 +96,8 @@ def split_takes(takes: list[Take], test_speakers: list[str]) -> dict[str, list[T
     empty = [split for split in SPLITS if not splits[split]]
     if empty:
         rule = "test: takes 0-4, or all of --test-speakers; valid: takes 5-9; train: takes from 10"
-        cure = "Add recordings, or hold out fewer speakers."
-        raise ManifestError(takes[0].path.parent, [f"no takes for {', '.join(empty)} ({rule}). {cure}"])
+        hint = "Add recordings, or hold out fewer speakers."
+        raise ManifestError(takes[0].path.parent, [f"no takes for {', '.join(empty)} ({rule}). {hint}"])
     return splits
 
 

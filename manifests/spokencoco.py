@@ -60,7 +60,7 @@ class SpokenCaption:
 class Findings:
     """What is wrong with the corpus: refused, or with --partial left out and counted."""
 
-    faults: list[str] = field(default_factory=list)
+    errors: list[str] = field(default_factory=list)
     dropped: Counter[str] = field(default_factory=Counter)
     examples: dict[str, str] = field(default_factory=dict)
 
@@ -69,8 +69,8 @@ class Findings:
         self.dropped[what] += 1
         self.examples.setdefault(what, which)
 
-    def all_faults(self) -> list[str]:
-        return self.faults + [
+    def all_errors(self) -> list[str]:
+        return self.errors + [
             f"{count} captions {what}, e.g. {self.examples[what]}" for what, count in self.dropped.items()
         ]
 
@@ -86,7 +86,7 @@ def load_json(path: Path) -> Any:
 
 
 def read_karpathy(path: Path, findings: Findings) -> dict[int, str]:
-    """COCO id -> our split. A count that differs from the published one is a fault.
+    """COCO id -> our split. A count that differs from the published one is a error.
 
     Raises: ManifestError if the file is not of the layout.
     """
@@ -99,12 +99,11 @@ def read_karpathy(path: Path, findings: Findings) -> dict[int, str]:
             splits[int(image["cocoid"])] = SPLIT_OF[image["split"]]
         except (KeyError, TypeError, ValueError) as error:
             wanted = f"wanted cocoid and a split of {list(SPLIT_OF)}; is it dataset_coco.json?"
-            fault = f"image {number}: {error!r}; {wanted}"
-            raise ManifestError(path, [fault]) from error
+            raise ManifestError(path, [f"image {number}: {error!r}; {wanted}"]) from error
         counts[image["split"]] += 1
     if not splits:
         raise ManifestError(path, ['no images: wanted {"images": [{"cocoid": …, "split": …}, …]}'])
-    findings.faults += [
+    findings.errors += [
         f"{path.name}: {counts[split]} images of split {split}, wanted {wanted}"
         for split, wanted in KARPATHY_COUNTS.items()
         if counts[split] != wanted
@@ -141,7 +140,7 @@ def read_captions(path: Path) -> Iterator[SpokenCaption]:
 def sort_captions(
     captions: Iterable[SpokenCaption], splits: dict[int, str], findings: Findings
 ) -> dict[str, list[SpokenCaption]]:
-    """Captions by split; images that a split lacks are faults."""
+    """Captions by split; images that a split lacks are errors."""
     sorted_captions: dict[str, list[SpokenCaption]] = {split: [] for split in SPLITS}
     heard: set[int] = set()
     for caption in captions:
@@ -155,7 +154,7 @@ def sort_captions(
         silent = [coco_id for coco_id, of in splits.items() if of == split and coco_id not in heard]
         if silent:
             total = sum(of == split for of in splits.values())
-            findings.faults.append(
+            findings.errors.append(
                 f"{split}: {len(silent)} of {total} images have no spoken caption, e.g. COCO id {silent[0]}"
             )
     return sorted_captions
@@ -238,14 +237,14 @@ def main(argv: list[str] | None = None) -> None:
     rows = {
         split: make_rows(by_split[split], args.spokencoco, args.images, regions, findings) for split in SPLITS
     }
-    faults = findings.all_faults()
+    errors = findings.all_errors()
     if not any(rows.values()):
-        raise ManifestError(args.spokencoco, [*faults, "no caption is left. Check the folders."])
-    if faults and not args.partial:
-        cure = "Complete the corpus, or take what is there: --partial."
-        raise ManifestError(args.spokencoco, [*faults, cure])
-    for fault in faults:
-        print(f"partial: {fault}", file=sys.stderr)
+        raise ManifestError(args.spokencoco, [*errors, "no caption is left. Check the folders."])
+    if errors and not args.partial:
+        hint = "Complete the corpus, or take what is there: --partial."
+        raise ManifestError(args.spokencoco, [*errors, hint])
+    for error in errors:
+        print(f"partial: {error}", file=sys.stderr)
     write(args, rows)
 
 

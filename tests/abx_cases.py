@@ -9,11 +9,11 @@ import numpy as np
 import torch
 
 from fairseq_mtssl.evaluation.abx import AbxScore, plan_abx, score_abx
-from fairseq_mtssl.evaluation.abx_cells import Sampling
+from fairseq_mtssl.evaluation.abx_cells import Subsampler
 from fairseq_mtssl.evaluation.abx_items import Items, read_items, slice_items
 
 RATE_HZ = 50.0
-ALL = Sampling(None, None)
+ALL = Subsampler(None, None)
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 
 
@@ -29,7 +29,7 @@ class Case:
         distance: str = "angular",
         slicing: str = "exact",
         context: str = "within",
-        sampling: Sampling = ALL,
+        sampling: Subsampler = ALL,
     ) -> AbxScore:
         frames = np.array([len(each) for each in self.features])
         plan = plan_abx(self.items, RATE_HZ, frames, slicing, context, sampling)

@@ -17,17 +17,17 @@ ADDRESSES = {"src", "href", "xlink:href", "srcset", "poster", "data", "action"}
 
 
 class PageParts(HTMLParser):
-    """Every tag with its attributes, every text, and as faults the tags that are not closed in order."""
+    """Every tag with its attributes, every text, and as errors the tags that are not closed in order."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
-        self.faults: list[str] = []
+        self.errors: list[str] = []
         self.tags: list[tuple[str, dict[str, str]]] = []
         self.texts: list[str] = []
         self.feed(text)
         self.close()
-        self.faults += [f"{tag} is never closed" for tag in self.open]
+        self.errors += [f"{tag} is never closed" for tag in self.open]
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, {name: value or "" for name, value in attrs}))
@@ -39,7 +39,7 @@ class PageParts(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         if not self.open or self.open.pop() != tag:
-            self.faults.append(f"line {self.getpos()[0]}: </{tag}> closes nothing")
+            self.errors.append(f"line {self.getpos()[0]}: </{tag}> closes nothing")
 
     def handle_data(self, data: str) -> None:
         self.texts.append(data)

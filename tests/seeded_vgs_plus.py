@@ -18,6 +18,7 @@ from torch import Tensor
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules.masking import SpanMasking
+from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
 FRAMES = {"whole": (48, 48, 48, 48), "padded": (48, 32, 48, 16)}
@@ -177,13 +178,6 @@ def in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
-def criterion(alpha: float) -> JointSslVgsCriterion:
-    """With the weights of one update of VGS+."""
-    found = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None)  # type: ignore[arg-type]  # it asks no task
-    found.vgs_weight, found.ssl_weight = alpha, 1.0 - alpha
-    return found
-
-
 def losses_and_gradients(
     model: JointSslVgsModel, inputs: dict[str, Any], alpha: float
 ) -> tuple[dict[str, float], dict[str, Tensor]]:
@@ -193,8 +187,10 @@ def losses_and_gradients(
     """
     model.zero_grad()
     groups = inputs["image_index"]
-    sample = {"net_input": inputs, "id": torch.arange(4), "image_group": groups}
-    loss, _, log = criterion(alpha)(model, {**sample, "ntokens": 0, "nsentences": 4})
+    step = StepWeights(0, "vgsplus", 0, alpha, 1.0 - alpha, 1.0)
+    sample = {"net_input": inputs, "id": torch.arange(4), "image_group": groups, "step": step}
+    criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None)  # type: ignore[arg-type]
+    loss, _, log = criterion(model, {**sample, "ntokens": 0, "nsentences": 4})
     loss.backward()
     parts = {"loss": float(loss.detach())}
     parts |= {name: float(log[name]) for name in ("loss_vgs", "loss_ssl") if name in log}

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.modules import quantizer
-from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
 SETTINGS: dict[str, Any] = {
@@ -72,9 +72,9 @@ def batch(rows: list[int]) -> dict[str, Any]:
 def learn(model: Any, rows: list[int], alpha: float, counted: bool = True) -> dict[str, Any]:
     """The loss of a batch and, for the model behind any wrapper, its gradients and running statistics."""
     criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
-    criterion.enter(Moment(0, "phase", 0, alpha, 1 - alpha, 1.0))
+    step = StepWeights(0, "phase", 0, alpha, 1 - alpha, 1.0)
     model.begin_batch(counted)
-    loss, _, log = criterion(model, batch(rows))
+    loss, _, log = criterion(model, {**batch(rows), "step": step})
     (loss if counted else loss * 0.0).backward()
     inner = model.module if hasattr(model, "module") else model
     named = [(name.removeprefix("module."), p) for name, p in inner.named_parameters()]

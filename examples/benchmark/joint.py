@@ -15,10 +15,12 @@ from examples.benchmark.speech import utterances
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig
 from fairseq_mtssl.data.audio import normalise
+from fairseq_mtssl.kernels.allocator import keep_freed_memory
 from fairseq_mtssl.models.grounding_config import VgsRetrievalConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel
 from fairseq_mtssl.optim.adamw import FusedAdamW, FusedAdamWConfig
+from fairseq_mtssl.schedule import StepWeights
 
 REGIONS = 36
 MODELS = ("joint", "vgs")
@@ -31,6 +33,7 @@ def measure(size: str, model: str, device: str) -> Generator[dict[str, Any]]:
     Yields besides: the first loss, and how many parameters got a gradient though they serve SSL alone.
     """
     sizes, where = SIZES[size], torch.device(device)
+    keep_freed_memory()  # as the set-up of a task does
     own, criterion = build(sizes, model, where)
     sample = pairs(sizes, where)
     cfg = FusedAdamWConfig(weight_decay=0.01, lr=[1e-4])
@@ -67,7 +70,6 @@ def build(size: Size, model: str, device: torch.device) -> tuple[Any, Any]:
         own = JointSslVgsModel.build_model(_config(JointSslVgsConfig, settings))
         own.load_state_dict(vgs.state_dict(), strict=False)
         criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None)
-        criterion.vgs_weight, criterion.ssl_weight = 1.0, 0.0
     return own.to(device).train(), criterion.train()
 
 
@@ -99,4 +101,5 @@ def pairs(size: Size, device: torch.device) -> dict[str, Any]:
         "image_group": rows,
         "ntokens": source.numel(),
         "nsentences": clips,
+        "step": StepWeights(phase=0, name="vgs", update=0, vgs_weight=1.0, ssl_weight=0.0, lr_factor=1.0),
     }

@@ -48,7 +48,7 @@ def mfcc_parity() -> dict[str, Any]:
 def torchaudio_mfcc() -> Any:
     """What fairseq's dump_mfcc_feature.py computes of each waveform.
 
-    MFCCs are Python code of torchaudio's. Where its compiled part does not fit this torch, that code is
+    MFCCs are Python code of torchaudio's. Where its C++ extension does not fit this torch, that code is
     taken without it, as torchaudio does where it was built without one.
     Raises: MissingExtraError without torchaudio.
     """

@@ -32,8 +32,8 @@ def build_peer(cfg: Any, classes: int) -> nn.Module:
     try:
         module = importlib.import_module(MODULE)
     except ImportError as error:
-        cure = "install fairseq with its examples"
-        raise ConfigError("fairseq", [f"{MODULE} cannot be imported ({error}); {cure}"]) from error
+        hint = "install fairseq with its examples"
+        raise ConfigError("fairseq", [f"{MODULE} cannot be imported ({error}); {hint}"]) from error
     settings = {name: getattr(cfg, name) for name in NAMES}
     theirs = module.Data2VecAudioConfig(
         **settings,

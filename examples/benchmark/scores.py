@@ -11,8 +11,8 @@ import torch
 
 from examples.benchmark.load import Timing, peak_mb
 from examples.benchmark.sizes import SIZES
-from fairseq_mtssl.evaluation.abx import Plan, cell_errors, plan_abx
-from fairseq_mtssl.evaluation.abx_cells import Sampling
+from fairseq_mtssl.evaluation.abx import AbxTask, cell_errors, plan_abx
+from fairseq_mtssl.evaluation.abx_cells import Subsampler
 from fairseq_mtssl.evaluation.abx_items import Items
 from fairseq_mtssl.evaluation.frame_distance import frame_distance
 from fairseq_mtssl.evaluation.retrieval import evaluate_retrieval
@@ -36,7 +36,7 @@ def abx(size: str, device: str) -> Generator[dict[str, Any]]:
         yield timing.sample(cells=len(plan.across), error=error, **peak_mb(device))
 
 
-def abx_plan(speakers: int, phones: int, tokens: int) -> Plan:
+def abx_plan(speakers: int, phones: int, tokens: int) -> AbxTask:
     """What is compared: every speaker's tokens of every phone."""
     rng = np.random.default_rng(3)
     count = speakers * phones * tokens
@@ -55,7 +55,7 @@ def abx_plan(speakers: int, phones: int, tokens: int) -> Plan:
         speaker=speaker,
     )
     frames = np.ceil(ends.reshape(speakers, -1)[:, -1] * RATE_HZ).astype(np.int64)
-    return plan_abx(items, RATE_HZ, frames, "exact", "any", Sampling())
+    return plan_abx(items, RATE_HZ, frames, "exact", "any", Subsampler())
 
 
 def retrieval(size: str) -> Generator[dict[str, Any]]:

@@ -13,6 +13,7 @@ from examples.benchmark.peer import build_peer
 from examples.benchmark.sizes import Size
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
 from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
+from fairseq_mtssl.kernels.allocator import keep_freed_memory
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.optim.adamw import FusedAdamW, FusedAdamWConfig
 
@@ -68,6 +69,7 @@ class Ours:
     by_autocast = False
 
     def __init__(self, size: Size, device: torch.device, **changes: Any) -> None:
+        keep_freed_memory()  # as the set-up of a task does
         namespace = SimpleNamespace(label_classes=[size.classes])
         model = Mt4sslModel.build_model(model_config(size, **changes), namespace)
         self.model: Any = model.to(device).train()

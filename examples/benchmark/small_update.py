@@ -90,10 +90,10 @@ def parts(model: JointSslVgsModel, batch: int, image_size: int) -> list[tuple[st
         ("log-mel energies (no gradient)", lambda: log_mel(source, encoder.conv_layers[0][0])),
         ("feature extractor with log-mel", lambda: backward(encoder.front_end(source, lengths).features)),
         ("projection, positional convolution", lambda: backward(encoder.embed(front).states)),
-        (f"{shared} shared layers", lambda: backward(encoder.run(hidden, 0, shared).states)),
+        (f"{shared} shared layers", lambda: backward(encoder.forward_layers(hidden, 0, shared).states)),
         (
             "layers of SSL alone",
-            lambda: backward(encoder.run(hidden, shared, encoder.num_layers).states),
+            lambda: backward(encoder.forward_layers(hidden, shared, encoder.num_layers).states),
         ),
         ("SSL head", lambda: backward(branch.contrast(frames, front.features, mask).loss)),
         ("speech head", lambda: backward(model.speech_head(frames, front.lengths, frames[:, 0]))),

@@ -146,13 +146,13 @@ def report(found: Sequence[Record], seconds: Mapping[str, float], out: Path) -> 
 
     Raises: ConfigError naming every record that has no retrieval or is of another example.
     """
-    faults = [
+    errors = [
         f"{record['name']} lacks {', '.join(missing)}; give records of this example"
         for record in found
         if (missing := [key for key in ("pairs", "by", "retrieval") if record.get(key) is None])
     ]
-    if faults:
-        raise ConfigError("records", faults)
+    if errors:
+        raise ConfigError("records", errors)
     out.mkdir(parents=True, exist_ok=True)
     ways = sorted({record["by"] for record in found} - {""}, reverse=True) or ["image"]
     captions = int(found[0]["retrieval"]["captions"])

@@ -161,7 +161,7 @@ def report(
     }
     tables = dict(zip(texts, (quality, rates), strict=True))
     page = results.write_report(
-        "MT4SSL: cluster labels and a slow teacher",
+        "MT4SSL: cluster labels and a EMA teacher",
         content,
         [(name, text, tables[name]) for name, text in texts.items()],
         {"Pre-training": out / "curves.png", "Fine-tuning": out / "curves_ctc.png"},

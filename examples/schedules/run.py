@@ -259,8 +259,8 @@ def find_item(args: argparse.Namespace, data: Path) -> Path | None:
     item = data / f"{SPLIT}.item"
     if args.data is None or item.is_file():
         return item
-    cure = f"python manifests/aligned_phones.py --data {data} --splits {SPLIT} --alignment FILE-OR-DIR"
-    print(f"ABX is not measured: {item} is not there. With phone alignments, make it first: {cure}")
+    hint = f"python manifests/aligned_phones.py --data {data} --splits {SPLIT} --alignment FILE-OR-DIR"
+    print(f"ABX is not measured: {item} is not there. With phone alignments, make it first: {hint}")
     return None
 
 

@@ -112,17 +112,17 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--fresh", action="store_true", help="do every stage anew")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every pre-training")
     args = parser.parse_intermixed_args(argv)
-    faults = []
+    errors = []
     try:
         args.seeds = seeds_of(args.seeds)
     except ConfigError as error:
-        faults.append(str(error))
+        errors.append(str(error))
     if args.from_results is None and (args.speech is None or args.more is None):
-        faults.append("give --speech and --more, or --from-results")
+        errors.append("give --speech and --more, or --from-results")
     if not args.passes > 0 or args.ctc_updates < 1:
-        faults.append(f"--passes {args.passes}, --ctc-updates {args.ctc_updates}: wanted more than 0")
-    if faults:
-        raise ConfigError("speechocean", faults)
+        errors.append(f"--passes {args.passes}, --ctc-updates {args.ctc_updates}: wanted more than 0")
+    if errors:
+        raise ConfigError("speechocean", errors)
     args.at_once = args.at_once or usable_cores()
     return args
 

@@ -38,7 +38,7 @@ SUFFIXES = (".opus", ".flac", ".wav")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Add the speech. Raises: ManifestError with every fault."""
+    """Add the speech. Raises: ManifestError with every error."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -83,15 +83,15 @@ def find_recordings(more: Path) -> list[Path]:
 def check_recordings(recordings: Sequence[Path], words: Mapping[str, str], place: Path) -> None:
     """Every recording has a name of its own and a text. Raises: ManifestError naming those that do not."""
     seen: set[str] = set()
-    faults = []
+    errors = []
     for path in recordings:
         if path.stem in seen:
-            faults.append(f"{path}: a recording of this name came before. Rename one.")
+            errors.append(f"{path}: a recording of this name came before. Rename one.")
         if path.stem not in words:
-            faults.append(f"{path}: text.tsv has no words of it. Add them, or leave the recording out.")
+            errors.append(f"{path}: text.tsv has no words of it. Add them, or leave the recording out.")
         seen.add(path.stem)
-    if faults:
-        raise ManifestError(place, faults)
+    if errors:
+        raise ManifestError(place, errors)
 
 
 def decode(recordings: Sequence[Path], folder: Path) -> dict[str, int]:

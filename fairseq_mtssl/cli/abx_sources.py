@@ -21,7 +21,7 @@ from fairseq_mtssl.frames import SAMPLE_RATE_HZ
 if TYPE_CHECKING:
     import torch
 
-    from fairseq_mtssl.evaluation.abx import Plan
+    from fairseq_mtssl.evaluation.abx import AbxTask
     from fairseq_mtssl.evaluation.abx_items import Items
     from fairseq_mtssl.features.layers import Features
 
@@ -45,7 +45,7 @@ class FrameSource:
     read: Callable[[Sequence[int]], Iterator[np.ndarray]]
     about: dict[str, Any]
 
-    def collect(self, plan: Plan, rows: Sequence[int]) -> np.ndarray:
+    def collect(self, plan: AbxTask, rows: Sequence[int]) -> np.ndarray:
         """(L, F, D): the frames that a plan keeps. rows: of its utterances.
 
         Raises: TargetError if an utterance has other frames than it should.
@@ -78,14 +78,14 @@ def find_rows(items: Items, data: str | Path, split: str) -> np.ndarray:
     places = {name: row for row, name in enumerate(ids)}
     times = Counter(ids)
     counts = np.bincount(items.file, minlength=len(items.files))
-    table, cure = Path(data) / f"{split}.tsv", "Give the split these items are of: --split."
-    faults = [
-        f"{name}: {count} items, but {table} has {times[name] or 'no'} utterances so called. {cure}"
+    table, hint = Path(data) / f"{split}.tsv", "Give the split these items are of: --split."
+    errors = [
+        f"{name}: {count} items, but {table} has {times[name] or 'no'} utterances so called. {hint}"
         for name, count in zip(items.files, counts.tolist())
         if times[name] != 1
     ]
-    if faults:
-        raise ManifestError(items.path, faults)
+    if errors:
+        raise ManifestError(items.path, errors)
     return np.array([places[name] for name in items.files], dtype=np.int64)
 
 

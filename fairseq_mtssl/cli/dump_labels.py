@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_mtssl.cli import target_sources
     from fairseq_mtssl.features import stored
     from fairseq_mtssl.labels import pipeline
-    from fairseq_mtssl.labels.folder import Assigner
+    from fairseq_mtssl.labels.folder import Quantizer
     from fairseq_mtssl.labels.kmeans import Codebook
 
     codebook = Codebook.load(args.codebook)
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         got = f"learned on {codebook.source}, but the features are {about}"
         raise ConfigError("--codebook", [f"{got}. Learn a codebook on these features"])
     if args.merge is None:
-        pipeline.label_shard(source, codebook, Assigner(codebook.centroids, device), out, rank, nshard)
+        pipeline.label_shard(source, codebook, Quantizer(codebook.centroids, device), out, rank, nshard)
         paths = [stored.shard_path(out, args.split, each, nshard, ".km") for each in range(nshard)]
         there = sum(path.is_file() for path in paths)
         if there < nshard:

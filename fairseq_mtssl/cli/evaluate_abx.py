@@ -80,18 +80,18 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Raises: ConfigError with every option that does not go with the others."""
-    faults = []
+    errors = []
     if args.layer is not None and args.checkpoint is None:
-        faults.append("--layer goes with --checkpoint; write --features CHECKPOINT:LAYER for one layer")
+        errors.append("--layer goes with --checkpoint; write --features CHECKPOINT:LAYER for one layer")
     if args.random_weights and args.checkpoint is None:
-        faults.append("--random-weights goes with --checkpoint, whose sizes the network has")
+        errors.append("--random-weights goes with --checkpoint, whose sizes the network has")
     if args.distance is not None and args.units is not None:
-        faults.append("--units has its own distance, 0 or 1; leave --distance out")
-    for name in ("max_tokens_per_group", "max_x_speakers"):
+        errors.append("--units has its own distance, 0 or 1; leave --distance out")
+    for name in ("max_tokens_per_group", "max_x_across"):
         if getattr(args, name) < 0:
-            faults.append(f"--{name.replace('_', '-')}: got {getattr(args, name)}, wanted 0 (all) or more")
-    if faults:
-        raise ConfigError("evaluate-abx", faults)
+            errors.append(f"--{name.replace('_', '-')}: got {getattr(args, name)}, wanted 0 (all) or more")
+    if errors:
+        raise ConfigError("evaluate-abx", errors)
 
 
 def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
@@ -101,7 +101,7 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
 
     from fairseq_mtssl.cli import abx_sources
     from fairseq_mtssl.evaluation import abx
-    from fairseq_mtssl.evaluation.abx_cells import Sampling
+    from fairseq_mtssl.evaluation.abx_cells import Subsampler
     from fairseq_mtssl.evaluation.abx_items import read_items
 
     device = pick_device(args.device)
@@ -109,7 +109,7 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     split = args.split or Path(args.item).stem
     rows = abx_sources.find_rows(items, args.data, split)
     source = abx_sources.open_frames(args, split, device)
-    sampling = Sampling(args.max_tokens_per_group or None, args.max_x_speakers or None, args.seed)
+    sampling = Subsampler(args.max_tokens_per_group or None, args.max_x_across or None, args.seed)
     plan = abx.plan_abx(items, source.rate_hz, source.frames[rows], args.slicing, args.context, sampling)
     store = source.collect(plan, rows[plan.file].tolist())
     distance = "units" if args.units is not None else args.distance or "angular"
@@ -127,7 +127,7 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         "slicing": args.slicing,
         "distance": distance,
         "max_tokens_per_group": sampling.max_tokens,
-        "max_x_speakers": sampling.max_x_speakers,
+        "max_x_across": sampling.max_x_across,
         "seed": sampling.seed,
     }
     heading = f"split {split}: {distance}, {args.slicing}, {args.context} context, {source.rate_hz:g} Hz"

@@ -37,7 +37,7 @@ PIPE_CLOSED = 141  # as a shell reports the signal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit status. An error a user can cure is one message, no traceback."""
+    """Run one subcommand; returns the exit status. An error a user can hint is one message, no traceback."""
     args = build_parser().parse_args(argv)
     # force: fairseq's tasks set the root logger to DEBUG when they are imported
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)

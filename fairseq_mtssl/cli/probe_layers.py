@@ -72,17 +72,17 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Raises: ConfigError with every option that does not go with the others."""
-    faults = []
+    errors = []
     if args.features and args.layers is not None:
-        faults.append("--layers goes with --checkpoint; MFCCs have none")
+        errors.append("--layers goes with --checkpoint; MFCCs have none")
     if args.features and args.random_weights:
-        faults.append("--random-weights goes with --checkpoint; MFCCs have none")
+        errors.append("--random-weights goes with --checkpoint; MFCCs have none")
     if not args.lr > 0:
-        faults.append(f"--lr: got {args.lr}, wanted more than 0")
+        errors.append(f"--lr: got {args.lr}, wanted more than 0")
     if args.seed < 0:
-        faults.append(f"--seed: got {args.seed}, wanted 0 or more")
-    if faults:
-        raise ConfigError("probe-layers", faults)
+        errors.append(f"--seed: got {args.seed}, wanted 0 or more")
+    if errors:
+        raise ConfigError("probe-layers", errors)
 
 
 def probe_layers(args: argparse.Namespace) -> dict[str, Any]:

@@ -47,22 +47,22 @@ class PhoneSplit:
 
 
 def open_splits(data: str | Path, names: Sequence[str]) -> dict[str, PhoneSplit]:
-    """train and valid, and test if it has phones. Raises: ManifestError with every fault of all splits."""
+    """train and valid, and test if it has phones. Raises: ManifestError with every error of all splits."""
     folder = Path(data)
     wanted = ["train", "valid", *(["test"] if (folder / "test.phn").is_file() else [])]
-    found, faults = {}, []
+    found, errors = {}, []
     for name in wanted:
         try:
             manifest = read_audio_manifest(folder / f"{name}.tsv")
             phones = read_phone_frames(folder / f"{name}.phn", manifest, names)
         except ManifestError as error:
-            faults += [f"{error.path}: {fault}" for fault in error.faults]
+            errors += [f"{error.path}: {each}" for each in error.errors]
             continue
         if not any((each != UNLABELLED).any() for each in phones):
-            faults.append(f"{folder / name}.phn: no frame has a phone. Align this split.")
+            errors.append(f"{folder / name}.phn: no frame has a phone. Align this split.")
         found[name] = PhoneSplit(name, manifest, phones)
-    if faults:
-        raise ManifestError(folder, faults)
+    if errors:
+        raise ManifestError(folder, errors)
     return found
 
 
@@ -135,7 +135,7 @@ def parse_layers(text: str) -> list[int] | None:
     try:
         return abx_sources.parse_layers(text)
     except ConfigError as error:
-        raise ConfigError("--layers", error.faults) from error
+        raise ConfigError("--layers", error.errors) from error
 
 
 def chance(labels: np.ndarray, splits: dict[str, PhoneSplit], source: LayerFrames) -> dict[str, float]:

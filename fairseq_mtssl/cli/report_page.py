@@ -53,15 +53,15 @@ def check(args: argparse.Namespace) -> None:
     """Raises: ConfigError with every option that does not go with the others."""
     if args.html is None:
         given = [f"--{name.replace('_', '-')}" for name in OPTIONS if getattr(args, name) is not None]
-        faults = [f"{', '.join(given)}: only with --html"] if given else []
+        errors = [f"{', '.join(given)}: only with --html"] if given else []
     else:
-        faults = [f"--html: {len(args.runs)} runs, wanted one RUN"] if len(args.runs) > 1 else []
+        errors = [f"--html: {len(args.runs)} runs, wanted one RUN"] if len(args.runs) > 1 else []
         if args.paper:
-            faults.append("--html and --paper write two things; give one at a time")
+            errors.append("--html and --paper write two things; give one at a time")
         if args.out:
-            faults.append("--out is of the picture; give the page's path as --html FILE")
-    if faults:
-        raise ConfigError("report", faults)
+            errors.append("--out is of the picture; give the page's path as --html FILE")
+    if errors:
+        raise ConfigError("report", errors)
 
 
 def run(

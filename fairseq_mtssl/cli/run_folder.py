@@ -87,8 +87,8 @@ def pick_checkpoint(path: Path, checkpoint: str | None) -> Path:
             return path / name
     others = sorted(each.name for each in path.glob("*.pt"))
     got = f"holds neither {' nor '.join(CHECKPOINTS)}" + (f", only {', '.join(others[:5])}" if others else "")
-    cure = "Give the folder that checkpoint.save_dir named, or a file with --checkpoint."
-    raise CheckpointError(path, got, cure)
+    hint = "Give the folder that checkpoint.save_dir named, or a file with --checkpoint."
+    raise CheckpointError(path, got, hint)
 
 
 def data_folder(run: RunFolder, data: str | None, split: str | None) -> tuple[Path, str]:
@@ -107,8 +107,8 @@ def data_folder(run: RunFolder, data: str | None, split: str | None) -> tuple[Pa
             if (folder / f"{each}.pairs").is_file():
                 return folder, each
     wanted = " or ".join(f"{each}.pairs" for each in splits)
-    cure = "give their folder with --data, another --split, or --captions 0 for a page without retrieval"
-    raise ConfigError(name, [f"holds no {wanted}, the pairs to retrieve from; {cure}"])
+    hint = "give their folder with --data, another --split, or --captions 0 for a page without retrieval"
+    raise ConfigError(name, [f"holds no {wanted}, the pairs to retrieve from; {hint}"])
 
 
 def _hydra_record(path: Path) -> dict[str, Any]:

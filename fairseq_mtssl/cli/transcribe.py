@@ -20,7 +20,7 @@ from fairseq_mtssl.errors import ConfigError, ManifestError
 if TYPE_CHECKING:
     import numpy as np
 
-    from fairseq_mtssl.decoding.symbols import Symbols
+    from fairseq_mtssl.decoding.vocabulary import Vocabulary
     from fairseq_mtssl.inference.recognition import Decoder, Recognised
 
 HELP = "transcribe a split and measure word errors, or transcribe recordings, with a fine-tuned model"
@@ -61,14 +61,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Transcribe, print, write."""
     from fairseq_mtssl import checkpoints
-    from fairseq_mtssl.inference.recognition import symbols_of
+    from fairseq_mtssl.inference.recognition import vocabulary_of
 
     if (args.data is None) == (not args.audio):
         raise ConfigError("--data", ["give either --data DIR with --split S, or recordings"])
     check_search(args)
     outputs = [prepare_output(path) for path in (args.json, args.hypotheses) if path]
     loaded = checkpoints.load_model(args.checkpoint)
-    symbols = symbols_of(loaded.task, args.checkpoint)
+    symbols = vocabulary_of(loaded.task, args.checkpoint)
     loaded.model.to(pick_device(args.device))
     decoder = choose_decoder(args, symbols)
     if args.data is not None:
@@ -88,20 +88,20 @@ def check_search(args: argparse.Namespace) -> None:
     """Refuse options of a search that is not asked for. Raises: ConfigError naming all of them."""
     if args.lexicon is not None:
         return
-    faults = [
+    errors = [
         f"--{name.replace('_', '-')} is of the beam search; give --lexicon too"
         for name in SEARCH
         if getattr(args, name) is not None
     ]
     if args.lm is not None:
-        faults.append(
+        errors.append(
             "--lm is a model of words; give --lexicon, such as lexicon.ltr.lst, to say how to spell"
         )
-    if faults:
-        raise ConfigError("--lexicon", ["missing", *faults])
+    if errors:
+        raise ConfigError("--lexicon", ["missing", *errors])
 
 
-def choose_decoder(args: argparse.Namespace, symbols: Symbols) -> Any:
+def choose_decoder(args: argparse.Namespace, symbols: Vocabulary) -> Any:
     """Greedy, or with --lexicon a beam search."""
     from fairseq_mtssl.decoding.greedy import GreedyDecoder
     from fairseq_mtssl.decoding.lexicon import read_lexicon
@@ -115,7 +115,9 @@ def choose_decoder(args: argparse.Namespace, symbols: Symbols) -> Any:
     return decoder
 
 
-def transcribe_split(args: argparse.Namespace, loaded: Any, symbols: Symbols, decoder: Any) -> dict[str, Any]:
+def transcribe_split(
+    args: argparse.Namespace, loaded: Any, symbols: Vocabulary, decoder: Any
+) -> dict[str, Any]:
     """Numbers and texts of a split, as --json writes them; prints the numbers.
 
     Raises: ManifestError if the manifest, the references or any recording cannot be used.
@@ -128,9 +130,9 @@ def transcribe_split(args: argparse.Namespace, loaded: Any, symbols: Symbols, de
     references = read_references(manifest.path, str(loaded.cfg.task.labels), symbols, len(manifest))
     paths = [manifest.audio_path(row) for row in range(len(manifest))]
     heard = _recognise(args, loaded, decoder, paths, manifest.sizes.tolist(), resample=False)
-    if heard.faults:
-        faults = [f"line {row + 2}: {fault}" for row, fault in sorted(heard.faults.items())]
-        raise ManifestError(manifest.path, faults)
+    if heard.errors:
+        errors = [f"line {row + 2}: {error}" for row, error in sorted(heard.errors.items())]
+        raise ManifestError(manifest.path, errors)
     texts = [heard.texts[row] for row in range(len(manifest))]
     result = evaluate_transcription(references, texts)
     print(f"split {args.split}, {decoder.about['name'].replace('_', ' ')} decoding")
@@ -144,7 +146,7 @@ def transcribe_split(args: argparse.Namespace, loaded: Any, symbols: Symbols, de
     }
 
 
-def read_references(tsv: Path, labels: str, symbols: Symbols, rows: int) -> list[str]:
+def read_references(tsv: Path, labels: str, symbols: Vocabulary, rows: int) -> list[str]:
     """The words of a split: those of its .wrd, or those that its labels spell.
 
     Raises: ManifestError if there is neither, another number of rows than the manifest has, or an empty one.
@@ -154,20 +156,20 @@ def read_references(tsv: Path, labels: str, symbols: Symbols, rows: int) -> list
     path = tsv.with_suffix(".wrd")
     spelled = tsv.with_suffix(f".{labels}")
     if not path.is_file() and not spelled.is_file():
-        cure = "Write it with mtssl prepare-text, or name the recordings instead of --data"
+        hint = "Write it with mtssl prepare-text, or name the recordings instead of --data"
         raise ManifestError(
-            path, [f"is not there, nor is {spelled.name}: nothing to measure against. {cure}."]
+            path, [f"is not there, nor is {spelled.name}: nothing to measure against. {hint}."]
         )
     if path.is_file():
         references = [" ".join(line.split()) for line in read_lines(path)]
     else:
         path = spelled
         references = [symbols.join(line.split()) for line in read_lines(path)]
-    faults = [f"line {row} is empty. Drop the row." for row, said in enumerate(references, 1) if not said]
+    errors = [f"line {row} is empty. Drop the row." for row, said in enumerate(references, 1) if not said]
     if len(references) != rows:
-        faults.append(f"{len(references)} lines for {rows} utterances of {tsv.name}. Write both again.")
-    if faults:
-        raise ManifestError(path, faults)
+        errors.append(f"{len(references)} lines for {rows} utterances of {tsv.name}. Write both again.")
+    if errors:
+        raise ManifestError(path, errors)
     return references
 
 
@@ -176,14 +178,14 @@ def transcribe_files(args: argparse.Namespace, loaded: Any, decoder: Any) -> dic
     lengths = [_claimed_samples(path) for path in args.audio]
     heard = _recognise(args, loaded, decoder, args.audio, lengths, resample=True)
     for row, path in enumerate(args.audio):
-        print(f"{path}\t{heard.texts[row]}" if row in heard.texts else f"skipped {heard.faults[row]}")
+        print(f"{path}\t{heard.texts[row]}" if row in heard.texts else f"skipped {heard.errors[row]}")
     return {
         "decoder": decoder.about,
         "hypotheses": [
             {"file": args.audio[row], "hypothesis": text} for row, text in sorted(heard.texts.items())
         ],
         "skipped": [
-            {"file": args.audio[row], "reason": fault} for row, fault in sorted(heard.faults.items())
+            {"file": args.audio[row], "reason": error} for row, error in sorted(heard.errors.items())
         ],
     }
 
@@ -224,9 +226,9 @@ def _recognise(
     device = pick_device(args.device)
     samples = batch_samples(args.batch_seconds, device)
     heard = recognise(loaded.model, decoder, lengths, read, device=device, batch_samples=samples)
-    for row, fault in heard.faults.items():
-        if not fault.startswith(paths[row]):  # the model's: it knows no files
-            heard.faults[row] = f"{paths[row]}: {fault}"
+    for row, error in heard.errors.items():
+        if not error.startswith(paths[row]):  # the model's: it knows no files
+            heard.errors[row] = f"{paths[row]}: {error}"
     return heard
 
 

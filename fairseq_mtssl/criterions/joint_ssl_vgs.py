@@ -11,7 +11,7 @@ from fairseq.tasks import FairseqTask
 from torch import Tensor
 
 from fairseq_mtssl.criterions.ssl_loss import SslLoss, SslLossConfig, reduce_measures
-from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig
+from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig, step_of
 
 
 @dataclass
@@ -29,13 +29,14 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a mean over the batch, in nats), 1, what to log."""
-        ssl = self.ssl_weight > 0
-        vgs = self.vgs_weight > 0 or (not model.training and sample["net_input"].get("images") is not None)
+        step = step_of(sample)
+        ssl = step.ssl_weight > 0
+        vgs = step.vgs_weight > 0 or (not model.training and sample["net_input"].get("images") is not None)
         given = {"ids": sample["id"], "extra": sample.get("extra"), "labels": sample.get("labels")}
         if ssl:
             given["unmasked"] = self.ssl.is_unmasked_wanted
         out = model(**sample["net_input"], **given, vgs=vgs, ssl=ssl)
-        log = self._log(sample)
+        log = self._log(sample, step)
         terms = []
         if ssl:
             loss_ssl = self.ssl.weighed(out["ssl"], is_sum=False)
@@ -43,9 +44,9 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
             self.ssl.log(out["ssl"], log)
             if model.training:
                 self.ssl.watch(log, int(model.num_updates))
-            terms.append(self.ssl_weight * loss_ssl)
-        if self.vgs_weight > 0:
-            terms.append(self.vgs_weight * self.vgs_loss(model, out, sample, log))
+            terms.append(step.ssl_weight * loss_ssl)
+        if step.vgs_weight > 0:
+            terms.append(step.vgs_weight * self.vgs_loss(model, out, sample, log))
         if vgs and not model.training:
             log["embeddings"] = self.embeddings(out, sample)
         loss = sum(terms[1:], terms[0])

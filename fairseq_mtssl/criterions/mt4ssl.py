@@ -23,7 +23,7 @@ class Mt4sslCriterion(FairseqCriterion):
 
     @classmethod
     def build_criterion(cls, cfg: SslLossConfig, task: FairseqTask) -> "Mt4sslCriterion":
-        """Called by fairseq. Raises: ConfigError naming every fault."""
+        """Called by fairseq. Raises: ConfigError naming every error."""
         return cls(cfg, task)
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:

@@ -79,9 +79,9 @@ class SslLoss:
     """
 
     def __init__(self, cfg: Any) -> None:
-        faults = [
-            f"{name} {getattr(cfg, name)}: wanted above 0; turn that target off with {cure}"
-            for name, cure in (
+        errors = [
+            f"{name} {getattr(cfg, name)}: wanted above 0; turn that target off with {hint}"
+            for name, hint in (
                 ("online_weight", "model.online=false"),
                 ("offline_weight", "task.labels=[]"),
             )
@@ -89,14 +89,14 @@ class SslLoss:
         ]
         own = {} if cfg.ssl_weights is None else cfg.ssl_weights
         if not (isinstance(own, Mapping) and all(isinstance(each, (int, float)) for each in own.values())):
-            faults.append(f"ssl_weights {own}: wanted weights by name, as {{contrastive: 2}}")
+            errors.append(f"ssl_weights {own}: wanted weights by name, as {{contrastive: 2}}")
             own = {}
         least = ("unmasked_weight", "diversity_weight", "feature_penalty")
         weights = {name: getattr(cfg, name) for name in least}
         weights |= {f"ssl_weights.{name}": weight for name, weight in own.items()}
-        faults += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
-        if faults:
-            raise ConfigError("criterion", faults)
+        errors += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
+        if errors:
+            raise ConfigError("criterion", errors)
         self.weights = {
             "regression": cfg.online_weight,
             "classification": cfg.offline_weight,

@@ -13,7 +13,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from torch import Tensor
 
-from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.schedule import BOTH_HALF, StepWeights
 
 MEANS = ("loss", "loss_vgs", "loss_ssl", "loss_vgs_chance")
 """What is logged as a mean over the batches that have it."""
@@ -36,31 +36,24 @@ class VgsRetrievalCriterionConfig(FairseqDataclass):
 class VgsRetrievalCriterion(FairseqCriterion):
     """Both directions of the contrastive loss over the batch.
 
-    The task says by ``enter`` what the losses weigh at the present update; before it does (as in
-    ``fairseq-validate``) every loss counts half.
+    The task puts what the losses weigh at the present update into the batch, as "step"; in a batch without it
+    (as in ``fairseq-validate``) every loss counts half.
     """
 
     def __init__(self, cfg: VgsRetrievalCriterionConfig, task: FairseqTask) -> None:
         super().__init__(task)
         self.margin = cfg.margin
         self.gather_negatives = cfg.gather_negatives
-        self.vgs_weight = 0.5
-        self.ssl_weight = 0.5
-        self.phase = 0
 
     @classmethod
     def build_criterion(cls, cfg: Any, task: FairseqTask) -> "VgsRetrievalCriterion":
-        """Called by fairseq. Raises: ConfigError naming every fault."""
+        """Called by fairseq. Raises: ConfigError naming every error."""
         return cls(cfg, task)
-
-    def enter(self, moment: Moment) -> None:
-        """Take the weights that hold at an update."""
-        self.vgs_weight, self.ssl_weight, self.phase = moment.vgs_weight, moment.ssl_weight, moment.phase
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Returns: loss (a mean over the batch, in nats), 1, what to log."""
         out = model(**sample["net_input"])
-        log = self._log(sample)
+        log = self._log(sample, step_of(sample))
         loss = self.vgs_loss(model, out, sample, log)
         log["loss"] = loss.detach()
         if not model.training:
@@ -77,13 +70,13 @@ class VgsRetrievalCriterion(FairseqCriterion):
         log["loss_vgs"] = loss.detach()
         return loss
 
-    def _log(self, sample: dict[str, Any]) -> dict[str, Any]:
+    def _log(self, sample: dict[str, Any], step: StepWeights) -> dict[str, Any]:
         return {
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
             "sample_size": 1,
-            "alpha": self.vgs_weight,
-            "phase": self.phase,
+            "alpha": step.vgs_weight,
+            "phase": step.phase,
         }
 
     @staticmethod
@@ -114,3 +107,9 @@ class VgsRetrievalCriterion(FairseqCriterion):
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
         return False
+
+
+def step_of(sample: dict[str, Any]) -> StepWeights:
+    """What the losses of a batch weigh."""
+    step: StepWeights = sample.get("step", BOTH_HALF)
+    return step

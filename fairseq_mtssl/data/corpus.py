@@ -113,7 +113,7 @@ def report_skips(what: str, skipped: Sequence[str]) -> None:
 
 
 def run_script(main: Callable[[], object]) -> int:
-    """Run a script's main; a fault of the user's ends it with one message instead of a traceback."""
+    """Run a script's main; a error of the user's ends it with one message instead of a traceback."""
     try:
         main()
     except MtsslError as error:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from fairseq_mtssl.data.manifest import read_lines
 from fairseq_mtssl.data.text_source import SplitText, normalise_text
-from fairseq_mtssl.data.text_units import (
+from fairseq_mtssl.data.tokenizers import (
     SPECIALS,
     Letters,
     SentencePieces,
-    TextUnits,
+    Tokenizer,
     count_symbols,
     train_sentencepiece,
 )
@@ -33,7 +33,7 @@ class Prepared:
 
 def choose_units(
     data: Path, units: str, train: Sequence[str] | None, vocab_size: int, model: Path | None
-) -> TextUnits:
+) -> Tokenizer:
     """Letters, or pieces: of `model` if given, else trained on `train`, else of the spm.model in `data`.
 
     Raises: ConfigError if there is nothing to take pieces from, or it is no SentencePiece model.
@@ -46,8 +46,8 @@ def choose_units(
     try:
         return SentencePieces(path.read_bytes(), path)
     except OSError as error:
-        cure = "give --model, or prepare the training split too"
-        raise ConfigError(str(path), [f"cannot be read ({error.strerror}); {cure}"]) from error
+        hint = "give --model, or prepare the training split too"
+        raise ConfigError(str(path), [f"cannot be read ({error.strerror}); {hint}"]) from error
 
 
 def read_symbols(path: Path) -> list[str]:
@@ -55,21 +55,21 @@ def read_symbols(path: Path) -> list[str]:
 
     Raises: ManifestError if it is absent or malformed.
     """
-    faults = []
+    errors = []
     symbols = []
     for number, line in enumerate(read_lines(path), start=1):
         symbol, _, count = line.rstrip().rpartition(" ")
         if not symbol or not count.isdecimal() or symbol in SPECIALS:
-            faults.append(f"line {number}: got {line!r}, wanted symbol and count. Write it again.")
+            errors.append(f"line {number}: got {line!r}, wanted symbol and count. Write it again.")
         symbols.append(symbol)
-    if faults or not symbols:
-        raise ManifestError(path, faults or ["holds no symbol. Prepare the training split too."])
+    if errors or not symbols:
+        raise ManifestError(path, errors or ["holds no symbol. Prepare the training split too."])
     return symbols
 
 
 def prepare(
     splits: Mapping[str, SplitText],
-    units: TextUnits,
+    units: Tokenizer,
     *,
     train: str,
     dictionary: Path,
@@ -111,7 +111,7 @@ def prepare(
 def _check_symbols(
     name: str, encoded: Sequence[Sequence[str]], symbols: set[str], train: str, made: Prepared
 ) -> None:
-    """Symbols that the dictionary lacks: an error in what is trained on, a remark elsewhere."""
+    """Vocabulary that the dictionary lacks: an error in what is trained on, a remark elsewhere."""
     missing = Counter(symbol for row in encoded for symbol in row if symbol not in symbols)
     if not missing:
         return
@@ -128,7 +128,7 @@ def _check_symbols(
 
 
 def _add_lexicon(
-    made: Prepared, units: TextUnits, texts: Sequence[str], words: Iterable[str], symbols: set[str]
+    made: Prepared, units: Tokenizer, texts: Sequence[str], words: Iterable[str], symbols: set[str]
 ) -> None:
     """Words in alphabetical order with their spelling; those that cannot be spelled are counted."""
     wanted = {word for text in texts for word in text.split()}

@@ -32,11 +32,11 @@ def read_image(path: str | Path, size_px: int) -> np.ndarray:
         with Image.open(path) as image:
             return square_pixels(ImageOps.exif_transpose(image), size_px)
     except FileNotFoundError as error:
-        cure = "Check the path, and the image root on the first line of a .pairs file."
-        raise ImageError(path, "no such image", cure) from error
+        hint = "Check the path, and the image root on the first line of a .pairs file."
+        raise ImageError(path, "no such image", hint) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        cure = "Save it again as PNG or JPEG."
-        raise ImageError(path, f"cannot be read as an image: {error}", cure) from error
+        hint = "Save it again as PNG or JPEG."
+        raise ImageError(path, f"cannot be read as an image: {error}", hint) from error
 
 
 def square_pixels(image: Image.Image, size_px: int) -> np.ndarray:
@@ -125,8 +125,8 @@ class RegionFeatures:
         """
         row = self._rows.get(image_id)
         if row is None:
-            cure = "Extract its regions, or drop its captions."
-            raise ImageError(self.path, f"no image {image_id!r} among {len(self)}", cure)
+            hint = "Extract its regions, or drop its captions."
+            raise ImageError(self.path, f"no image {image_id!r} among {len(self)}", hint)
         file = self._handle()
         regions = np.asarray(file["features"][row], dtype=np.float32)
         width, height = float(file["img_w"][row]), float(file["img_h"][row])
@@ -157,13 +157,13 @@ class RegionFeatures:
         try:
             import h5py
         except ImportError as error:
-            cure = "Install it: pip install 'fairseq-mtssl[regions]'."
-            raise ImageError(self.path, "h5py is not installed", cure) from error
+            hint = "Install it: pip install 'fairseq-mtssl[regions]'."
+            raise ImageError(self.path, "h5py is not installed", hint) from error
         try:
             return h5py.File(self.path, "r")
         except OSError as error:
-            cure = "Check the path of the region features."
-            raise ImageError(self.path, f"cannot be read as HDF5: {error}", cure) from error
+            hint = "Check the path of the region features."
+            raise ImageError(self.path, f"cannot be read as HDF5: {error}", hint) from error
 
     def _read_index(self, file: Any) -> dict[str, int]:
         """Image id -> row."""
@@ -177,8 +177,8 @@ class RegionFeatures:
         regions = shapes["features"][1] if len(shapes["features"]) == 3 else -1
         good = all(shape[:1] == (count,) for shape in shapes.values()) and regions > 0
         if not good or shapes["boxes"][1:] != (regions, 4):
-            cure = "Wanted img_id, img_w, img_h (n), features (n, K, D) and boxes (n, K, 4). Extract again."
-            raise ImageError(self.path, f"shapes {shapes} do not fit together", cure)
+            hint = "Wanted img_id, img_w, img_h (n), features (n, K, D) and boxes (n, K, 4). Extract again."
+            raise ImageError(self.path, f"shapes {shapes} do not fit together", hint)
         rows: dict[str, int] = {}
         repeated: list[str] = []
         for row, raw in enumerate(file["img_id"][:]):

@@ -91,8 +91,8 @@ class PairManifest:
         """
         pairs = pairs_path(self.audio.path)
         if image_id not in self.first_rows:
-            cure = "Take one from the manifest's image_id column."
-            raise ImageError(pairs, f"no image id {image_id!r}", cure)
+            hint = "Take one from the manifest's image_id column."
+            raise ImageError(pairs, f"no image id {image_id!r}", hint)
         image = self.images[self.first_rows[image_id]]
         if not image:
             raise ImageError(
@@ -146,36 +146,36 @@ def read_lines(path: Path) -> list[str]:
 def read_audio_manifest(path: str | Path) -> AudioManifest:
     """Read a fairseq audio manifest (`{split}.tsv`).
 
-    Raises: ManifestError with every fault: absent or empty file, wrong column count, a size that is
+    Raises: ManifestError with every error: absent or empty file, wrong column count, a size that is
     no positive integer.
     """
     path = Path(path)
-    manifest, faults = _parse_audio(path, read_lines(path))
-    if faults:
-        raise ManifestError(path, faults)
+    manifest, errors = _parse_audio(path, read_lines(path))
+    if errors:
+        raise ManifestError(path, errors)
     return manifest
 
 
 def _parse_audio(path: Path, lines: list[str]) -> tuple[AudioManifest, list[str]]:
-    """The manifest and its faults; with faults, the manifest is not to be used."""
-    faults: list[str] = []
+    """The manifest and its errors; with errors, the manifest is not to be used."""
+    errors: list[str] = []
     if not lines or "\t" in lines[0]:
-        faults.append("line 1: wanted the audio root alone. Write the folder of the audio on the first line.")
+        errors.append("line 1: wanted the audio root alone. Write the folder of the audio on the first line.")
     if len(lines) < 2:
-        faults.append("no rows: the manifest is empty. Make it again from a folder that holds audio.")
+        errors.append("no rows: the manifest is empty. Make it again from a folder that holds audio.")
     files: list[str] = []
     sizes: list[int] = []
     for number, line in enumerate(lines[1:], start=2):
         file, _, size = line.partition("\t")
         if not file or not size or "\t" in size:
-            faults.append(f"line {number}: got {line!r}, wanted path<TAB>samples.")
+            errors.append(f"line {number}: got {line!r}, wanted path<TAB>samples.")
         elif not (size.isascii() and size.isdigit() and int(size) > 0):
-            faults.append(f"line {number}: got size {size!r}, wanted samples, at least 1. Drop the row.")
+            errors.append(f"line {number}: got size {size!r}, wanted samples, at least 1. Drop the row.")
         else:
             files.append(file)
             sizes.append(int(size))
     root = _resolve_root(path, lines[0]) if lines else path.parent
-    return AudioManifest(path, root, files, np.array(sizes, dtype=np.int64)), faults
+    return AudioManifest(path, root, files, np.array(sizes, dtype=np.int64)), errors
 
 
 def _resolve_root(file: Path, root: str) -> Path:
@@ -185,7 +185,7 @@ def _resolve_root(file: Path, root: str) -> Path:
 def read_pair_manifest(data_dir: str | Path, split: str) -> PairManifest:
     """Read `{split}.tsv` and `{split}.pairs` of a data folder.
 
-    Raises: ManifestError with every fault of both files: absent or empty file, wrong column count,
+    Raises: ManifestError with every error of both files: absent or empty file, wrong column count,
     sizes that are no positive integers, an empty or repeated caption id, an image id with two images
     or two labels, row counts that differ.
     """
@@ -197,19 +197,19 @@ def read_pair_manifest(data_dir: str | Path, split: str) -> PairManifest:
         missing.append(f"splits found: {found}. Name one, or make the folder with a script of manifests/")
         raise ManifestError(data_dir, missing)
     audio_lines = read_lines(tsv)
-    audio, audio_faults = _parse_audio(tsv, audio_lines)
+    audio, audio_errors = _parse_audio(tsv, audio_lines)
     lines = read_lines(pairs)
-    columns, pair_faults = _parse_pairs(lines)
-    faults = [f"{tsv.name} {fault}" for fault in audio_faults]
-    faults += [f"{pairs.name} {fault}" for fault in pair_faults]
+    columns, pair_errors = _parse_pairs(lines)
+    errors = [f"{tsv.name} {error}" for error in audio_errors]
+    errors += [f"{pairs.name} {error}" for error in pair_errors]
     rows = (max(len(audio_lines) - 1, 0), max(len(lines) - 2, 0))
     if rows[0] != rows[1]:
-        faults.append(
+        errors.append(
             f"{tsv.name} has {rows[0]} rows, {pairs.name} has {rows[1]}; row i of each is one caption. "
             "Write both again with one script."
         )
-    if faults:
-        raise ManifestError(data_dir, faults)
+    if errors:
+        raise ManifestError(data_dir, errors)
     caption_ids, images, image_ids, labels, speakers, texts = columns
     image_root = _resolve_root(pairs, lines[0])
     return PairManifest(audio, image_root, images, image_ids, caption_ids, labels, speakers, texts)
@@ -224,28 +224,28 @@ def utterance_ids(data_dir: str | Path, split: str) -> list[str]:
 
 
 def _parse_pairs(lines: list[str]) -> tuple[list[list[str]], list[str]]:
-    """The six columns of a .pairs file and its faults."""
-    faults: list[str] = []
+    """The six columns of a .pairs file and its errors."""
+    errors: list[str] = []
     if not lines or "\t" in lines[0]:
-        faults.append("line 1: wanted the image root alone. Write the image folder on the first line.")
+        errors.append("line 1: wanted the image root alone. Write the image folder on the first line.")
     header = tuple(lines[1].split("\t")) if len(lines) > 1 else ()
     if header != PAIR_COLUMNS:
-        faults.append(f"line 2: got columns {list(header)}, wanted {list(PAIR_COLUMNS)}, tab separated.")
+        errors.append(f"line 2: got columns {list(header)}, wanted {list(PAIR_COLUMNS)}, tab separated.")
     if len(lines) < 3:
-        faults.append("no rows: the manifest is empty. Make it again from pairs of speech and images.")
+        errors.append("no rows: the manifest is empty. Make it again from pairs of speech and images.")
     width = len(PAIR_COLUMNS)
     for number, line in enumerate(lines[2:], start=3):
         tabs = line.count("\t")
         if tabs != width - 1:
-            faults.append(f"line {number}: got {tabs + 1} columns, wanted {width}: {line!r}.")
-    if faults:  # what follows counts on complete rows
-        return [[] for _ in PAIR_COLUMNS], faults
+            errors.append(f"line {number}: got {tabs + 1} columns, wanted {width}: {line!r}.")
+    if errors:  # what follows counts on complete rows
+        return [[] for _ in PAIR_COLUMNS], errors
     cells = "\t".join(lines[2:]).split("\t")  # at once: a list a row is six times slower
     columns = [cells[place::width] for place in range(width)]
-    return columns, identity_faults(columns[0], columns[1], columns[2], columns[3], first_line=3)
+    return columns, identity_errors(columns[0], columns[1], columns[2], columns[3], first_line=3)
 
 
-def identity_faults(
+def identity_errors(
     caption_ids: Sequence[str],
     images: Sequence[str],
     image_ids: Sequence[str],
@@ -253,34 +253,34 @@ def identity_faults(
     *,
     first_line: int,
 ) -> list[str]:
-    """Faults of the ids of one file: empty or repeated caption ids, image ids with two images or labels.
+    """Errors of the ids of one file: empty or repeated caption ids, image ids with two images or labels.
 
     first_line: the line number of row 0, for the messages.
     """
     named = all(caption_ids) and all(image_ids) and len(set(caption_ids)) == len(caption_ids)
     if named and len(set(zip(image_ids, images, labels, strict=True))) == len(set(image_ids)):
         return []  # nothing is wrong, which a look at the whole tells sooner than one at each row
-    faults: list[str] = []
+    errors: list[str] = []
     caption_line: dict[str, int] = {}
     image_line: dict[str, int] = {}
     for row, (caption_id, image_id) in enumerate(zip(caption_ids, image_ids, strict=True)):
         line = row + first_line
         if not caption_id or not image_id:
             which = "image" if caption_id else "caption"
-            faults.append(f"line {line}: empty {which} id. Give every row both ids.")
+            errors.append(f"line {line}: empty {which} id. Give every row both ids.")
         if caption_line.setdefault(caption_id, line) != line:
-            faults.append(
+            errors.append(
                 f"line {line}: caption id {caption_id!r} is already on line {caption_line[caption_id]}. "
                 "Give every caption its own id."
             )
         first = image_line.setdefault(image_id, line) - first_line
         for what, values in (("image", images), ("label", labels)):
             if values[first] != values[row]:
-                faults.append(
+                errors.append(
                     f"line {line}: image id {image_id!r} has {what} {values[row]!r}, but {values[first]!r} "
                     f"on line {first + first_line}. Give each image one id and one label."
                 )
-    return faults
+    return errors
 
 
 def write_pair_manifest(
@@ -294,22 +294,22 @@ def write_pair_manifest(
     """Write `{split}.tsv` and `{split}.pairs`, row-aligned, each whole or not at all.
 
     audio_root, image_root: absolute, or relative to data_dir so that the folder can be moved.
-    Raises: ManifestError with every fault that reading back would find, and for tabs or line breaks.
+    Raises: ManifestError with every error that reading back would find, and for tabs or line breaks.
     """
     data_dir = Path(data_dir)
     tsv = [str(audio_root)] + [f"{row.file}\t{row.samples}" for row in rows]
     table = [[row.caption_id, row.image, row.image_id, row.label, row.speaker, row.text] for row in rows]
     cells = [[row.file, *others] for row, others in zip(rows, table, strict=True)]
     pairs = [str(image_root), "\t".join(PAIR_COLUMNS)] + ["\t".join(row) for row in table]
-    faults = [
+    errors = [
         f"row {number}: tab or line break in {line!r}. Replace it by a space."
         for number, line in enumerate(map("".join, cells), start=1)
         if any(mark in line for mark in "\t\n\r")
     ]
-    if not faults:
-        faults = _parse_audio(data_dir / f"{split}.tsv", tsv)[1] + _parse_pairs(pairs)[1]
-    if faults:
-        raise ManifestError(data_dir / f"{split}.pairs", faults)
+    if not errors:
+        errors = _parse_audio(data_dir / f"{split}.tsv", tsv)[1] + _parse_pairs(pairs)[1]
+    if errors:
+        raise ManifestError(data_dir / f"{split}.pairs", errors)
     data_dir.mkdir(parents=True, exist_ok=True)
     write_text(data_dir / f"{split}.tsv", "\n".join(tsv) + "\n")
     write_text(data_dir / f"{split}.pairs", "\n".join(pairs) + "\n")

@@ -28,33 +28,33 @@ _AGAIN = "Make it again: manifests/aligned_phones.py."
 def read_phone_names(path: str | Path) -> list[str]:
     """The phones of `dict.phn.txt`. Raises: ManifestError if it is absent, empty, malformed or repetitive."""
     found: dict[str, int] = {}
-    faults = []
+    errors = []
     for number, line in enumerate(read_lines(Path(path)), start=1):
         phone, _, count = line.partition(" ")
         if not phone or not count.strip().isdecimal():
-            faults.append(f"line {number}: got {line!r}, wanted <phone> <count>.")
+            errors.append(f"line {number}: got {line!r}, wanted <phone> <count>.")
         elif phone in found:
-            faults.append(f"line {number}: phone {phone!r} is on line {found[phone]} already.")
+            errors.append(f"line {number}: phone {phone!r} is on line {found[phone]} already.")
         else:
             found[phone] = number
-    if not found and not faults:
-        faults.append(f"holds no phone. {_AGAIN}")
-    if faults:
-        raise ManifestError(path, faults)
+    if not found and not errors:
+        errors.append(f"holds no phone. {_AGAIN}")
+    if errors:
+        raise ManifestError(path, errors)
     return list(found)
 
 
 def read_phone_frames(path: str | Path, manifest: AudioManifest, names: Sequence[str]) -> list[np.ndarray]:
     """`{split}.phn`: (T,) int64 of each utterance, UNLABELLED where there is no phone, (0,) if not aligned.
 
-    Raises: ManifestError with every fault: another number of lines than of utterances, of labels than the
+    Raises: ManifestError with every error: another number of lines than of utterances, of labels than the
     audio has frames (one more or less is let pass), a phone that the dictionary lacks.
     """
     lines = read_lines(Path(path))
-    faults = []
+    errors = []
     if len(lines) != len(manifest):
         got = f"{len(lines)} lines for the {len(manifest)} utterances of {manifest.path}"
-        faults.append(f"{got}; line i of each is one utterance. {_AGAIN}")
+        errors.append(f"{got}; line i of each is one utterance. {_AGAIN}")
     numbers = {**{name: place for place, name in enumerate(names)}, NO_PHONE: UNLABELLED}
     found: list[np.ndarray] = []
     for number, (line, samples) in enumerate(zip(lines, manifest.sizes.tolist(), strict=False), start=1):
@@ -63,13 +63,13 @@ def read_phone_frames(path: str | Path, manifest: AudioManifest, names: Sequence
         if words and abs(len(words) - wanted) > 1:
             rate = SAMPLE_RATE_HZ // LABEL_HOP_SAMPLES
             got = f"{len(words)} phones for {wanted} frames ({samples} samples at {rate} Hz)"
-            faults.append(f"line {number}: {got}; they may differ by 1. {_AGAIN}")
+            errors.append(f"line {number}: {got}; they may differ by 1. {_AGAIN}")
         unknown = sorted(set(words) - set(numbers))
         if unknown:
-            faults.append(f"line {number}: {_unknown(unknown)}")
+            errors.append(f"line {number}: {_unknown(unknown)}")
         found.append(np.array([numbers.get(word, UNLABELLED) for word in words], dtype=np.int64))
-    if faults:
-        raise ManifestError(path, faults)
+    if errors:
+        raise ManifestError(path, errors)
     return found
 
 
@@ -80,18 +80,18 @@ def read_phone_sequences(
 
     utterances: the names of the rows of the manifest. left_out: phones that are not taken, such as silences,
     in lower case, which stands for upper case too.
-    Raises: ManifestError with every fault: a line that is not a phone, a phone that the dictionary lacks, an
+    Raises: ManifestError with every error: a line that is not a phone, a phone that the dictionary lacks, an
     utterance that the manifest has twice, or none of it.
     """
     places = {name: place for place, name in enumerate(names)}
     said: dict[str, list[tuple[float, int]]] = {name: [] for name in utterances}
-    faults, rows = [], 0
+    errors, rows = [], 0
     for number, line in enumerate(read_lines(Path(path))[1:], start=2):
         cells = line.split("\t")
         try:
             utterance, start_s, phone = cells[0], float(cells[1]), cells[3]
         except (ValueError, IndexError):
-            faults.append(f"line {number}: got {line!r}, wanted utterance, start s, end s, phone, word.")
+            errors.append(f"line {number}: got {line!r}, wanted utterance, start s, end s, phone, word.")
             continue
         if utterance not in said:
             continue
@@ -99,16 +99,16 @@ def read_phone_sequences(
         if phone.lower() in left_out:
             continue
         if phone not in places:
-            faults.append(f"line {number}: {_unknown([phone])}")
+            errors.append(f"line {number}: {_unknown([phone])}")
         else:
             said[utterance].append((start_s, places[phone]))
     if len(said) < len(utterances):
         twice = sorted({name for name in utterances if utterances.count(name) > 1})[:5]
-        faults.append(f"utterances of the manifest share a name: {', '.join(twice)}. {_AGAIN}")
-    if not rows and not faults:
-        faults.append(f"has no phone of the utterances of the manifest, such as {utterances[0]!r}. {_AGAIN}")
-    if faults:
-        raise ManifestError(path, faults)
+        errors.append(f"utterances of the manifest share a name: {', '.join(twice)}. {_AGAIN}")
+    if not rows and not errors:
+        errors.append(f"has no phone of the utterances of the manifest, such as {utterances[0]!r}. {_AGAIN}")
+    if errors:
+        raise ManifestError(path, errors)
     return [np.array([place for _, place in sorted(said[name])], dtype=np.int64) for name in utterances]
 
 

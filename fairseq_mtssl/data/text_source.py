@@ -59,7 +59,7 @@ def read_text_table(path: str | Path) -> dict[str, tuple[int, str]]:
     """Id -> (line, text) of a table of transcripts, tab separated, its columns named on the first line.
 
     One column is called id or utt, one text or words; others are passed over.
-    Raises: ManifestError with every fault: a missing column, short rows, an id given twice.
+    Raises: ManifestError with every error: a missing column, short rows, an id given twice.
     """
     lines = read_lines(Path(path))
     header = lines[0].split("\t") if lines else []
@@ -69,17 +69,17 @@ def read_text_table(path: str | Path) -> dict[str, tuple[int, str]]:
         raise ManifestError(path, [f"line 1: got columns {header}, {wanted}. Name the columns."])
     at_id, at_text = (header.index(name) for name in columns)
     found: dict[str, tuple[int, str]] = {}
-    faults = []
+    errors = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if len(cells) != len(header):
-            faults.append(f"line {number}: got {len(cells)} columns, wanted {len(header)}: {line!r}.")
+            errors.append(f"line {number}: got {len(cells)} columns, wanted {len(header)}: {line!r}.")
             continue
         first, _ = found.setdefault(cells[at_id], (number, cells[at_text]))
         if first != number:
-            faults.append(f"line {number}: {cells[at_id]!r} is already on line {first}. Keep one of them.")
-    if faults:
-        raise ManifestError(path, faults)
+            errors.append(f"line {number}: {cells[at_id]!r} is already on line {first}. Keep one of them.")
+    if errors:
+        raise ManifestError(path, errors)
     return found
 
 
@@ -89,29 +89,29 @@ def read_split_texts(
     """The text of each split: of the table if one is given, else of `{split}.wrd`, else of `{split}.pairs`.
 
     table: as `read_text_table`; its ids are the stems of the manifests' files.
-    Raises: ManifestError with the faults of all splits: no text, another number of rows than the manifest
+    Raises: ManifestError with the errors of all splits: no text, another number of rows than the manifest
     has, a row that says nothing, a recording that the table lacks.
     """
     rows = None if table is None else read_text_table(table)
     found: dict[str, SplitText] = {}
-    faults: list[str] = []
+    errors: list[str] = []
     for split in splits:
         try:
             source, lines, texts = _raw_texts(Path(data) / f"{split}.tsv", table, rows)
         except ManifestError as error:
             where = "" if Path(error.path) == Path(data) else f"{Path(error.path).name} "
-            faults += [f"{where}{fault}" for fault in error.faults]
+            errors += [f"{where}{error}" for error in error.errors]
             continue
         normal = [normalise_text(text) for text in texts]
-        faults += [
+        errors += [
             f"{source.name} line {line}: got {text!r}, wanted words. Fill it in, or drop the row everywhere."
             for line, text, said in zip(lines, texts, normal, strict=True)
             if not said
         ]
         changed = sum(text != said for text, said in zip(texts, normal, strict=True))
         found[split] = SplitText(source, normal, changed)
-    if faults:
-        raise ManifestError(data, faults)
+    if errors:
+        raise ManifestError(data, errors)
     return found
 
 
@@ -132,28 +132,28 @@ def _raw_texts(
     if pairs.is_file():
         texts = read_pair_manifest(tsv.parent, tsv.stem).texts
         return pairs, range(3, len(texts) + 3), texts
-    cure = "Give --text FILE, a table of id and text"
-    raise ManifestError(tsv.parent, [f"{tsv.stem}: neither {wrd.name} nor {pairs.name} is there. {cure}."])
+    hint = "Give --text FILE, a table of id and text"
+    raise ManifestError(tsv.parent, [f"{tsv.stem}: neither {wrd.name} nor {pairs.name} is there. {hint}."])
 
 
 def _from_table(
     tsv: Path, files: Sequence[str], name: str, rows: dict[str, tuple[int, str]]
 ) -> tuple[list[int], list[str]]:
     """Line and text of each file by its stem."""
-    faults = []
+    errors = []
     seen: dict[str, int] = {}
     lines, texts = [], []
     for number, file in enumerate(files, start=2):
         stem = Path(file).stem
         first = seen.setdefault(stem, number)
         if first != number:
-            faults.append(f"{tsv.name} line {number}: {stem!r} is also line {first}. Write a .wrd instead.")
+            errors.append(f"{tsv.name} line {number}: {stem!r} is also line {first}. Write a .wrd instead.")
         elif stem not in rows:
-            faults.append(f"{tsv.name} line {number}: {name} has no id {stem!r}. Add its text.")
+            errors.append(f"{tsv.name} line {number}: {name} has no id {stem!r}. Add its text.")
         else:
             line, text = rows[stem]
             lines.append(line)
             texts.append(text)
-    if faults:
-        raise ManifestError(tsv.parent, faults)
+    if errors:
+        raise ManifestError(tsv.parent, errors)
     return lines, texts

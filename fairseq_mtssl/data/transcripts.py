@@ -35,27 +35,27 @@ def read_dictionary(path: str | Path) -> Dictionary:
 def read_transcripts(path: str | Path, manifest: AudioManifest, dictionary: Dictionary) -> list[Tensor]:
     """One (L,) long tensor of symbols an utterance.
 
-    Raises: ManifestError with every fault: another number of lines than of utterances, an empty line, a
+    Raises: ManifestError with every error: another number of lines than of utterances, an empty line, a
     symbol that the dictionary lacks.
     """
     lines = read_lines(Path(path))
-    faults = []
+    errors = []
     if len(lines) != len(manifest):
-        faults.append(f"{len(lines)} lines for the {len(manifest)} utterances of {manifest.path}. {_PREPARE}")
+        errors.append(f"{len(lines)} lines for the {len(manifest)} utterances of {manifest.path}. {_PREPARE}")
     found: list[Tensor] = []
     for number, line in enumerate(lines, start=1):
         symbols = line.split()
         unknown = sorted({symbol for symbol in symbols if symbol not in dictionary})
         if not symbols:
-            faults.append(f"line {number} is empty: nothing is said. Remove the utterance from the manifest.")
+            errors.append(f"line {number} is empty: nothing is said. Remove the utterance from the manifest.")
         if unknown:
-            faults.append(
+            errors.append(
                 f"line {number}: {', '.join(map(repr, unknown))} not in the dictionary of the training. "
                 "Prepare all splits with one dictionary."
             )
         found.append(torch.tensor([dictionary.index(symbol) for symbol in symbols], dtype=torch.long))
-    if faults:
-        raise ManifestError(path, faults)
+    if errors:
+        raise ManifestError(path, errors)
     return found
 
 

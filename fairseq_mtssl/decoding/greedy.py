@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_mtssl.decoding.symbols import BLANK, Symbols
+from fairseq_mtssl.decoding.vocabulary import BLANK, Vocabulary
 
 
 def collapse(frames: np.ndarray) -> np.ndarray:
@@ -23,7 +23,7 @@ def collapse(frames: np.ndarray) -> np.ndarray:
 class GreedyDecoder:
     """(T, V) log-probabilities -> words. about: what it is, for records."""
 
-    def __init__(self, symbols: Symbols) -> None:
+    def __init__(self, symbols: Vocabulary) -> None:
         self._symbols = symbols
         self.about: dict[str, Any] = {"name": "greedy"}
 

@@ -5,34 +5,34 @@ from __future__ import annotations
 from pathlib import Path
 
 from fairseq_mtssl.data.manifest import read_lines
-from fairseq_mtssl.data.text_units import WORD_END
-from fairseq_mtssl.decoding.symbols import Symbols
+from fairseq_mtssl.data.tokenizers import WORD_END
+from fairseq_mtssl.decoding.vocabulary import Vocabulary
 from fairseq_mtssl.errors import ManifestError
 
 
-def read_lexicon(path: str | Path, symbols: Symbols) -> dict[str, list[list[int]]]:
+def read_lexicon(path: str | Path, symbols: Vocabulary) -> dict[str, list[list[int]]]:
     """Word -> its spellings, of a file with `word<TAB>S P E L L I N G` a line, in its order.
 
-    Raises: ManifestError with every fault: absent or empty file, no spelling, a symbol the model lacks,
+    Raises: ManifestError with every error: absent or empty file, no spelling, a symbol the model lacks,
     letters without a final `|`.
     """
     lines = read_lines(Path(path))
-    faults = []
+    errors = []
     lexicon: dict[str, list[list[int]]] = {}
     for number, line in enumerate(lines, start=1):
         word, *spelling = line.split() or [""]
         unknown = [name for name in spelling if name not in symbols.index]
         if not spelling:
-            faults.append(f"line {number}: got {line!r}, wanted a word, a tab and its symbols.")
+            errors.append(f"line {number}: got {line!r}, wanted a word, a tab and its symbols.")
         elif unknown:
             listed = ", ".join(map(repr, dict.fromkeys(unknown)))
-            faults.append(f"line {number}: {word}: {listed} unknown to the model. Spell in its symbols.")
+            errors.append(f"line {number}: {word}: {listed} unknown to the model. Spell in its symbols.")
         elif not symbols.pieces and spelling[-1] != WORD_END:
-            faults.append(f"line {number}: {word}: the spelling ends without {WORD_END!r}. Add it.")
+            errors.append(f"line {number}: {word}: the spelling ends without {WORD_END!r}. Add it.")
         else:
             lexicon.setdefault(word, []).append([symbols.index[name] for name in spelling])
     if not lines:
-        faults.append("is empty. Take the one that mtssl prepare-text writes.")
-    if faults:
-        raise ManifestError(path, faults)
+        errors.append("is empty. Take the one that mtssl prepare-text writes.")
+    if errors:
+        raise ManifestError(path, errors)
     return lexicon

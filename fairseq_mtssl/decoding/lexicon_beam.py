@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_mtssl.decoding.symbols import BLANK, PAD, Symbols
+from fairseq_mtssl.decoding.vocabulary import BLANK, PAD, Vocabulary
 from fairseq_mtssl.errors import ConfigError, MissingExtraError
 
 UNKNOWN = "<unk>"
@@ -42,7 +42,7 @@ class LexiconBeamDecoder:
 
     def __init__(
         self,
-        symbols: Symbols,
+        symbols: Vocabulary,
         lexicon: Mapping[str, Sequence[Sequence[int]]],
         lm: str | Path | None = None,
         options: BeamOptions | None = None,

@@ -20,7 +20,7 @@ from fairseq_mtssl.errors import ManifestError
 from fairseq_mtssl.evaluation.abx_cells import (
     Cells,
     Groups,
-    Sampling,
+    Subsampler,
     across_cells,
     make_groups,
     within_cells,
@@ -34,7 +34,7 @@ TRIPLES = 2**22  # (a, b, x) compared at once
 
 
 @dataclass(frozen=True, eq=False)
-class Plan:
+class AbxTask:
     """What is compared, known before any feature is.
 
     within, across: cells over the same groups. items: tokens in the file; dropped: those without frames.
@@ -79,8 +79,8 @@ class AbxScore:
 
 
 def plan_abx(
-    items: Items, rate_hz: float, frames: np.ndarray, slicing: str, context: str, sampling: Sampling
-) -> Plan:
+    items: Items, rate_hz: float, frames: np.ndarray, slicing: str, context: str, sampling: Subsampler
+) -> AbxTask:
     """Slice the items and choose the cells.
 
     frames: (F,) of each utterance of `items.files`. slicing: of SLICINGS. context: "within": A, B and X have
@@ -91,14 +91,14 @@ def plan_abx(
     spans = slice_items(items, rate_hz, frames[items.file], slicing)
     neighbours = items.context if context == "within" else np.zeros_like(items.context)
     groups = make_groups(neighbours, items.speaker, items.phone, spans.kept, sampling.max_tokens, rng)
-    within, across = within_cells(groups), across_cells(groups, sampling.max_x_speakers, rng)
+    within, across = within_cells(groups), across_cells(groups, sampling.max_x_across, rng)
     if not len(within) and not len(across):
         got = f"{int(spans.kept.sum())} of {len(items)} items have frames, and none make a cell"
-        cure = "A cell needs two phones by one speaker in one context; try --context any."
-        raise ManifestError(items.path, [f"{got}. {cure}"])
+        hint = "A cell needs two phones by one speaker in one context; try --context any."
+        raise ManifestError(items.path, [f"{got}. {hint}"])
     used = within.used() | across.used()
     placed = _place(items, spans, groups.tokens, used)
-    return Plan(within, across, len(items), int((~spans.kept).sum()), *placed)
+    return AbxTask(within, across, len(items), int((~spans.kept).sum()), *placed)
 
 
 def _place(
@@ -124,7 +124,7 @@ def _place(
 
 
 def score_abx(
-    plan: Plan, frames: Tensor, distance: str = "angular", device: torch.device | str = "cpu"
+    plan: AbxTask, frames: Tensor, distance: str = "angular", device: torch.device | str = "cpu"
 ) -> AbxScore:
     """Both errors of one representation.
 
@@ -284,7 +284,7 @@ def best(scores: Iterable[tuple[str, float | None]]) -> str | None:
     return min(known)[2] if known else None
 
 
-def format_table(scores: dict[str, AbxScore], plan: Plan, heading: str) -> str:
+def format_table(scores: dict[str, AbxScore], plan: AbxTask, heading: str) -> str:
     """A row a representation, the best of each column marked, and every count."""
     lowest = [best((name, getattr(score, kind)) for name, score in scores.items()) for kind in _KINDS]
     width = max(len(heading), *(len(name) for name in scores))
@@ -306,7 +306,7 @@ def format_table(scores: dict[str, AbxScore], plan: Plan, heading: str) -> str:
 _KINDS = ("within", "across")
 
 
-def to_json(scores: dict[str, AbxScore], plan: Plan) -> dict[str, Any]:
+def to_json(scores: dict[str, AbxScore], plan: AbxTask) -> dict[str, Any]:
     """Errors in percent by name, the names of the best, and the counts."""
     return {
         "scores": {name: score.to_json() for name, score in scores.items()},

@@ -80,14 +80,14 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """max_tokens: of a group; max_x_speakers: that X is taken from for each A; None takes all.
+class Subsampler:
+    """max_tokens: of a group; max_x_across: that X is taken from for each A; None takes all.
 
     A group's tokens are drawn once for all of its cells, and the speakers of X once for all B.
     """
 
     max_tokens: int | None = MAX_TOKENS
-    max_x_speakers: int | None = MAX_X_SPEAKERS
+    max_x_across: int | None = MAX_X_SPEAKERS
     seed: int = 0
 
 
@@ -132,7 +132,7 @@ def within_cells(groups: Groups) -> Cells:
     return _cells(groups, arms, arms)
 
 
-def across_cells(groups: Groups, max_x_speakers: int | None, rng: np.random.Generator) -> Cells:
+def across_cells(groups: Groups, max_x_across: int | None, rng: np.random.Generator) -> Cells:
     """Every A that has a B, with X from other speakers of its phone and context, all or some of them."""
     order = np.lexsort((groups.speaker, groups.phone, groups.context))
     _, count = _runs(_number_runs(np.stack([groups.context[order], groups.phone[order]])))
@@ -144,8 +144,8 @@ def across_cells(groups: Groups, max_x_speakers: int | None, rng: np.random.Gene
     a, x = a[a != x], x[a != x]
     by_a = np.argsort(a, kind="stable")
     a, x = a[by_a], x[by_a]
-    if max_x_speakers is not None:
-        kept = _some_of_each(a, max_x_speakers, rng)
+    if max_x_across is not None:
+        kept = _some_of_each(a, max_x_across, rng)
         a, x = a[kept], x[kept]
     return _cells(groups, a, x)
 

@@ -55,7 +55,7 @@ class Spans:
 def read_items(path: str | Path) -> Items:
     """Read an item file.
 
-    Raises: ManifestError with every fault: absent or empty file, another number of columns, times that are no
+    Raises: ManifestError with every error: absent or empty file, another number of columns, times that are no
     numbers or end before they start, a first line that is an item and would not be read.
     """
     path = Path(path)
@@ -65,21 +65,21 @@ def read_items(path: str | Path) -> Items:
         raise ManifestError(path, [f"cannot be read: {error.strerror}. Give an item file."]) from error
     except UnicodeDecodeError as error:
         raise ManifestError(path, [f"not UTF-8 at byte {error.start}. Convert the file to UTF-8."]) from error
-    faults: list[str] = []
+    errors: list[str] = []
     if not _fault(lines[0].split()):
-        faults.append("line 1 is an item, but the first line is not read. Put a header above it.")
+        errors.append("line 1 is an item, but the first line is not read. Put a header above it.")
     rows: list[list[str]] = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split()
         wrong = _fault(cells)
         if wrong:
-            faults.append(f"line {number}: got {line!r}, {wrong}.")
+            errors.append(f"line {number}: got {line!r}, {wrong}.")
         else:
             rows.append(cells)
-    if not rows and not faults:
-        faults.append(f"holds no items. Write a header, then {COLUMNS} a line.")
-    if faults:
-        raise ManifestError(path, faults)
+    if not rows and not errors:
+        errors.append(f"holds no items. Write a header, then {COLUMNS} a line.")
+    if errors:
+        raise ManifestError(path, errors)
     file, onset, offset, phone, before, after, speaker = zip(*rows)
     files, places = _numbers(file)
     return Items(

@@ -65,8 +65,8 @@ def frame_distance(frames: Tensor, kind: str) -> FrameDistance:
 def _own(block: Tensor, kind: str) -> Tensor:
     bad = torch.where(~torch.isfinite(block).all(dim=1))[0]
     if len(bad):
-        cure = "The training has diverged, or this input is broken"
-        raise ConfigError("features", [f"{len(bad)} frames hold NaN or infinity. {cure}"])
+        hint = "The training has diverged, or this input is broken"
+        raise ConfigError("features", [f"{len(bad)} frames hold NaN or infinity. {hint}"])
     if kind == "kl":
         if bool((block < 0).any()) or bool(((block.sum(1) - 1).abs() > SUM_ERROR).any()):
             got = "frames that are negative or do not sum to 1"

@@ -51,7 +51,7 @@ class Quality:
 def read_phones(path: str | Path) -> dict[str, Segments]:
     """Read `{split}.phones.tsv`: a header, then utterance, start s, end s, phone and whatever else.
 
-    Raises: TargetError with every fault: absent or empty file, too few columns, times that are no numbers or
+    Raises: TargetError with every error: absent or empty file, too few columns, times that are no numbers or
     end before they start, phones of an utterance that overlap.
     """
     path = Path(path)
@@ -62,31 +62,31 @@ def read_phones(path: str | Path) -> dict[str, Segments]:
             path, [f"cannot be read ({error}). Write phone alignments of this split."]
         ) from error
     rows: dict[str, list[tuple[float, float, str, int]]] = {}
-    faults: list[str] = []
+    errors: list[str] = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         try:
             utterance, start, end, phone = cells[0], float(cells[1]), float(cells[2]), cells[3]
         except (ValueError, IndexError):
-            faults.append(
+            errors.append(
                 f"line {number}: got {line!r}, wanted utterance, start s, end s, phone, tab separated."
             )
             continue
         if not 0 <= start <= end < math.inf:
-            faults.append(f"line {number}: from {start} s to {end} s, wanted 0 ≤ start ≤ end. Align again.")
+            errors.append(f"line {number}: from {start} s to {end} s, wanted 0 ≤ start ≤ end. Align again.")
         rows.setdefault(utterance, []).append((start, end, phone, number))
-    if not rows and not faults:
-        faults.append("holds no phones. Write the header, then one line a phone.")
+    if not rows and not errors:
+        errors.append("holds no phones. Write the header, then one line a phone.")
     segments = {}
     for utterance, each in rows.items():
         each.sort(key=lambda row: row[:2])
         for before, after in zip(each, each[1:]):
             if after[0] < before[1] - 1e-6:
-                faults.append(f"line {after[3]}: {utterance} overlaps line {before[3]}. Align again.")
+                errors.append(f"line {after[3]}: {utterance} overlaps line {before[3]}. Align again.")
         starts, ends, phones, _ = zip(*each)
         segments[utterance] = Segments(np.array(starts), np.array(ends), list(phones))
-    if faults:
-        raise TargetError(path, faults)
+    if errors:
+        raise TargetError(path, errors)
     return segments
 
 
@@ -131,8 +131,8 @@ def quality_of(table: np.ndarray) -> Quality:
     """table: (Y, K) counts of phone and label on the same frame. Raises: TargetError if it counts nothing."""
     total = int(table.sum())
     if total == 0:
-        cure = "Check that the ids of phones.tsv are the caption ids, or file stems, of the manifest."
-        raise TargetError("phones", [f"no frame has both a label and a phone. {cure}"])
+        hint = "Check that the ids of phones.tsv are the caption ids, or file stems, of the manifest."
+        raise TargetError("phones", [f"no frame has both a label and a phone. {hint}"])
     joint = table / total
     phone, cluster = joint.sum(1), joint.sum(0)
     entropy = -sum(p * math.log(p) for p in phone.tolist() if p > 0)

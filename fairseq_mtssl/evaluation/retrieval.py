@@ -357,9 +357,9 @@ def _check_batch(
     speech: Tensor, image: Tensor, captions: list, index: list, images: list, labels: list
 ) -> None:
     wanted = {"caption_ids": captions, "image_index": index, "labels": labels}
-    faults = [f"{name} has {len(v)}" for name, v in wanted.items() if len(v) != len(speech)]
-    if faults:
-        raise RetrievalError(f"{len(speech)} speech rows, but {'; '.join(faults)}; wanted one a caption")
+    errors = [f"{name} has {len(v)}" for name, v in wanted.items() if len(v) != len(speech)]
+    if errors:
+        raise RetrievalError(f"{len(speech)} speech rows, but {'; '.join(errors)}; wanted one a caption")
     if len(images) != len(image):
         raise RetrievalError(f"{len(image)} image rows, but image_ids has {len(images)}; wanted one an image")
     outside = [row for row in index if not 0 <= row < len(image)]

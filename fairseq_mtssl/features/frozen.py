@@ -13,8 +13,8 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features.layers import LayerStack, stream
 from fairseq_mtssl.features.mfcc import Mfcc
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, hop_samples, min_samples
+from fairseq_mtssl.modules.frozen import Frozen
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
-from fairseq_mtssl.modules.unchanging import Unchanging
 from fairseq_mtssl.prefetch import read_ahead
 
 WEIGHTED = "weighted"
@@ -43,7 +43,7 @@ def parse_layer(text: str, count: int) -> list[int]:
     return [int(text)]
 
 
-class FrozenFeatures(Unchanging):
+class FrozenFeatures(Frozen):
     """(T, L, D) of waveforms: one layer or all of an encoder that never changes, then mean 0 and spread 1.
 
     sizes: of the encoder; None: MFCCs, which have one layer. layer: a number from 1, or `weighted`.

@@ -199,7 +199,7 @@ class _OurParts:
         with _silent_padding(encoder.encoder.pos_conv, front.lengths, int(encoder.cls_token is not None)):
             hidden = encoder.embed(front)
         outputs: list[Tensor] = []
-        encoder.run(hidden, 0, max(layers), collect=outputs)
+        encoder.forward_layers(hidden, 0, max(layers), collect=outputs)
         return [outputs[layer - 1] for layer in layers]
 
 

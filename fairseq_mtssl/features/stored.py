@@ -54,11 +54,11 @@ def find_nshard(folder: Path, split: str, suffix: str) -> int:
         raise TargetError(folder, [f"holds {wanted} for nshard {ways}, wanted one. Remove the stale ones."])
     missing = sorted(set(range(ways[0])) - {int(match[1]) for match in matches})
     if missing:
-        faults = [
+        errors = [
             f"{split}_{rank}_{ways[0]}{suffix} is missing. Write it with --shard {rank}/{ways[0]}."
             for rank in missing
         ]
-        raise TargetError(folder, faults)
+        raise TargetError(folder, errors)
     return ways[0]
 
 
@@ -117,19 +117,19 @@ class FeatureShards:
     def __init__(self, folder: str | Path, split: str) -> None:
         self.folder = Path(folder)
         self.nshard = find_nshard(self.folder, split, ".npy")
-        self._arrays, lengths, faults = [], [], []
+        self._arrays, lengths, errors = [], [], []
         for rank in range(self.nshard):
             path = shard_path(self.folder, split, rank, self.nshard, ".npy")
             try:
                 self._arrays.append(read_features(path))
                 lengths.append(read_lengths(path.with_suffix(".len"), len(self._arrays[-1])))
             except TargetError as error:
-                faults += error.faults
+                errors += error.errors
         dims = sorted({array.shape[1] for array in self._arrays})
         if len(dims) > 1:
-            faults.append(f"shards of {split} have {dims} dimensions. Dump them with one extractor.")
-        if faults:
-            raise TargetError(self.folder, faults)
+            errors.append(f"shards of {split} have {dims} dimensions. Dump them with one extractor.")
+        if errors:
+            raise TargetError(self.folder, errors)
         self.dim = dims[0]
         self.lengths = np.concatenate(lengths)
         self._rank = np.repeat(np.arange(self.nshard), [len(each) for each in lengths])

@@ -1,4 +1,4 @@
-"""What a CTC model hears in many recordings: batched by length, with a progress bar, faults kept apart."""
+"""What a CTC model hears in many recordings: batched by length, with a progress bar, errors kept apart."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from fairseq_mtssl.decoding.symbols import Symbols
+from fairseq_mtssl.decoding.vocabulary import Vocabulary
 from fairseq_mtssl.errors import CheckpointError, ConfigError, MtsslError
 from fairseq_mtssl.features.layers import bucket
 from fairseq_mtssl.inference.embeddings import QUIET_S
@@ -23,20 +23,20 @@ Decoder = Callable[[np.ndarray], str]
 
 @dataclass
 class Recognised:
-    """texts: by row; faults: what is wrong with the rows that have no text."""
+    """texts: by row; errors: what is wrong with the rows that have no text."""
 
     texts: dict[int, str] = field(default_factory=dict)
-    faults: dict[int, str] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
 
 
-def symbols_of(task: Any, checkpoint: str | Path) -> Symbols:
+def vocabulary_of(task: Any, checkpoint: str | Path) -> Vocabulary:
     """The symbols a checkpoint was fine-tuned to. Raises: CheckpointError if it was not."""
     try:
-        return Symbols(task.target_dictionary.symbols)
+        return Vocabulary(task.target_dictionary.symbols)
     except (AttributeError, NotImplementedError, ConfigError) as error:
         why = f" ({error})" if isinstance(error, ConfigError) else ""
-        cure = "Fine-tune it first: fairseq-hydra-train --config-name ctc_10h model.pretrained=…"
-        raise CheckpointError(checkpoint, f"spells no words{why}", cure) from error
+        hint = "Fine-tune it first: fairseq-hydra-train --config-name ctc_10h model.pretrained=…"
+        raise CheckpointError(checkpoint, f"spells no words{why}", hint) from error
 
 
 def recognise(
@@ -51,7 +51,7 @@ def recognise(
     """Text of each of len(lengths) recordings.
 
     lengths: samples, as good as known; read: row -> (S,) float32 as the model takes it, or an MtsslError.
-    A recording that cannot be read, or that the model refuses, is a fault of its row.
+    A recording that cannot be read, or that the model refuses, is a error of its row.
     """
     found = Recognised()
     batches = bucket(lengths, batch_samples or 0)
@@ -62,7 +62,7 @@ def recognise(
             try:
                 loaded.append((row, read(row)))
             except MtsslError as error:
-                found.faults[row] = str(error)
+                found.errors[row] = str(error)
         return loaded
 
     def hear(clips: Sequence[tuple[int, np.ndarray]]) -> None:
@@ -70,14 +70,14 @@ def recognise(
             rows = log_probabilities(model, [clip for _, clip in clips], device)
         except MtsslError as error:
             if len(clips) == 1:
-                found.faults[clips[0][0]] = str(error)
+                found.errors[clips[0][0]] = str(error)
                 return
             for clip in clips:  # the model refuses the batch for one of them: find which
                 hear([clip])
             return
         for (row, _), log_probs in zip(clips, rows, strict=True):
             if np.isnan(log_probs).any():
-                found.faults[row] = "the model gives NaN. Its training has diverged, or the recording is odd."
+                found.errors[row] = "the model gives NaN. Its training has diverged, or the recording is odd."
             else:
                 found.texts[row] = decoder(log_probs)
 

@@ -20,7 +20,7 @@ MAX_RATE = 0.48
 _INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
 
 
-class Draws:
+class DropoutMask:
     """Which elements to drop, the same ones again from the same seed.
 
     rate: chance of an element, [0, MAX_RATE], rounded to a multiple of 2⁻¹⁶. dtype: of what is dropped from.
@@ -38,7 +38,7 @@ class Draws:
         self._limits = (first - 2**15, first - 2**15 + dropped - 1)
 
     def numbers(self, shape: torch.Size) -> Tensor:
-        """Random int16 of this shape, for `drop`; without the compiled part numpy's."""
+        """Random int16 of this shape, for `drop`; without the C++ extension numpy's."""
         count = shape.numel()
         bits = native.random_numbers(count, self._seed)
         if bits is None:
@@ -48,7 +48,7 @@ class Draws:
         return bits.view(shape)
 
     def compiled(self) -> native.Dropout:
-        """For the compiled part."""
+        """For the C++ extension."""
         return native.Dropout(self._seed, *self._limits, self.scale if self.rate > 0 else 0.0)
 
     def drop(self, x: Tensor, numbers: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def _dropped(x: Tensor, rate: float, seed: int) -> Tensor:
-    draws = Draws(rate, seed, x.dtype)
+    draws = DropoutMask(rate, seed, x.dtype)
     return draws.drop_(x * draws.scale, draws.numbers(x.shape))
 
 

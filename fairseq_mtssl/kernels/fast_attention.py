@@ -16,16 +16,16 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fairseq_mtssl.kernels import native, torch_attention
-from fairseq_mtssl.kernels.dropout import Draws, new_seed
+from fairseq_mtssl.kernels.dropout import DropoutMask, new_seed
 from fairseq_mtssl.kernels.side_by_side import side_by_side
 
 PIECE = 2**18
 """Attention weights that torch works on at a time, or one head's."""
 FUSED_FRAMES = 384
-"""Positions up to which, without dropout, torch's fused attention takes less time than the compiled part: 0.4
+"""Positions up to which, without dropout, torch's fused attention takes less time than the C++ extension: 0.4
 of it at 48 positions, 0.7 at 150, as much at 400 (one core, float32, heads of 32 and 64)."""
 SHARES = 6
-"""Of the compiled part's work, for each core: few to hand out, enough for all cores to end together."""
+"""Of the C++ extension's work, for each core: few to hand out, enough for all cores to end together."""
 
 
 class _Attention(torch.autograd.Function):
@@ -39,7 +39,7 @@ class _Attention(torch.autograd.Function):
         out, attend = torch.empty_like(query), native.attend if compiled else torch_attention.attend
 
         def work(piece: Piece) -> None:
-            draws = Draws(rate, ctx.seed + piece.number, query.dtype)
+            draws = DropoutMask(rate, ctx.seed + piece.number, query.dtype)
             attend(piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(out), draws)
 
         side_by_side(work, cuts)
@@ -55,7 +55,7 @@ class _Attention(torch.autograd.Function):
         turn_back = native.attend_backward if ctx.compiled else torch_attention.attend_backward
 
         def work(piece: Piece) -> None:
-            draws = Draws(ctx.rate, ctx.seed + piece.number, query.dtype)
+            draws = DropoutMask(ctx.rate, ctx.seed + piece.number, query.dtype)
             given = (piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(grad))
             found = (piece.queries(grads[0]), piece.keys(grads[1]), piece.keys(grads[2]))
             turn_back(*given, found, draws)

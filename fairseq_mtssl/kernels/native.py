@@ -1,4 +1,4 @@
-"""The compiled part: on a CPU, in one pass through the cache what torch does in several (native.cpp).
+"""The C++ extension: on a CPU, in one pass through the cache what torch does in several (native.cpp).
 
 Compiled when the package is installed, where a compiler is. Whoever calls it has a way by torch, too, and
 takes that where `ready` or `takes` says no, which with MTSSL_NATIVE=0 in the environment it always does.
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from fairseq_mtssl.kernels.dropout import Draws
+    from fairseq_mtssl.kernels.dropout import DropoutMask
 
 TYPES = (torch.float32, torch.bfloat16)
 
@@ -115,7 +115,7 @@ def random_numbers(count: int, seed: int) -> Tensor | None:
     return out
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: Draws) -> None:
+def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: DropoutMask) -> None:
     """As `torch_attention.attend`."""
     rows = map(_rows, (query, key, value, out))
     _library().attention(*rows, *_heads(query, key), *draws.compiled())
@@ -127,7 +127,7 @@ def attend_backward(
     value: Tensor,
     grad: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
-    draws: Draws,
+    draws: DropoutMask,
 ) -> None:
     """As `torch_attention.attend_backward`."""
     rows = map(_rows, (query, key, value, grad, *grads))

@@ -1,4 +1,4 @@
-"""Attention by torch's own functions: `fast_attention` where the compiled part cannot do it."""
+"""Attention by torch's own functions: `fast_attention` where the C++ extension cannot do it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.kernels.dropout import Draws
+from fairseq_mtssl.kernels.dropout import DropoutMask
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None) -> Tensor:
@@ -22,7 +22,7 @@ def fused(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | No
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: Draws) -> None:
+def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: DropoutMask) -> None:
     """out: dropout of softmax(query · key / √d), times value; (n, T, d), keys and values (n, S, d)."""
     weights = _weights(query, key)
     _product(_dropped(weights, draws, weights), value, out)
@@ -34,7 +34,7 @@ def attend_backward(
     value: Tensor,
     grad: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
-    draws: Draws,
+    draws: DropoutMask,
 ) -> None:
     """grads: of query, key and value, from that of what `attend` gave."""
     weights = _weights(query, key)
@@ -54,7 +54,7 @@ def _weights(query: Tensor, key: Tensor) -> Tensor:
     return torch.softmax(scores, -1, out=scores)
 
 
-def _dropped(weights: Tensor, draws: Draws, out: Tensor) -> Tensor:
+def _dropped(weights: Tensor, draws: DropoutMask, out: Tensor) -> Tensor:
     """Dropout of weights, in `out`, which may be weights; weights themselves where nothing is dropped."""
     if draws.rate == 0:
         return weights

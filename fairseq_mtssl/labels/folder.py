@@ -23,7 +23,7 @@ BLOCK_ROWS = 8192
 AGAIN = "Dump features again from this manifest, then label again."
 
 
-class Assigner:
+class Quantizer:
     """Gives each frame the number of the nearest centroid, the lowest on ties.
 
     Distances are ‖x‖² − 2x·c + ‖c‖² in float32; a frame whose two best are closer than float32 can tell is
@@ -129,7 +129,7 @@ def read_labels(
     sizes: (N,) samples, of the manifest's rows. rate_hz: of the labels; wanted_rate_hz: of whoever uses them.
     subsample: take one label in two, three, … where their rate is a multiple, instead of refusing it.
     Returns: labels at the wanted rate, as many as the file has: they may be one more or less than the frames.
-    Raises: TargetError with every fault: absent file, another number of lines, a line more than one label
+    Raises: TargetError with every error: absent file, another number of lines, a line more than one label
     off its frames, a label that the dictionary lacks, a line cut off, another rate.
     """
     path = Path(path)
@@ -138,24 +138,24 @@ def read_labels(
     try:
         file = open_labels(path)
     except OSError as error:
-        cure = "Make the targets of this split, or name another."
-        raise TargetError(path, [f"no such file, or unreadable: {error.strerror}. {cure}"]) from error
-    faults = []
+        hint = "Make the targets of this split, or name another."
+        raise TargetError(path, [f"no such file, or unreadable: {error.strerror}. {hint}"]) from error
+    errors = []
     if len(file) != len(sizes):
-        faults.append(f"{path.name}: {len(file)} lines for {len(sizes)} rows of the manifest. {AGAIN}")
+        errors.append(f"{path.name}: {len(file)} lines for {len(sizes)} rows of the manifest. {AGAIN}")
     lengths = file.wrong_lengths(np.asarray(sizes), rate_hz, window_samples, slack=1)
-    faults += [f"{path.name} line {line}: {wrong} {AGAIN}" for line, _, wrong in lengths]
+    errors += [f"{path.name} line {line}: {wrong} {AGAIN}" for line, _, wrong in lengths]
     numbers = np.array([_number(symbol, clusters) for symbol in file.symbols], dtype=np.int32)
     for line, unknown in file.lines_with(numbers < 0):
         listed = ", ".join(sorted(unknown, key=lambda word: (len(word), word))[:5])
         listed += ", …" if len(unknown) > 5 else ""
         got = f"unknown labels {listed}; the dictionary has 0 to {clusters - 1}"
-        cure = f"Take the {DICTIONARY} that was written with these labels, or label again."
-        faults.append(f"{path.name} line {line}: {got}. {cure}")
+        hint = f"Take the {DICTIONARY} that was written with these labels, or label again."
+        errors.append(f"{path.name} line {line}: {got}. {hint}")
     if not file.whole:
-        faults.append(f"{path.name} line {len(file)}: cut off, with no line end. {AGAIN}")
-    if faults:
-        raise TargetError(path, faults)
+        errors.append(f"{path.name} line {len(file)}: cut off, with no line end. {AGAIN}")
+    if errors:
+        raise TargetError(path, errors)
     return Labels(file, numbers, step, rate_hz / step, clusters)
 
 
@@ -174,8 +174,8 @@ def label_step(path: Path, rate_hz: float, wanted_rate_hz: float | None, subsamp
     if step < 2 or abs(step * wanted_rate_hz - rate_hz) > 1e-6:
         raise TargetError(path, [f"{got}. Make targets of features at {wanted_rate_hz:g} Hz."])
     if not subsample:
-        cure = f"Ask for one label in {step} (subsample), or make targets at {wanted_rate_hz:g} Hz."
-        raise TargetError(path, [f"{got}. {cure}"])
+        hint = f"Ask for one label in {step} (subsample), or make targets at {wanted_rate_hz:g} Hz."
+        raise TargetError(path, [f"{got}. {hint}"])
     return step
 
 
@@ -220,8 +220,8 @@ def read_targets(folder: str | Path) -> Targets:
             Path(folder), float(about["rate_hz"]), int(about["window_samples"]), int(about["clusters"]), about
         )
     except FileNotFoundError as error:
-        cure = "Make them with mtssl make-targets, or finish making them with the same command"
-        raise TargetError(path, [f"no such file: no finished targets. {cure}."]) from error
+        hint = "Make them with mtssl make-targets, or finish making them with the same command"
+        raise TargetError(path, [f"no such file: no finished targets. {hint}."]) from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TargetError(path, [f"cannot be used ({error!r}). Make the targets again."]) from error
     entries = read_dictionary(Path(folder) / DICTIONARY)

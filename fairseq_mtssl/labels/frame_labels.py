@@ -37,23 +37,23 @@ def read_label_dictionary(folder: str | Path) -> Dictionary:
     counts other clusters.
     """
     path = Path(folder) / "dict.km.txt"
-    dictionary, faults = Dictionary(), []
+    dictionary, errors = Dictionary(), []
     for number, line in enumerate(read_lines(path), start=1):
         label, _, count = line.partition(" ")
         if not label or not count.isdigit():
-            faults.append(f"line {number}: got {line!r}, wanted <label> <count>.")
+            errors.append(f"line {number}: got {line!r}, wanted <label> <count>.")
         elif label in dictionary:
-            faults.append(f"line {number}: label {label!r} is there already. Name each label once.")
+            errors.append(f"line {number}: label {label!r} is there already. Name each label once.")
         else:
             dictionary.add_symbol(label, int(count))
     found = len(dictionary) - dictionary.nspecial
     clusters = _targets(folder).get("clusters")
-    if not found and not faults:
-        faults.append(f"holds no label. {_AGAIN}")
-    if isinstance(clusters, int) and found > clusters and not faults:
-        faults.append(f"{found} labels, but targets.json counts {clusters} clusters. {_AGAIN}")
-    if faults:
-        raise ManifestError(path, faults)
+    if not found and not errors:
+        errors.append(f"holds no label. {_AGAIN}")
+    if isinstance(clusters, int) and found > clusters and not errors:
+        errors.append(f"{found} labels, but targets.json counts {clusters} clusters. {_AGAIN}")
+    if errors:
+        raise ManifestError(path, errors)
     return dictionary
 
 
@@ -131,7 +131,7 @@ def read_frame_labels(
 
     rate_hz: labels a second. conv_layers: of the encoder. An utterance may have one frame's worth of
     labels more or fewer than its samples give.
-    Raises: ManifestError with every fault: absent file, other number of lines than of utterances, other
+    Raises: ManifestError with every error: absent file, other number of lines than of utterances, other
     number of labels than the audio gives, a label that the dictionary lacks; all with line numbers.
     """
     path = Path(path)
@@ -143,17 +143,17 @@ def read_frame_labels(
         ) from error
     per_frame = rate_hz / frame_rate_hz(conv_layers)
     slack = max(1, math.ceil(per_frame - 1e-6))
-    faults: dict[int, list[str]] = {}  # of each line
+    errors: dict[int, list[str]] = {}  # of each line
     lengths = labels.wrong_lengths(manifest.sizes, rate_hz, min_samples(conv_layers), slack)
     for line, got, wrong in lengths:
         hint = _other_rate(got, int(manifest.sizes[line - 1]))
-        faults[line] = [f"line {line}: {wrong}{hint} {_AGAIN}"]
+        errors[line] = [f"line {line}: {wrong}{hint} {_AGAIN}"]
     found = [dictionary.indices.get(symbol, -1) for symbol in labels.symbols]
     indices = np.array(found, dtype=np.int64)
     for line, (label, *_) in labels.lines_with(indices < dictionary.nspecial):
-        fault = f"line {line}: label {label!r} is not in dict.km.txt. Give the dictionary made with it."
-        faults.setdefault(line, []).append(fault)
-    told = [fault for line in sorted(faults) for fault in faults[line]]
+        unknown = f"line {line}: label {label!r} is not in dict.km.txt. Give the dictionary made with it."
+        errors.setdefault(line, []).append(unknown)
+    told = [each for line in sorted(errors) for each in errors[line]]
     if not labels.whole:
         told.append(f"the last line has no end: the file was cut short. {_AGAIN}")
     if len(labels) != len(manifest):

@@ -114,18 +114,18 @@ class Codebook:
     def load(cls, path: str | Path) -> Codebook:
         """Raises: TargetError if a file is missing, cut short, not finite, or the two do not fit."""
         path = Path(path)
-        cure = "Learn the codebook again."
+        hint = "Learn the codebook again."
         try:
             centroids = np.load(path)
             about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
             wanted = (about["clusters"], about["dim"])
             found = cls(centroids, about["source"], about["fit"])
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise TargetError(path, [f"cannot be read with its .json ({error}). {cure}"]) from error
+            raise TargetError(path, [f"cannot be read with its .json ({error}). {hint}"]) from error
         if centroids.shape != wanted:
-            raise TargetError(path, [f"shape {centroids.shape}, wanted {wanted} as its .json says. {cure}"])
+            raise TargetError(path, [f"shape {centroids.shape}, wanted {wanted} as its .json says. {hint}"])
         if not np.isfinite(centroids).all():
-            raise TargetError(path, [f"holds NaN or infinity. {cure}"])
+            raise TargetError(path, [f"holds NaN or infinity. {hint}"])
         return found
 
 
@@ -139,14 +139,14 @@ def learn(
     Raises: ConfigError if there are fewer frames than clusters, or faiss is asked for and not there.
     """
     if len(rows) < clusters:
-        cure = "Ask for fewer, or give more audio"
-        raise ConfigError("--clusters", [f"{clusters} clusters of {len(rows)} frames. {cure}"])
+        hint = "Ask for fewer, or give more audio"
+        raise ConfigError("--clusters", [f"{clusters} clusters of {len(rows)} frames. {hint}"])
     if not bool(torch.isfinite(rows.sum())):
         raise ConfigError("--features", ["sampled features hold NaN or infinity; the model has diverged"])
     faiss, why = _import_faiss() if backend in ("auto", "faiss") else (None, "")
     if backend == "faiss" and faiss is None:
-        cure = "install the extra faiss or faiss-gpu (never both), or take torch"
-        raise ConfigError("--kmeans", [f"faiss cannot be imported ({why}); {cure}"])
+        hint = "install the extra faiss or faiss-gpu (never both), or take torch"
+        raise ConfigError("--kmeans", [f"faiss cannot be imported ({why}); {hint}"])
     if backend == "auto" and faiss is None:
         logger.warning("faiss cannot be imported (%s): k-means runs on torch instead", why)
     if faiss is not None:

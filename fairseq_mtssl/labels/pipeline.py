@@ -25,7 +25,7 @@ from fairseq_mtssl.features.layers import Features, library_versions, stream
 from fairseq_mtssl.files import write_text
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
 from fairseq_mtssl.labels import shards
-from fairseq_mtssl.labels.folder import TARGETS, Assigner
+from fairseq_mtssl.labels.folder import TARGETS, Quantizer
 from fairseq_mtssl.labels.kmeans import (
     OVERSAMPLING,
     Codebook,
@@ -170,7 +170,7 @@ def fit_codebook(
 
 
 def label_shard(
-    source: Source, codebook: Codebook, assign: Assigner, folder: Path, rank: int, nshard: int
+    source: Source, codebook: Codebook, assign: Quantizer, folder: Path, rank: int, nshard: int
 ) -> int:
     """Write the labels of one shard. Returns: its utterances."""
     split = source.split
@@ -243,7 +243,7 @@ def make_targets(
             start(out, parts, plan)
             sources = _sources(splits, features, recipe, out)
             codebook = _codebook(sources[recipe.fit_split], describe(features), out, recipe, device)
-            assign = Assigner(codebook.centroids, device)
+            assign = Quantizer(codebook.centroids, device)
             merged = {
                 split.name: _labels(sources[split.name], codebook, assign, parts, out, recipe)
                 for split in splits
@@ -276,10 +276,10 @@ def finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
     except ValueError as error:
         raise TargetError(path, [f"cannot be read ({error}). Delete it and run again."]) from error
     _same_plan(path, about.get("plan", {}), plan)
-    faults = [f"{name}.km is missing. Delete {TARGETS} and run again." for name in plan["splits"]]
-    faults = [fault for name, fault in zip(plan["splits"], faults) if not (out / f"{name}.km").is_file()]
-    if faults:
-        raise TargetError(out, faults)
+    errors = [f"{name}.km is missing. Delete {TARGETS} and run again." for name in plan["splits"]]
+    errors = [error for name, error in zip(plan["splits"], errors) if not (out / f"{name}.km").is_file()]
+    if errors:
+        raise TargetError(out, errors)
     return about
 
 
@@ -300,14 +300,14 @@ def start(out: Path, parts: Path, plan: dict[str, Any]) -> None:
 
 
 def _same_plan(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    faults = [
+    errors = [
         f"made with {key} {json.dumps(found.get(key))}, now asked for {json.dumps(value)}. "
         "Give another --out, or delete that folder."
         for key, value in wanted.items()
         if found.get(key) != value
     ]
-    if faults:
-        raise TargetError(path, faults)
+    if errors:
+        raise TargetError(path, errors)
 
 
 @contextmanager
@@ -363,7 +363,7 @@ def _codebook(
 
 
 def _labels(
-    source: Source, codebook: Codebook, assign: Assigner, parts: Path, out: Path, recipe: Recipe
+    source: Source, codebook: Codebook, assign: Quantizer, parts: Path, out: Path, recipe: Recipe
 ) -> dict[str, Any]:
     split = source.split
     nshard = _nshard(split, recipe)

@@ -38,22 +38,22 @@ def write_labels(path: Path, utterances: Iterable[np.ndarray]) -> int:
     return lines
 
 
-def label_line_faults(path: Path, line: bytes, number: int, frames: int, clusters: int) -> list[str]:
+def label_line_errors(path: Path, line: bytes, number: int, frames: int, clusters: int) -> list[str]:
     """What is wrong with one line of a .km that must hold `frames` labels under `clusters`."""
     place = f"{path.name} line {number}"
     if not line.endswith(b"\n"):
         return [f"{place}: cut off, with no line end. Delete {path.name} and label again."]
     words = line.split()
-    faults = []
+    errors = []
     if len(words) != frames:
-        faults.append(f"{place}: {len(words)} labels, wanted {frames}. Delete {path.name} and label again.")
+        errors.append(f"{place}: {len(words)} labels, wanted {frames}. Delete {path.name} and label again.")
     wrong = [word for word in set(words) if not word.isdigit() or int(word) >= clusters]
     if wrong:
         got = ", ".join(sorted(word.decode("ascii", "replace") for word in wrong)[:5])
-        faults.append(
+        errors.append(
             f"{place}: labels {got}, wanted 0 to {clusters - 1}. Delete {path.name} and label again."
         )
-    return faults
+    return errors
 
 
 def merge_labels(
@@ -66,21 +66,21 @@ def merge_labels(
     nothing is written.
     """
     paths = [shard_path(parts, split, rank, nshard, ".km") for rank in range(nshard)]
-    faults = [
+    errors = [
         f"{path.name} is missing. Write it with --shard {rank}/{nshard}."
         for rank, path in enumerate(paths)
         if not path.is_file()
     ]
     counts = np.zeros(clusters, dtype=np.int64)
-    if not faults:
+    if not errors:
         with replacing(out / f"{split}.km") as merged:
             for rank, path in enumerate(paths):
                 rows = shard_rows(len(frames), rank, nshard)
-                faults += _append_verified(merged, path, rows, frames, counts)
-            if faults:
-                raise TargetError(parts, faults)
-    if faults:
-        raise TargetError(parts, faults)
+                errors += _append_verified(merged, path, rows, frames, counts)
+            if errors:
+                raise TargetError(parts, errors)
+    if errors:
+        raise TargetError(parts, errors)
     km = out / f"{split}.km"
     with replacing(binary_path(km)) as file:
         write_binary(km, file)
@@ -90,22 +90,22 @@ def merge_labels(
 def _append_verified(
     merged: IO[bytes], path: Path, rows: range, frames: Sequence[int] | np.ndarray, counts: np.ndarray
 ) -> list[str]:
-    """Copy one shard's lines and count its labels. Returns: its faults."""
-    faults: list[str] = []
+    """Copy one shard's lines and count its labels. Returns: its errors."""
+    errors: list[str] = []
     number = 0
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             if number > len(rows):
                 continue
-            wrong = label_line_faults(path, line, number, int(frames[rows[number - 1]]), len(counts))
-            faults += wrong
+            wrong = label_line_errors(path, line, number, int(frames[rows[number - 1]]), len(counts))
+            errors += wrong
             if not wrong:
                 counts += np.bincount(np.array(line.split(), dtype=np.int64), minlength=len(counts))
                 merged.write(line)
     if number != len(rows):
         got = f"{path.name}: {number} lines, wanted {len(rows)}, one an utterance"
-        faults.append(f"{got}. Delete {path.name} and label again.")
-    return faults
+        errors.append(f"{got}. Delete {path.name} and label again.")
+    return errors
 
 
 def write_dictionary(folder: Path, clusters: int) -> None:
@@ -125,11 +125,11 @@ def read_dictionary(path: Path) -> int:
         raise TargetError(
             path, ["empty. Write one line `<label> 1` for each label, or make the targets again."]
         )
-    faults = [
+    errors = [
         f"line {number + 1}: got {line!r}, wanted `{number} 1`. Make the targets again."
         for number, line in enumerate(lines)
         if re.fullmatch(rf"{number} \d+", line) is None
     ]
-    if faults:
-        raise TargetError(path, faults)
+    if errors:
+        raise TargetError(path, errors)
     return len(lines)

@@ -98,7 +98,7 @@ class EncoderConfig(WaveformConfig, ComputeConfig):
     )
 
 
-def front_end_faults(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
+def front_end_errors(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
     """What is wrong with the fields of an EncoderConfig that describe what is below the transformer.
 
     extractor_mode, padding_exact: as `build_speech_encoder` is given them.
@@ -107,18 +107,18 @@ def front_end_faults(cfg: Any, extractor_mode: str, padding_exact: bool) -> List
     layers = parse_conv_layers(cfg.conv_feature_layers)
     augment = FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins)
     if str(cfg.front_end) == "fbank":
-        return [*fbank_features.fbank_faults(layers), *augment.faults(layers[0][0])]
-    faults = []
+        return [*fbank_features.fbank_errors(layers), *augment.errors(layers[0][0])]
+    errors = []
     if augment != FbankAugment():
         got = f"fbank_warp {cfg.fbank_warp} and fbank_mask_bins {cfg.fbank_mask_bins}"
-        faults.append(f"{got} with front_end=waveform: wanted 0, or front_end=fbank")
+        errors.append(f"{got} with front_end=waveform: wanted 0, or front_end=fbank")
     if any(len(layer) > 3 for layer in layers):
         got = f"conv_feature_layers {cfg.conv_feature_layers} with front_end=waveform"
-        faults.append(f"{got}: wanted (channels, kernel, stride), without padding")
+        errors.append(f"{got}: wanted (channels, kernel, stride), without padding")
     if padding_exact and extractor_mode == "default":
         got = "padding_exact with extractor_mode=default"
-        faults.append(f"{got}: its group norm sees the padding; take layer_norm")
-    return faults
+        errors.append(f"{got}: its group norm sees the padding; take layer_norm")
+    return errors
 
 
 def build_speech_encoder(

@@ -10,7 +10,7 @@ from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import EncoderConfig, front_end_faults
+from fairseq_mtssl.models.encoder import EncoderConfig, front_end_errors
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -169,50 +169,50 @@ def positions_see_padding(cfg: Any) -> bool:
     return bool(resolve(cfg, "positions_see_padding"))
 
 
-def part_faults(cfg: Any, known: Sequence[str]) -> List[str]:
+def part_errors(cfg: Any, known: Sequence[str]) -> List[str]:
     """What is wrong with init_parts and frozen_parts. known: the parts of the model."""
-    faults = []
+    errors = []
     for name in ("init_parts", "frozen_parts"):
         parts = list(getattr(cfg, name))
-        faults += [
+        errors += [
             f"{name} {part!r}: wanted one of {', '.join(known)}" for part in parts if part not in known
         ]
-        faults += [f"{name} names {part!r} twice" for part in dict.fromkeys(parts) if parts.count(part) > 1]
+        errors += [f"{name} names {part!r} twice" for part in dict.fromkeys(parts) if parts.count(part) > 1]
     if cfg.init_parts and not cfg.init_from:
-        faults.append("init_parts without init_from: give the checkpoint that they are taken from")
+        errors.append("init_parts without init_from: give the checkpoint that they are taken from")
     if set(cfg.frozen_parts) >= set(known):
-        faults.append("frozen_parts are all parts: nothing would be trained")
-    return faults
+        errors.append("frozen_parts are all parts: nothing would be trained")
+    return errors
 
 
 def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
-    """Raises: ConfigError naming every fault of a model configuration at once; more: found elsewhere."""
+    """Raises: ConfigError naming every error of a model configuration at once; more: found elsewhere."""
     mode = resolve(cfg, "extractor_mode")
-    faults = [*more, *front_end_faults(cfg, mode, resolve(cfg, "padding_exact"))]
+    errors = [*more, *front_end_errors(cfg, mode, resolve(cfg, "padding_exact"))]
     if cfg.positions_see_padding and resolve(cfg, "padding_exact"):
-        faults.append("positions_see_padding with padding_exact: set one of the two to false")
+        errors.append("positions_see_padding with padding_exact: set one of the two to false")
     if mode not in ("default", "layer_norm"):
-        faults.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
+        errors.append(f"extractor_mode {mode!r}: wanted default or layer_norm")
     if resolve(cfg, "similarity") not in ("dot", "cosine"):
-        faults.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
+        errors.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
     if cfg.similarity_temp < 1 / MAX_SCALE:
-        faults.append(f"similarity_temp {cfg.similarity_temp}: wanted {1 / MAX_SCALE:g} or more")
+        errors.append(f"similarity_temp {cfg.similarity_temp}: wanted {1 / MAX_SCALE:g} or more")
     if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
-        faults.append(
+        errors.append(
             f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "
             f"{cfg.encoder_attention_heads} encoder_attention_heads; change either"
         )
     if cfg.speech_channels[-1] != cfg.encoder_embed_dim:
-        faults.append(
+        errors.append(
             f"speech_channels end in {cfg.speech_channels[-1]}; "
             f"wanted encoder_embed_dim {cfg.encoder_embed_dim}"
         )
     if len(cfg.speech_strides) != len(cfg.speech_channels):
-        faults.append("speech_strides and speech_channels differ in length; give one stride a stage")
+        errors.append("speech_strides and speech_channels differ in length; give one stride a stage")
     if cfg.shared_layers < 1:
-        faults.append(f"shared_layers {cfg.shared_layers}: wanted at least 1")
+        errors.append(f"shared_layers {cfg.shared_layers}: wanted at least 1")
     layers = getattr(cfg, "encoder_layers", cfg.shared_layers)
     if layers < cfg.shared_layers:
-        faults.append(f"encoder_layers {layers} are fewer than shared_layers {cfg.shared_layers}")
-    if faults:
-        raise ConfigError("model", faults)
+        errors.append(f"encoder_layers {layers} are fewer than shared_layers {cfg.shared_layers}")
+    if errors:
+        raise ConfigError("model", errors)

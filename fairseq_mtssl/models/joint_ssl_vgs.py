@@ -14,7 +14,7 @@ from fairseq_mtssl.models.grounding_config import (
     PARTS,
     VgsRetrievalConfig,
     check_config,
-    part_faults,
+    part_errors,
     resolve,
 )
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
@@ -86,14 +86,14 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
 
     @classmethod
     def build_model(cls, cfg: JointSslVgsConfig, task: Any = None) -> "JointSslVgsModel":
-        """Called by fairseq. Raises: ConfigError naming every fault."""
+        """Called by fairseq. Raises: ConfigError naming every error."""
         classes = list(getattr(task, "label_classes", []))
-        faults = part_faults(cfg, list(PARTS))
+        errors = part_errors(cfg, list(PARTS))
         if resolve(cfg, "vgs_masked") and cfg.vgs_mask_prob > 0:
             wanted = "mask_prob holds for both branches; set one of the two to 0 or false"
-            faults.append(f"vgs_mask_prob {cfg.vgs_mask_prob} with vgs_masked=true: {wanted}")
-        faults += ssl_errors(cfg, ssl_options(cfg), len(classes))
-        check_config(cfg, faults)
+            errors.append(f"vgs_mask_prob {cfg.vgs_mask_prob} with vgs_masked=true: {wanted}")
+        errors += ssl_errors(cfg, ssl_options(cfg), len(classes))
+        check_config(cfg, errors)
         model = cls(cfg, speech_encoder_of(cfg, cfg.encoder_layers), classes)
         model.draw_weights()
         model.reset_branch()
@@ -144,8 +144,8 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
                 out["ssl"].append(result)
         if vgs:
             if shared is None or not (self.training and self.vgs_masked):
-                shared = self.share(front, self._vgs_mask(front, ids))
-            out.update(self.ground(front, shared, images, image_index))
+                shared = self.forward_shared(front, self._vgs_mask(front, ids))
+            out.update(self.forward_vgs(front, shared, images, image_index))
         return out
 
     def _vgs_mask(self, front: FrontEnd, ids: Any) -> Optional[Tensor]:

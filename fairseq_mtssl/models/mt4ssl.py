@@ -13,7 +13,7 @@ from omegaconf import II
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_faults
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_errors
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
 from fairseq_mtssl.modules.masking import ids_of_clips, span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd
@@ -113,7 +113,7 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
     def build_model(cls, cfg: Mt4sslConfig, task: Any = None) -> "Mt4sslModel":
         """Called by fairseq; task.label_classes are the sizes of its dictionaries, special symbols included.
 
-        Raises: ConfigError naming every fault.
+        Raises: ConfigError naming every error.
         """
         classes = list(getattr(task, "label_classes", []))
         check_config(cfg, len(classes))
@@ -148,8 +148,8 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
         if cfg.mask_channel_prob is None:
             got = "is null where masks are drawn: the checkpoint is of a version whose configuration lacks"
             lost = "it, so that what fairseq's wav2vec_ctc sets (this, and task.normalize) does not arrive"
-            cure = "fine-tune with the ctc_ recipes, or write both into the checkpoint's cfg.model"
-            raise ConfigError("model.mask_channel_prob", [f"{got} {lost}; {cure}"])
+            hint = "fine-tune with the ctc_ recipes, or write both into the checkpoint's cfg.model"
+            raise ConfigError("model.mask_channel_prob", [f"{got} {lost}; {hint}"])
         if cfg.mask_channel_prob <= 0:
             return None
         return span_mask(
@@ -188,7 +188,7 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
         hidden = self.speech_encoder.embed(front, drawn, channels)
         outputs: list[Tensor] = []
         stop = self.speech_encoder.num_layers if layer is None else layer + 1
-        hidden = self.speech_encoder.run(hidden, 0, stop, collect=outputs)
+        hidden = self.speech_encoder.forward_layers(hidden, 0, stop, collect=outputs)
         return {
             "x": self.speech_encoder.frames(hidden),
             "padding_mask": hidden.padding,
@@ -206,21 +206,21 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
 
 
 def check_config(cfg: Any, label_sets: int) -> None:
-    """Raises: ConfigError naming every fault of a model configuration at once."""
-    faults = front_end_faults(cfg, str(cfg.extractor_mode), cfg.padding_exact)
+    """Raises: ConfigError naming every error of a model configuration at once."""
+    errors = front_end_errors(cfg, str(cfg.extractor_mode), cfg.padding_exact)
     # which of its targets mt4ssl has is chosen here by model.online and task.labels
     is_mt4ssl = str(cfg.ssl) == "mt4ssl"
-    faults += ssl_errors(cfg, branch_options(cfg), label_sets, labels_optional=is_mt4ssl)
+    errors += ssl_errors(cfg, branch_options(cfg), label_sets, labels_optional=is_mt4ssl)
     if is_mt4ssl and not cfg.online and not label_sets:
-        faults.append("nothing to predict: model.online is false and task.labels is empty; give either")
+        errors.append("nothing to predict: model.online is false and task.labels is empty; give either")
     known = FineTuningMaskConfig()
     for name in ONLY_CHOICES:
         if getattr(cfg, name) != getattr(known, name):
-            faults.append(f"{name} {getattr(cfg, name)}: wanted {getattr(known, name)}, the only one here")
+            errors.append(f"{name} {getattr(cfg, name)}: wanted {getattr(known, name)}, the only one here")
     if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
-        faults.append(
+        errors.append(
             f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "
             f"{cfg.encoder_attention_heads} encoder_attention_heads; change either"
         )
-    if faults:
-        raise ConfigError("model", faults)
+    if errors:
+        raise ConfigError("model", errors)

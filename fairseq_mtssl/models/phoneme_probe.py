@@ -72,18 +72,18 @@ class PhonemeProbeModel(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: PhonemeProbeConfig, task: Any = None) -> "PhonemeProbeModel":
-        """Called by fairseq; task.phones gives the phones. Raises: ConfigError naming every fault."""
-        faults: List[str] = []
+        """Called by fairseq; task.phones gives the phones. Raises: ConfigError naming every error."""
+        errors: List[str] = []
         if cfg.checkpoint is None:
-            faults.append("checkpoint is null; give the one to probe, or mfcc")
+            errors.append("checkpoint is null; give the one to probe, or mfcc")
         if cfg.head not in HEADS:
-            faults.append(f"head {cfg.head!r}: wanted {' or '.join(HEADS)}")
+            errors.append(f"head {cfg.head!r}: wanted {' or '.join(HEADS)}")
         if cfg.projection_dim < 1:
-            faults.append(f"projection_dim {cfg.projection_dim}: wanted 1 or more")
+            errors.append(f"projection_dim {cfg.projection_dim}: wanted 1 or more")
         if cfg.random_weights and cfg.checkpoint == MFCC:
-            faults.append("random_weights with mfcc, which have none")
-        if faults:
-            raise ConfigError("model", faults)
+            errors.append("random_weights with mfcc, which have none")
+        if errors:
+            raise ConfigError("model", errors)
         return cls(cfg, len(task.phones))
 
     @property

@@ -128,7 +128,7 @@ class SpeechCtcModel(BaseFairseqModel):
             widths = torch.full_like(front.lengths, encoder.dim)
             prob, length = cfg.mask_channel_prob, cfg.mask_channel_length
             channels = self._draw(widths, encoder.dim, prob, length, ids, 1)
-        hidden = encoder.run(encoder.embed(front, mask, channels), 0, encoder.num_layers)
+        hidden = encoder.forward_layers(encoder.embed(front, mask, channels), 0, encoder.num_layers)
         padding = None if hidden.padding is None else hidden.padding[:, -front.features.size(1) :]
         return encoder.frames(hidden), padding
 

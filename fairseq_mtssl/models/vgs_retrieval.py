@@ -18,7 +18,7 @@ from fairseq_mtssl.models.grounding_config import (
     PARTS,
     VgsRetrievalConfig,
     check_config,
-    part_faults,
+    part_errors,
     positions_see_padding,
     resolve,
 )
@@ -153,8 +153,8 @@ class VgsRetrievalModel(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: VgsRetrievalConfig, task: Any = None) -> "VgsRetrievalModel":
-        """Called by fairseq. Raises: ConfigError naming every fault."""
-        check_config(cfg, part_faults(cfg, [part for part in PARTS if part != "ssl_head"]))
+        """Called by fairseq. Raises: ConfigError naming every error."""
+        check_config(cfg, part_errors(cfg, [part for part in PARTS if part != "ssl_head"]))
         model = cls(cfg, speech_encoder_of(cfg, cfg.shared_layers))
         model.draw_weights()
         model.freeze()
@@ -178,13 +178,15 @@ class VgsRetrievalModel(BaseFairseqModel):
         Returns: speech (B, D), image (U, D), image_index, scale.
         """
         front = self.speech_encoder.front_end(source, lengths)
-        return self.ground(front, self.share(front), images, image_index)
+        return self.forward_vgs(front, self.forward_shared(front), images, image_index)
 
-    def share(self, front: FrontEnd, mask: Optional[Tensor] = None) -> Hidden:
+    def forward_shared(self, front: FrontEnd, mask: Optional[Tensor] = None) -> Hidden:
         """The state after the last shared layer; mask: (B, T) bool, frames hidden from it."""
-        return self.speech_encoder.run(self.speech_encoder.embed(front, mask), 0, self.cfg.shared_layers)
+        return self.speech_encoder.forward_layers(
+            self.speech_encoder.embed(front, mask), 0, self.cfg.shared_layers
+        )
 
-    def ground(self, front: FrontEnd, shared: Hidden, images: Any, image_index: Any) -> dict[str, Any]:
+    def forward_vgs(self, front: FrontEnd, shared: Hidden, images: Any, image_index: Any) -> dict[str, Any]:
         """The VGS outputs of a batch whose shared layers have been run."""
         return {
             "speech": self._embed_speech(front, shared),
@@ -216,7 +218,7 @@ class VgsRetrievalModel(BaseFairseqModel):
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) waveforms of (B,) samples -> (B, D), unmasked."""
         front = self.speech_encoder.front_end(source, lengths)
-        return self._embed_speech(front, self.share(front))
+        return self._embed_speech(front, self.forward_shared(front))
 
     def encode_image(self, images: Any) -> Tensor:
         """Images as the image encoder takes them -> (M, D)."""

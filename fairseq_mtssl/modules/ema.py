@@ -1,4 +1,4 @@
-"""A slow copy of the transformer layers: the exponential moving average of the student's weights."""
+"""A EMA copy of the transformer layers: the exponential moving average of the student's weights."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from fairseq_mtssl.modules.frozen import Frozen
 from fairseq_mtssl.modules.hidden import Hidden, run_layers
-from fairseq_mtssl.modules.unchanging import Unchanging
 
 
 def ema_decay(updates: int, start: float, end: float, anneal_updates: int) -> float:
@@ -23,7 +23,7 @@ def ema_decay(updates: int, start: float, end: float, anneal_updates: int) -> fl
     return start + (end - start) * updates / anneal_updates
 
 
-class EmaLayers(Unchanging):
+class EmaLayers(Frozen):
     """Averaged copy of transformer layers and of the layer norm before them; never trained.
 
     The convolutional front-end and the positional convolution are not copied: teacher and student share

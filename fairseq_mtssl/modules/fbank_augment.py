@@ -30,7 +30,7 @@ class FbankAugment:
     warp: float = 0.0
     mask_bins: int = 0
 
-    def faults(self, bins: int) -> list[str]:
+    def errors(self, bins: int) -> list[str]:
         """What is wrong with the values for energies of so many bins."""
         found = []
         if not 0 <= self.warp <= MAX_WARP:

@@ -21,7 +21,7 @@ EPSILON = 1e-3
 """Added to the variance of a mel bin, whose logarithms vary by 1 and more in speech: silence stays near 0."""
 
 
-def fbank_faults(layers: Sequence[ConvLayer]) -> list[str]:
+def fbank_errors(layers: Sequence[ConvLayer]) -> list[str]:
     """What keeps layers from describing an FbankFeatures; conv_feature_layers as `EXAMPLE` has nothing."""
     (_, window, hop, *padding), *convs = layers
     fit = (window, hop, sum(padding)) == (WINDOW_SAMPLES, HOP_SAMPLES, 0)
@@ -36,7 +36,7 @@ def fbank_faults(layers: Sequence[ConvLayer]) -> list[str]:
 class FbankFeatures(nn.Module):
     """Log-mel energies, of mean 0 and variance 1 in each bin over the clip, through centred convolutions.
 
-    layers: of the analysis and of each convolution (see `fbank_faults`), which makes twice its channels, half
+    layers: of the analysis and of each convolution (see `fbank_errors`), which makes twice its channels, half
     of which gate the other half. conv_bias: give the convolutions a bias.
     Nothing computed for a row sees its padding: what lies past its end is 0 before every convolution, like
     the zeros that this adds itself. Fast-HuBERT takes mean and variance from the training set instead.

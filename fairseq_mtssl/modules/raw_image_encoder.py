@@ -53,10 +53,10 @@ class PixelNorm(nn.Module):
                 if isinstance(images, Tensor)
                 else type(images).__name__
             )
-            cure = (
+            hint = (
                 "Raw-image encoders take uint8 RGB pixels (M, 3, H, W); for region features choose `regions`."
             )
-            raise ImageError(self.name, f"got {got}", cure)
+            raise ImageError(self.name, f"got {got}", hint)
         return torch.addcmul(self.shift, images.to(self.scale.dtype), self.scale)
 
 
@@ -134,8 +134,8 @@ class CnnImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if not channels or grid < 1:
-            faults = [f"channels {tuple(channels)} and grid {grid}; need at least one stage and one cell"]
-            raise ConfigError("image encoder cnn", faults)
+            errors = [f"channels {tuple(channels)} and grid {grid}; need at least one stage and one cell"]
+            raise ConfigError("image encoder cnn", errors)
         self.grid = grid
         self.pixels = PixelNorm(name="image encoder cnn")
         stem = (nn.Conv2d(3, channels[0], 3, 2, 1, bias=False), _group_norm(channels[0]), nn.ReLU())
@@ -176,10 +176,10 @@ class PatchImageEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if patch_size_px < 1 or image_size_px < 1 or image_size_px % patch_size_px != 0:
-            fault = (
+            error = (
                 f"patches of {patch_size_px} px do not tile images of {image_size_px} px; choose a divisor"
             )
-            raise ConfigError("image encoder patches", [fault])
+            raise ConfigError("image encoder patches", [error])
         self.image_size_px = image_size_px
         self.pixels = PixelNorm(name="image encoder patches")
         self.patches = nn.Linear(3 * patch_size_px**2, dim)
@@ -195,8 +195,8 @@ class PatchImageEncoder(nn.Module):
         if tuple(pixels.shape[2:]) != (self.image_size_px, self.image_size_px):
             size = f"{pixels.shape[3]}×{pixels.shape[2]} px"
             wanted = f"{self.image_size_px}×{self.image_size_px} px"
-            cure = f"This encoder has positions for {wanted}: resize the images."
-            raise ImageError("image encoder patches", f"got images of {size}", cure)
+            hint = f"This encoder has positions for {wanted}: resize the images."
+            raise ImageError("image encoder patches", f"got images of {size}", hint)
         patches = F.pixel_unshuffle(pixels, self.patch_size_px)  # (M, 3, S, S) -> (M, 3·P·P, G, G)
         return self.tokens(self.patches(patches.flatten(2).transpose(1, 2)))  # -> (M, G·G, 3·P·P)
 

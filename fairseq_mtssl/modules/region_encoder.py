@@ -61,9 +61,9 @@ class RegionEncoder(nn.Module):
         return self.projection(self.encoder(self.dropout((features + places) / 2)))
 
     def _checked(self, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        cure = f"Give regions (M, R, {self.feature_dim}) and boxes (M, R, 4), or choose a raw-image encoder."
+        hint = f"Give regions (M, R, {self.feature_dim}) and boxes (M, R, 4), or choose a raw-image encoder."
         if not isinstance(images, Mapping) or not {"regions", "boxes"} <= set(images):
-            raise ImageError("region encoder", f"got {type(images).__name__} without regions and boxes", cure)
+            raise ImageError("region encoder", f"got {type(images).__name__} without regions and boxes", hint)
         regions, boxes = images["regions"], images["boxes"]
         if (
             regions.dim() != 3
@@ -71,6 +71,6 @@ class RegionEncoder(nn.Module):
             or tuple(boxes.shape) != (*regions.shape[:2], 4)
         ):
             got = f"regions {tuple(regions.shape)} and boxes {tuple(boxes.shape)}"
-            raise ImageError("region encoder", f"got {got}", cure)
+            raise ImageError("region encoder", f"got {got}", hint)
         dtype = self.feature_projection.weight.dtype
         return regions.to(dtype), boxes.to(dtype)

@@ -65,7 +65,7 @@ class ResDavenet(nn.Module):
     masked: padded frames are zeroed before every convolution and batch-norm statistics are taken
         over valid frames only, so that valid output frames do not depend on the amount of padding
         (padded ones are 0). Without it the network sees the padding, as the paper's does.
-    Raises: ConfigError for an even kernel or lists that do not fit, all faults at once.
+    Raises: ConfigError for an even kernel or lists that do not fit, all errors at once.
     """
 
     def __init__(
@@ -134,14 +134,14 @@ class ResDavenet(nn.Module):
 
 
 def _check_sizes(channels: Sequence[int], kernel: int, blocks_per_stage: int, strides: Sequence[int]) -> None:
-    faults = []
+    errors = []
     if kernel < 1 or kernel % 2 == 0:
-        faults.append(f"kernel {kernel} is not odd; frame counts need an odd width")
+        errors.append(f"kernel {kernel} is not odd; frame counts need an odd width")
     if len(channels) != len(strides) or not channels:
-        faults.append(f"{len(channels)} channels for {len(strides)} strides; give one of each a stage")
+        errors.append(f"{len(channels)} channels for {len(strides)} strides; give one of each a stage")
     if blocks_per_stage < 1:
-        faults.append(f"{blocks_per_stage} blocks a stage; give at least 1")
+        errors.append(f"{blocks_per_stage} blocks a stage; give at least 1")
     if any(stride < 1 for stride in strides):
-        faults.append(f"strides {tuple(strides)}: each must be at least 1")
-    if faults:
-        raise ConfigError("ResDAVEnet", faults)
+        errors.append(f"strides {tuple(strides)}: each must be at least 1")
+    if errors:
+        raise ConfigError("ResDAVEnet", errors)

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from fairseq_mtssl.errors import ClipTooShortError
 from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
 from fairseq_mtssl.kernels import fast_positions
-from fairseq_mtssl.kernels.allocator import keep_freed_memory
 from fairseq_mtssl.kernels.conv_features import ConvFeatures
 from fairseq_mtssl.kernels.fast_layers import can_run, layer_norm, run_layer, stream_type
 from fairseq_mtssl.modules import compiling
@@ -195,8 +194,6 @@ class SpeechEncoder(nn.Module):
 
         Raises: ClipTooShortError if a clip is shorter than one frame.
         """
-        if self.fast and source.device.type == "cpu":
-            keep_freed_memory()
         frames = self.frame_lengths(lengths)
         if int(frames.min()) < 1:
             raise ClipTooShortError(int(lengths.min()), min_samples(self.conv_layers))
@@ -231,7 +228,7 @@ class SpeechEncoder(nn.Module):
         mask: (B, T) bool, frames replaced by the mask embedding; channel_mask: (B, D) bool, channels set
         to 0 in all frames; None masks nothing.
         """
-        placed = self.place(front, mask, channel_mask)
+        placed = self.add_positions(front, mask, channel_mask)
         x = self._norm(self.encoder.layer_norm, placed.states)
         return Hidden(nn.functional.dropout(x, p=self.dropout, training=self.training), placed.padding)
 
@@ -239,7 +236,7 @@ class SpeechEncoder(nn.Module):
         return layer_norm(norm, x) if self.fast else norm(x)
 
     @in_its_precision
-    def place(
+    def add_positions(
         self,
         front: FrontEnd,
         mask: Tensor | None = None,
@@ -283,7 +280,7 @@ class SpeechEncoder(nn.Module):
         return x.transpose(1, 2)
 
     @in_its_precision
-    def run(
+    def forward_layers(
         self,
         hidden: Hidden,
         start: int,
@@ -313,15 +310,15 @@ class SpeechEncoder(nn.Module):
         return end
 
     @in_its_precision
-    def run_at(self, hidden: Hidden, start: int, stop: int, mask: Tensor) -> Tensor:
+    def forward_masked(self, hidden: Hidden, start: int, stop: int, mask: Tensor) -> Tensor:
         """Run layers start … stop − 1 (counted from 0), the last of them for some frames only.
 
         mask: (B, T) bool, those frames. Returns: (M, D), row by row.
         """
-        below = self.run(hidden, start, stop - 1)
+        below = self.forward_layers(hidden, start, stop - 1)
         layer = self.encoder.layers[stop - 1]
         if self.compiling or not self.fast or not can_run(layer, below.states):
-            return self.frames(self.run(below, stop - 1, stop))[mask]
+            return self.frames(self.forward_layers(below, stop - 1, stop))[mask]
         if skips(self.layerdrop if self.training else 0.0):
             return self.frames(below)[mask]
         everywhere = mask if self.cls_token is None else nn.functional.pad(mask, (1, 0), value=False)

@@ -42,8 +42,8 @@ class VgsSpeechHead(nn.Module):
         super().__init__()
         if not channels or channels[-1] != dim:
             last = channels[-1] if channels else "no"
-            fault = f"ResDAVEnet ends with {last} channels but frames have {dim}; make them equal"
-            raise ConfigError("speech head", [fault])
+            error = f"ResDAVEnet ends with {last} channels but frames have {dim}; make them equal"
+            raise ConfigError("speech head", [error])
         self.resdavenet = ResDavenet(dim, channels, kernel, blocks_per_stage, in_channels, strides, masked)
         self.cls_projection = ClsProjection(dim, cls_hidden_dim or 2 * dim, dim)
         self.layer = bert_layer(dim, heads, ffn_dim, dropout)

@@ -89,18 +89,18 @@ def _load(network: nn.Module, path: Path, name: str, classifier: str | tuple[str
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
     found = {k: v for k, v in _read(path).items() if not k.startswith(tuple(f"{head}." for head in heads))}
     wanted = network.state_dict()
-    faults = [f"missing {key}" for key in wanted if key not in found]
-    faults += [f"unexpected {key}" for key in found if key not in wanted]
-    faults += [
+    errors = [f"missing {key}" for key in wanted if key not in found]
+    errors += [f"unexpected {key}" for key in found if key not in wanted]
+    errors += [
         f"{key} is {tuple(value.shape)}, wanted {tuple(wanted[key].shape)}"
         for key, value in found.items()
         if key in wanted and value.shape != wanted[key].shape
     ]
-    if faults:
-        more = f" and {len(faults) - 5} more" if len(faults) > 5 else ""
+    if errors:
+        more = f" and {len(errors) - 5} more" if len(errors) > 5 else ""
         raise CheckpointError(
             path,
-            f"does not fit timm's {name}: {'; '.join(faults[:5])}{more}",
+            f"does not fit timm's {name}: {'; '.join(errors[:5])}{more}",
             f"Give a state dict of timm's {name} at the same image size, or another timm name.",
         )
     network.load_state_dict(found)
@@ -120,8 +120,8 @@ def _read(path: Path) -> Weights:
     except ImportError as error:
         raise CheckpointError(path, "safetensors is not installed", "`pip install safetensors`.") from error
     except Exception as error:  # each format has its own errors; all mean the same to the user
-        cure = "Save the network's plain state_dict() with torch.save or safetensors."
-        raise CheckpointError(path, f"cannot be read as weights ({error})", cure) from error
+        hint = "Save the network's plain state_dict() with torch.save or safetensors."
+        raise CheckpointError(path, f"cannot be read as weights ({error})", hint) from error
     for key in ("state_dict", "model"):
         if isinstance(read, Mapping) and isinstance(read.get(key), Mapping):
             read = read[key]

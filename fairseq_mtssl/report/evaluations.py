@@ -101,32 +101,32 @@ def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
 def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
     """Runs of each variant, one a seed. Raises: ConfigError if a seed is there twice."""
     groups: dict[str, list[MeasuredRun]] = {}
-    faults = []
+    errors = []
     for run in runs:
         same = groups.setdefault(run.variant, [])
         twin = next((other for other in same if other.seed == run.seed), None)
         if twin is not None:
-            faults.append(
+            errors.append(
                 f"{twin.folder} and {run.folder} are both {run.variant} with seed {run.seed}; "
                 "give one of them, or name one as NAME=RUN"
             )
         same.append(run)
-    if faults:
-        raise ConfigError("runs", faults)
+    if errors:
+        raise ConfigError("runs", errors)
     return groups
 
 
 def _read(path: Path, take: Callable[[dict[str, Any]], Any], command: str) -> Any:
-    cure = f"measure it again with: mtssl {command} … --json {path}"
+    hint = f"measure it again with: mtssl {command} … --json {path}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(str(path), [f"cannot be read as JSON ({error}); {cure}"]) from error
+        raise ConfigError(str(path), [f"cannot be read as JSON ({error}); {hint}"]) from error
     try:
         return take(content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         got = f"lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ConfigError(str(path), [f"{got}; wanted what mtssl {command} --json writes; {cure}"]) from error
+        raise ConfigError(str(path), [f"{got}; wanted what mtssl {command} --json writes; {hint}"]) from error
 
 
 def _retrieval(content: dict[str, Any]) -> Retrieval:

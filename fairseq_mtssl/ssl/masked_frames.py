@@ -31,12 +31,12 @@ def run_masked(
     done, after = 0, {}
     for layer in sorted(everywhere):
         # One layer after the other: a layer that layerdrop skips passes on what it was given.
-        after[layer] = hidden = encoder.run(hidden, done, layer)
+        after[layer] = hidden = encoder.forward_layers(hidden, done, layer)
         done = layer
     # (T', V·B, D) -> (M, D): masked frames only
     states = {layer: encoder.frames(after[layer])[mask] for layer in layers & everywhere}
     if top not in everywhere:
-        states[top] = encoder.run_at(hidden, done, top, mask)
+        states[top] = encoder.forward_masked(hidden, done, top, mask)
     return states, after
 
 

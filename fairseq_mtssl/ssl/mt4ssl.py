@@ -116,7 +116,7 @@ class Mt4ssl(SslBranch):
         """(B, T, D) float32: the average of the teacher's top layers on the unmasked input."""
         if self.teacher is None:
             raise ConfigError("model", ["online targets are off: there is no teacher to take them from"])
-        placed = encoder.place(front, dropout=False)
+        placed = encoder.add_positions(front, dropout=False)
         with encoder.computing():
             found = self.teacher(placed, self.top_layers, compiled=encoder.compiling)
         # (T', B, D) -> (B, T, D), CLS left out

@@ -90,8 +90,8 @@ class Wav2vec2(SslBranch):
         front, shared_layer = batch.front, batch.shared_layer or 0
         copies = len(batch.mask) // len(front.lengths)
         copied = repeat(front, copies)
-        shared = encoder.run(encoder.embed(copied, batch.mask), 0, shared_layer)
-        top = encoder.run(shared, shared_layer, encoder.num_layers)
+        shared = encoder.forward_layers(encoder.embed(copied, batch.mask), 0, shared_layer)
+        top = encoder.forward_layers(shared, shared_layer, encoder.num_layers)
         found = self.contrast(encoder.frames(top), copied.features, batch.mask)
         frames, total = found.frames, float(found.frames)
         return SslResult(

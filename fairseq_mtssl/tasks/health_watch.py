@@ -15,7 +15,7 @@ from fairseq.logging import meters, metrics
 
 from fairseq_mtssl.report.health import phase_healths
 from fairseq_mtssl.report.training_log import Record, TrainingLog
-from fairseq_mtssl.tasks.every_row import EveryRowTask
+from fairseq_mtssl.tasks.base import BaseTask
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class HealthWatch:
         return self.phases[index + 1][0] if index + 1 < len(self.phases) else self.total
 
 
-class WatchedTask(EveryRowTask):
+class WatchedTask(BaseTask):
     """A task that says how its phases went. It makes `health` when it knows them, and calls `reach`."""
 
     health: HealthWatch | None = None

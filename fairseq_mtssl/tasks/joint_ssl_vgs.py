@@ -95,7 +95,7 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
         return {**sample, "extra": extra}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """Step the optimizer, then the slow teacher while self-supervision is on or still to come."""
+        """Step the optimizer, then the EMA teacher while self-supervision is on or still to come."""
         before = loss_scale(optimizer)
         super().optimizer_step(optimizer, model, update_num)
         schedule = self.schedule

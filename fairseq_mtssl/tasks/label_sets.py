@@ -15,7 +15,7 @@ from fairseq_mtssl.labels.frame_labels import (
     read_label_dictionary,
     read_label_rate_hz,
 )
-from fairseq_mtssl.tasks.every_row import EveryRowTask
+from fairseq_mtssl.tasks.base import BaseTask
 
 WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
@@ -25,7 +25,7 @@ def folders_of(value: Any) -> List[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
-class LabelledTask(EveryRowTask):
+class LabelledTask(BaseTask):
     """A task with the fields labels, label_rate_hz and conv_feature_layers in its configuration.
 
     The symbols of the dictionaries go into checkpoints, so that these load without the folders.
@@ -70,7 +70,7 @@ class LabelledTask(EveryRowTask):
     ) -> List[FrameLabels]:
         """The labels of a whole manifest, one a label set. folders: instead of task.labels.
 
-        Raises: ManifestError naming every fault of a file; ConfigError for another number of folders
+        Raises: ManifestError naming every error of a file; ConfigError for another number of folders
         than the model has label sets.
         """
         folders = self.label_folders if folders is None else folders

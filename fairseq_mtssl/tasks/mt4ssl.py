@@ -1,4 +1,4 @@
-"""Pre-training on speech alone: audio, cluster labels, and the step of the slow teacher.
+"""Pre-training on speech alone: audio, cluster labels, and the step of the EMA teacher.
 
 Source: Ma et al. 2023, arXiv 2211.07321.
 """
@@ -75,7 +75,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
     def load_dataset(
         self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> LabelledClipDataset:
-        """Read a split's manifest and labels. Raises: ManifestError naming every fault of a file."""
+        """Read a split's manifest and labels. Raises: ManifestError naming every error of a file."""
         cfg = self.cfg
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
         labels = self.read_labels(split, manifest)
@@ -127,20 +127,20 @@ class Mt4sslTask(LabelledTask, WatchedTask):
 
 
 def check_config(cfg: Any, label_sets: int) -> None:
-    """Raises: ConfigError naming every fault of a task configuration at once."""
-    faults = []
+    """Raises: ConfigError naming every error of a task configuration at once."""
+    errors = []
     if not 0 < cfg.min_duration_s <= cfg.max_duration_s:
-        faults.append(
+        errors.append(
             f"min_duration_s {cfg.min_duration_s} and max_duration_s {cfg.max_duration_s}: "
             "wanted 0 < min ≤ max"
         )
     if cfg.resample and label_sets:
-        faults.append("resample with labels: their counts are checked at 16 kHz; resample the files first")
+        errors.append("resample with labels: their counts are checked at 16 kHz; resample the files first")
     ratio, updates = cfg.phase_ratio, int(cfg.max_update or 0)
     if ratio and updates and int(updates * ratio[2]) < 1:
-        faults.append(
+        errors.append(
             f"lr_scheduler.phase_ratio {list(ratio)} of {updates} updates leaves none for the decay, which "
             "tri_stage divides by; train longer or give the decay a larger share"
         )
-    if faults:
-        raise ConfigError("task", faults)
+    if errors:
+        raise ConfigError("task", errors)

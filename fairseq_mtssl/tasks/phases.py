@@ -10,7 +10,7 @@ from fairseq.optim.amp_optimizer import AMPOptimizer
 from fairseq.optim.fp16_optimizer import FP16Optimizer
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.schedule import Moment, Schedule
+from fairseq_mtssl.schedule import Schedule, StepWeights
 
 logger = logging.getLogger(__name__)
 
@@ -50,29 +50,29 @@ def keep_schedule(optimizer: FairseqOptimizer, schedule: Schedule, setting: str)
     return Schedule.fixed(schedule.phases, kept["starts"], kept["total"], before)
 
 
-def begin_update(optimizer: FairseqOptimizer, schedule: Schedule, moment: Moment, peak_lr: float) -> None:
+def begin_update(optimizer: FairseqOptimizer, schedule: Schedule, step: StepWeights, peak_lr: float) -> None:
     """Bring the optimizer to what holds at an update, before its gradients are applied.
 
     The state of an optimizer that belongs to an earlier phase is forgotten if the present phase, or one that
     was passed over since, resets it. May be repeated (gradient accumulation, a retried or a resumed update).
     """
-    optimizer.set_lr(peak_lr * moment.lr_factor)
+    optimizer.set_lr(peak_lr * step.lr_factor)
     group = optimizer.optimizer.param_groups[0]
     # checkpoints of older versions do not say which phase their state belongs to: that of the update before
-    owner = group.get(PHASE, schedule.index(moment.update - 1))
-    entered = schedule.phases[owner + 1 : moment.phase + 1]
-    if moment.update > 0 and any("optimizer" in phase.reset for phase in entered):
+    owner = group.get(PHASE, schedule.index(step.update - 1))
+    entered = schedule.phases[owner + 1 : step.phase + 1]
+    if step.update > 0 and any("optimizer" in phase.reset for phase in entered):
         optimizer.optimizer.state.clear()
-    group[PHASE] = moment.phase
-    if moment.update == schedule.starts[moment.phase]:
-        phase = schedule.phases[moment.phase]
+    group[PHASE] = step.phase
+    if step.update == schedule.starts[step.phase]:
+        phase = schedule.phases[step.phase]
         logger.info(
             "phase %d of %d, %s: updates %d to %d, alpha %s, resets %s",
-            moment.phase + 1,
+            step.phase + 1,
             len(schedule.phases),
-            moment.name,
-            moment.update,
-            schedule.end(moment.phase),
+            step.name,
+            step.update,
+            schedule.end(step.phase),
             f"{phase.alpha[0]:g}"
             if phase.alpha[0] == phase.alpha[1]
             else f"{phase.alpha[0]:g} to {phase.alpha[1]:g}",

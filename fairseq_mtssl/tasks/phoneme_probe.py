@@ -23,7 +23,7 @@ from fairseq_mtssl.data.phones import read_phone_frames, read_phone_names, read_
 from fairseq_mtssl.data.transcripts import frames_needed
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.evaluation.probing import FrameMoments
-from fairseq_mtssl.tasks.every_row import EveryRowTask
+from fairseq_mtssl.tasks.base import BaseTask
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class PhonemeProbeTaskConfig(FairseqDataclass):
 
 
 @register_task("phoneme_probe", dataclass=PhonemeProbeTaskConfig)
-class PhonemeProbeTask(EveryRowTask):
+class PhonemeProbeTask(BaseTask):
     """The phones, the encoder's sizes and weights go into checkpoints, which load without any other file."""
 
     def __init__(self, cfg: PhonemeProbeTaskConfig) -> None:
@@ -104,7 +104,7 @@ class PhonemeProbeTask(EveryRowTask):
     def load_dataset(
         self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> PhoneDataset:
-        """Read a split's manifest and phones. Raises: ManifestError naming every fault of a file."""
+        """Read a split's manifest and phones. Raises: ManifestError naming every error of a file."""
         cfg, model = self.cfg, self.model
         if model is None:
             raise ConfigError("task", ["no model has been built; build it before a split is loaded"])

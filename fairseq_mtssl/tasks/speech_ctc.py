@@ -14,13 +14,13 @@ from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.clips import long_enough
 from fairseq_mtssl.data.manifest import read_audio_manifest
-from fairseq_mtssl.data.text_units import word_joining
+from fairseq_mtssl.data.tokenizers import word_joining
 from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.labels.frame_labels import dictionary_of
+from fairseq_mtssl.tasks.base import BaseTask
 from fairseq_mtssl.tasks.buckets import BucketConfig
-from fairseq_mtssl.tasks.every_row import EveryRowTask
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class SpeechCtcTaskConfig(BucketConfig):
 
 
 @register_task("speech_ctc", dataclass=SpeechCtcTaskConfig)
-class SpeechCtcTask(EveryRowTask):
+class SpeechCtcTask(BaseTask):
     """The dictionary and the encoder's sizes go into checkpoints, which load without any of these files."""
 
     def __init__(self, cfg: SpeechCtcTaskConfig) -> None:
@@ -90,7 +90,7 @@ class SpeechCtcTask(EveryRowTask):
     def load_dataset(
         self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> TranscribedDataset:
-        """Read a split's manifest and transcripts. Raises: ManifestError naming every fault of a file."""
+        """Read a split's manifest and transcripts. Raises: ManifestError naming every error of a file."""
         cfg, training = self.cfg, split == self.cfg.train_subset
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
         path, dictionary = Path(cfg.data) / f"{split}.{cfg.labels}", self.target_dictionary
@@ -191,6 +191,6 @@ def check_post_process(asked: str, symbols: list[str]) -> str:
     if asked in ("letter", "sentencepiece") and asked != found:
         marks = {"letter": "the symbol '|'", "sentencepiece": "symbols that begin with '▁'"}
         said = f"has {marks[found]}" if found in marks else "marks no words"
-        cure = f"give {found}, or {AUTO}, as the recipes do (fairseq's default is letter)"
-        raise ConfigError("criterion.post_process", [f"{asked}, but the dictionary {said}; {cure}"])
+        hint = f"give {found}, or {AUTO}, as the recipes do (fairseq's default is letter)"
+        raise ConfigError("criterion.post_process", [f"{asked}, but the dictionary {said}; {hint}"])
     return asked

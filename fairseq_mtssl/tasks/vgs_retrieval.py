@@ -23,7 +23,7 @@ from fairseq_mtssl.data.manifest import read_pair_manifest
 from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
-from fairseq_mtssl.schedule import Moment, Phase, Schedule, parse_phases, parse_schedule, run_length
+from fairseq_mtssl.schedule import Phase, Schedule, StepWeights, parse_phases, parse_schedule, run_length
 from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
 from fairseq_mtssl.tasks.phases import begin_update, forget_gradients, keep_schedule
@@ -127,7 +127,7 @@ class VgsRetrievalTask(WatchedTask):
         self.phases = read_phases(cfg)
         self.schedule: Optional[Schedule] = None
         self.updates_per_epoch = 0
-        self._moment: Optional[Moment] = None
+        self._step: Optional[StepWeights] = None
         self._began: Optional[tuple[float, int]] = (
             None  # monotonic seconds and update of this session's first
         )
@@ -145,7 +145,7 @@ class VgsRetrievalTask(WatchedTask):
     def load_dataset(
         self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> PairDataset:
-        """Read a split's manifest. Raises: ManifestError naming every fault."""
+        """Read a split's manifest. Raises: ManifestError naming every error."""
         cfg = task_cfg or self.cfg
         training = split == self.cfg.train_subset
         manifest = longer_pairs(
@@ -206,7 +206,7 @@ class VgsRetrievalTask(WatchedTask):
         if self.schedule is None:
             return True, True
         slack = 1 + self.updates_per_epoch // 20
-        first = (epoch - 1) * self.updates_per_epoch if self._moment is None else self._moment.update + 1
+        first = (epoch - 1) * self.updates_per_epoch if self._step is None else self._step.update + 1
         first, last = first - slack, first + self.updates_per_epoch + slack
         return self.schedule.uses_vgs(first, last), self.schedule.uses_ssl(first, last)
 
@@ -217,13 +217,13 @@ class VgsRetrievalTask(WatchedTask):
     def get_batch_iterator(self, dataset: ClipDataset, *args: Any, **kwargs: Any) -> Any:
         iterator = super().get_batch_iterator(dataset, *args, **kwargs)
         if dataset is self.datasets.get(self.cfg.train_subset):
-            self._lay_schedule(len(iterator))
+            self._resolve_schedule(len(iterator))
         else:
             self._valid_dataset = dataset
             self._retrieval.reset()
         return iterator
 
-    def _lay_schedule(self, batches: int) -> None:
+    def _resolve_schedule(self, batches: int) -> None:
         """Resolve the phases' lengths, once the batches of an epoch on one rank are known."""
         freq = list(self.cfg.update_freq)
         if len(freq) > 1 and any(phase.length.unit == "epochs" for phase in self.phases):
@@ -234,7 +234,7 @@ class VgsRetrievalTask(WatchedTask):
         self.updates_per_epoch = math.ceil(batches / freq[-1])
         if self.schedule is None:
             total = run_length(int(self.cfg.max_update), int(self.cfg.max_epoch), self.updates_per_epoch)
-            self.schedule = Schedule.lay(self.phases, total, self.updates_per_epoch)
+            self.schedule = Schedule.resolve(self.phases, total, self.updates_per_epoch)
 
     def _begin_session(self, schedule: Schedule, optimizer: Any, update_num: int) -> HealthWatch:
         """Once, before the first update of this process: a resumed run goes on along its own schedule."""
@@ -281,14 +281,14 @@ class VgsRetrievalTask(WatchedTask):
             raise ConfigError("task", ["no training data has been loaded; load the train split first"])
         self.health = self.health or self._begin_session(self.schedule, optimizer, update_num)
         self.health.reach(update_num)
-        self._moment = self.schedule.at(update_num)
-        criterion.enter(self._moment)
-        begin_update(optimizer, self.schedule, self._moment, float(self.cfg.lr[0]))
+        self._step = self.schedule.at(update_num)
+        begin_update(optimizer, self.schedule, self._step, float(self.cfg.lr[0]))
         model.begin_batch(counted=not ignore_grad)
         if ignore_grad:
             sample = self.without_weight(sample)
-        if self._moment.vgs_weight > 0 and sample["net_input"]["images"] is None:
+        if self._step.vgs_weight > 0 and sample["net_input"]["images"] is None:
             self.datasets[self.cfg.train_subset].load_images(sample)
+        sample = {**sample, "step": self._step}
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def without_weight(self, sample: dict[str, Any]) -> dict[str, Any]:
@@ -299,13 +299,19 @@ class VgsRetrievalTask(WatchedTask):
         return sample
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        moment = self._moment
-        if moment is not None:
-            dead = model.inactive_parameters(vgs=moment.vgs_weight > 0, ssl=moment.ssl_weight > 0)
+        step = self._step
+        if step is not None:
+            dead = model.inactive_parameters(vgs=step.vgs_weight > 0, ssl=step.ssl_weight > 0)
             forget_gradients(optimizer, dead)
         super().optimizer_step(optimizer, model, update_num)
 
     # -- validation
+
+    def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any, **kwargs: Any) -> Any:
+        """As fairseq's; during a training with the weights of the update before."""
+        if self._step is not None:
+            sample = {**sample, "step": self._step}
+        return super().valid_step(sample, model, criterion, **kwargs)
 
     def begin_valid_epoch(self, epoch: int, model: Any) -> None:
         """Called by fairseq on every rank; all then validate the encoder that a checkpoint keeps."""
@@ -328,10 +334,10 @@ class VgsRetrievalTask(WatchedTask):
 
     def _minutes_left(self) -> float:
         """Minutes to the end of the schedule at this session's average speed, validation included."""
-        if self._began is None or self._moment is None or self.schedule is None:
+        if self._began is None or self._step is None or self.schedule is None:
             return 0.0
         began, first = self._began
-        done = self._moment.update + 1 - first
+        done = self._step.update + 1 - first
         return (time.monotonic() - began) / done * (self.schedule.total - first - done) / 60
 
     def _collect(self, batch: dict[str, torch.Tensor]) -> None:
@@ -358,14 +364,14 @@ class VgsRetrievalTask(WatchedTask):
                 "i2s_chance10": round(chance["image_to_speech"]["r10"], 2),
                 **{name: result[name] for name in ("captions", "images")},
             }
-            trained = self._moment is None or self._moment.vgs_weight > 0
+            trained = self._step is None or self._step.vgs_weight > 0
             score = (self._scores["s2i_r10"] + self._scores["i2s_r10"]) / 2
             self._scores["score"] = score if trained else 0.0
         return self._scores
 
 
 def read_phases(cfg: VgsRetrievalTaskConfig) -> list[Phase]:
-    """The phases of a task config, written out or by name. Raises: ConfigError naming every fault."""
+    """The phases of a task config, written out or by name. Raises: ConfigError naming every error."""
     if cfg.phases is not None:
         phases = OmegaConf.to_container(cfg.phases) if OmegaConf.is_config(cfg.phases) else cfg.phases
         if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):

@@ -102,7 +102,7 @@ def test_every_layer_output_equals_fairseq_wav2vec2(mode: str, lengths: list[int
         result = theirs(source, padding_mask=padded, mask=False, features_only=True)
         front = encoder.front_end(source, sizes)
         layers: list[torch.Tensor] = []
-        encoder.run(encoder.embed(front), 0, 4, collect=layers)
+        encoder.forward_layers(encoder.embed(front), 0, 4, collect=layers)
     assert len(layers) == 4
     for ours, (theirs_layer, _, _) in zip(layers, result["layer_results"], strict=True):
         for row, frames in enumerate(front.lengths.tolist()):
@@ -143,7 +143,7 @@ def test_contrastive_loss_equals_fairseq_wav2vec2(training: bool, monkeypatch: p
     monkeypatch.setattr(Wav2vec2, "_draw_negatives", lambda *_: chosen)
     front = encoder.front_end(source, sizes)
     torch.manual_seed(5)
-    top = encoder.run(encoder.embed(front, masked), 0, 4)
+    top = encoder.forward_layers(encoder.embed(front, masked), 0, 4)
     output = head.contrast(encoder.frames(top), front.features, masked)
     # In training both draw the same Gumbel noise; sums run in another order, hence not bit-equal.
     torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=1e-5)
@@ -158,7 +158,7 @@ def test_gradients_of_the_contrastive_loss_reach_every_shared_weight() -> None:
     front = encoder.front_end(source, sizes)
     mask = torch.zeros(front.features.shape[:2], dtype=torch.bool)
     mask[0, 3:9] = mask[1, 2:5] = True
-    top = encoder.run(encoder.embed(front, mask), 0, 4)
+    top = encoder.forward_layers(encoder.embed(front, mask), 0, 4)
     head.contrast(encoder.frames(top), front.features, mask).loss.backward()
     silent = [n for n, p in [*encoder.named_parameters(), *head.named_parameters()] if p.grad is None]
     assert silent == []

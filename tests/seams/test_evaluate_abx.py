@@ -161,7 +161,7 @@ def test_what_does_not_fit_is_said(
 def test_every_unknown_file_is_named_at_once(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "valid.item"
     path.write_text(f"{HEADER}\nnone 0 1 a q n s\nvalid_1 0 1 a q n s\nother 0 1 b q n s\nnone 0 1 b q n s\n")
-    with pytest.raises(Exception, match="2 faults") as error:
+    with pytest.raises(Exception, match="2 errors") as error:
         abx_sources.find_rows(read_items(path), data, "valid")
     assert "none: 2 items, but" in str(error.value) and "other: 1 items, but" in str(error.value)
 

@@ -269,7 +269,7 @@ def test_labels_of_another_rate_are_refused_before_training(
     corpus: Path, labels: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(
-        ManifestError, match=r"(?s)valid.km: 6 faults.*line 1: 19 labels for 38 frames"
+        ManifestError, match=r"(?s)valid.km: 6 errors.*line 1: 19 labels for 38 frames"
     ) as error:
         train_mt4ssl(corpus, tmp_path, labels, task__label_rate_hz=100.0)
     assert "They would fit 50 Hz" in str(error.value)
@@ -295,7 +295,7 @@ def test_a_new_training_starts_from_another_with_its_teacher_or_from_its_student
 
 
 @pytest.mark.parametrize(
-    ("settings", "fault"),
+    ("settings", "error"),
     [
         ({"lr_scheduler__phase_ratio": [0.03, 0.9, 0.07]}, "of 8 updates leaves none for the decay"),
         ({"task__min_duration_s": 9.0}, "wanted 0 < min ≤ max"),
@@ -305,9 +305,9 @@ def test_a_new_training_starts_from_another_with_its_teacher_or_from_its_student
     ],
 )
 def test_a_configuration_that_cannot_work_is_refused(
-    corpus: Path, labels: Path, tmp_path: Path, settings: dict[str, Any], fault: str
+    corpus: Path, labels: Path, tmp_path: Path, settings: dict[str, Any], error: str
 ) -> None:
-    with pytest.raises(ConfigError, match=fault):
+    with pytest.raises(ConfigError, match=error):
         train_mt4ssl(corpus, tmp_path, labels, **settings)
 
 

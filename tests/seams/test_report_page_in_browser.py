@@ -52,7 +52,7 @@ def trained_page(run: Path) -> Path:
 def test_the_page_of_a_training_has_all_of_it(run: Path, trained_page: Path) -> None:
     page = pages.PageParts(trained_page.read_text(encoding="utf-8"))
     text = " ".join(page.texts)
-    assert not page.faults and len(page.ids) == len(set(page.ids))
+    assert not page.errors and len(page.ids) == len(set(page.ids))
     assert all(address.startswith(("data:", "#")) for address in page.addresses)
     assert {address[1:] for address in page.addresses if address[0] == "#"} <= set(page.ids)
     assert "fairseq-hydra-train --config-name joint_sequential_small" in text and "task.data=" in text

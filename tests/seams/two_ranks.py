@@ -16,7 +16,7 @@ from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import allreduce_
 from torch.nn.parallel import DistributedDataParallel
 from training import train
 
-from fairseq_mtssl import ranks
+from fairseq_mtssl import fairseq_patches
 
 
 class Watch:
@@ -91,7 +91,7 @@ def watch_trainer() -> None:
         return result
 
     Trainer.train_step = watched
-    ranks.DistributedDataParallel = Watched
+    fairseq_patches.DistributedDataParallel = Watched
 
 
 def main(folder: Path, rank: int) -> None:

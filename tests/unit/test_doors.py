@@ -29,7 +29,7 @@ DOORS: dict[str, set[str]] = {
     "data": BASE | {"frames"},
     "criterions": BASE | {"schedule", "evaluation", "ssl"},
     # report: a training judges its phases as the page of it does
-    "tasks": PURE | {"data", "labels", "checkpoints", "evaluation", "report"},
+    "tasks": PURE | {"kernels", "data", "labels", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,
     "evaluation": BASE | {"frames"},
     "decoding": BASE | {"data"},
@@ -37,7 +37,7 @@ DOORS: dict[str, set[str]] = {
     "inference": PURE | {"data", "decoding", "features", "checkpoints"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
-    "ranks": set(),
+    "fairseq_patches": BASE | {"checkpoints", "resuming"},
     "resuming": BASE | {"checkpoints"},
     "config": set(),
 }
@@ -78,20 +78,20 @@ def faults_of(path: Path, module: str) -> list[str]:
     """Every import of a file of the package that goes through a door that is shut."""
     room = room_of(module)
     package = module.rpartition(".")[0] if path.name != "__init__.py" else module
-    faults = []
+    errors = []
     for line, target in imported(path, package):
         where = f"{module}, line {line}: imports {target}"
         if is_under(target, [PACKAGE]):
             other = room_of(target)
             if room not in ("cli", "") and other != room and other not in DOORS[room]:
-                faults.append(f"{where}; {room} may import {', '.join(sorted(DOORS[room])) or 'nothing'}")
+                errors.append(f"{where}; {room} may import {', '.join(sorted(DOORS[room])) or 'nothing'}")
         elif is_under(target, ["fairseq", "fairseq_cli"]) and room in KNOWS_NO_FAIRSEQ:
-            faults.append(f"{where}; {room} knows no fairseq")
+            errors.append(f"{where}; {room} knows no fairseq")
         if is_under(target, CONFIG_LIBRARIES) and room in READS_NO_CONFIG:
-            faults.append(f"{where}; only the registered rooms read configurations")
+            errors.append(f"{where}; only the registered rooms read configurations")
         if is_under(target, OUTSIDE):
-            faults.append(f"{where}; nobody imports {target.split('.')[0]}")
-    return faults
+            errors.append(f"{where}; nobody imports {target.split('.')[0]}")
+    return errors
 
 
 def modules_of_the_package() -> dict[str, Path]:
@@ -103,8 +103,8 @@ def modules_of_the_package() -> dict[str, Path]:
 
 
 def test_every_import_of_the_package_goes_through_an_open_door() -> None:
-    faults = [fault for module, path in modules_of_the_package().items() for fault in faults_of(path, module)]
-    assert not faults, "\n" + "\n".join(faults)
+    errors = [error for module, path in modules_of_the_package().items() for error in faults_of(path, module)]
+    assert not errors, "\n" + "\n".join(errors)
 
 
 def test_every_room_has_its_doors_written_down() -> None:
@@ -119,12 +119,12 @@ def test_models_criterions_and_tasks_never_import_one_another() -> None:
 
 def test_nobody_imports_the_console_script() -> None:
     outside = [path for folder in ("manifests", "examples") for path in (ROOT / folder).rglob("*.py")]
-    faults = []
+    errors = []
     for path in outside:
         package = ".".join(path.relative_to(ROOT).parts[:-1])
         targets = imported(path, package)
-        faults += [f"{path}: {target}" for _, target in targets if is_under(target, [f"{PACKAGE}.cli"])]
-    assert not faults, "\n".join(faults)
+        errors += [f"{path}: {target}" for _, target in targets if is_under(target, [f"{PACKAGE}.cli"])]
+    assert not errors, "\n".join(errors)
 
 
 def test_the_package_imports_every_registering_module() -> None:
@@ -154,8 +154,8 @@ def test_the_package_imports_every_registering_module() -> None:
 def test_a_shut_door_is_noticed(module, line, word, tmp_path) -> None:
     path = tmp_path / "file.py"
     path.write_text(line + "\n")
-    (fault,) = faults_of(path, module)
-    assert word in fault and module in fault
+    (error,) = faults_of(path, module)
+    assert word in error and module in error
 
 
 @pytest.mark.parametrize(

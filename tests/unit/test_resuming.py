@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fairseq_mtssl.checkpoints import label_head_kind
-from fairseq_mtssl.resuming import resume_faults
+from fairseq_mtssl.resuming import resume_errors
 
 LINEAR = ["speech_encoder.mask_emb", "ssl_head.label_heads.0.weight", "ssl_head.label_heads.0.bias"]
 COSINE = ["ssl_head.label_heads.0.label_embs_concat", "ssl_head.label_heads.0.final_proj.weight"]
@@ -26,20 +26,20 @@ def state(names: list[str] = CONTRASTIVE, kept: Any = "state", **settings: Any) 
 
 
 def test_the_same_settings_are_no_fault() -> None:
-    assert resume_faults(state(LINEAR, normalize=True), cfg(normalize=True), LINEAR) == []
-    assert resume_faults(state(COSINE, normalize=False), cfg(normalize=False), COSINE) == []
+    assert resume_errors(state(LINEAR, normalize=True), cfg(normalize=True), LINEAR) == []
+    assert resume_errors(state(COSINE, normalize=False), cfg(normalize=False), COSINE) == []
 
 
 def test_another_optimizer_is_refused_by_the_name_to_give() -> None:
-    (fault,) = resume_faults(state(optimizer="fused_adamw"), cfg(), CONTRASTIVE)
-    assert "give optimizer=fused_adamw to go on" in fault
-    assert "has the state of fused_adamw, and this training's optimizer is bert_adam" in fault
+    (error,) = resume_errors(state(optimizer="fused_adamw"), cfg(), CONTRASTIVE)
+    assert "give optimizer=fused_adamw to go on" in error
+    assert "has the state of fused_adamw, and this training's optimizer is bert_adam" in error
 
 
 def test_another_optimizer_is_no_fault_where_its_state_is_not_taken() -> None:
     old = state(optimizer="fused_adamw")
-    assert resume_faults(old, cfg(), CONTRASTIVE, keep_optimizer=False) == []
-    assert resume_faults(state(optimizer="fused_adamw", kept=None), cfg(), CONTRASTIVE) == []
+    assert resume_errors(old, cfg(), CONTRASTIVE, keep_optimizer=False) == []
+    assert resume_errors(state(optimizer="fused_adamw", kept=None), cfg(), CONTRASTIVE) == []
 
 
 @pytest.mark.parametrize(
@@ -48,29 +48,29 @@ def test_another_optimizer_is_no_fault_where_its_state_is_not_taken() -> None:
 def test_other_waveforms_are_refused_by_the_value_to_give(had: Any, has: bool, said: str) -> None:
     """None: a checkpoint of before it was said, always of normalised waveforms."""
     old = state() if had is None else state(normalize=had)
-    (fault,) = resume_faults(old, cfg(normalize=has), CONTRASTIVE)
-    assert fault.endswith(f"give model.normalize={said}")
+    (error,) = resume_errors(old, cfg(normalize=has), CONTRASTIVE)
+    assert error.endswith(f"give model.normalize={said}")
 
 
 def test_another_kind_of_label_head_is_refused_by_the_value_to_give() -> None:
-    (fault,) = resume_faults(state(LINEAR), cfg(), COSINE)
-    assert fault == "has linear label heads, and this model cosine ones; give model.label_head=linear"
-    (fault,) = resume_faults(state(COSINE), cfg(), LINEAR)
-    assert fault.endswith("give model.label_head=cosine")
+    (error,) = resume_errors(state(LINEAR), cfg(), COSINE)
+    assert error == "has linear label heads, and this model cosine ones; give model.label_head=linear"
+    (error,) = resume_errors(state(COSINE), cfg(), LINEAR)
+    assert error.endswith("give model.label_head=cosine")
 
 
 def test_a_model_without_label_heads_has_none_of_another_kind() -> None:
     assert label_head_kind(CONTRASTIVE) is None
-    assert resume_faults(state(LINEAR), cfg(), CONTRASTIVE) == []
+    assert resume_errors(state(LINEAR), cfg(), CONTRASTIVE) == []
 
 
 def test_every_contradiction_is_named_at_once() -> None:
     old = state(LINEAR, optimizer="fused_adamw", normalize=False)
-    faults = resume_faults(old, cfg(normalize=True), COSINE)
+    errors = resume_errors(old, cfg(normalize=True), COSINE)
     wanted = ("optimizer=fused_adamw", "model.normalize=false", "model.label_head=linear")
-    assert len(faults) == 3 and all(any(each in fault for fault in faults) for each in wanted)
+    assert len(errors) == 3 and all(any(each in error for error in errors) for each in wanted)
 
 
 def test_weights_without_a_configuration_are_judged_by_their_names() -> None:
     bare = {"model": dict.fromkeys(LINEAR), "cfg": None}
-    assert len(resume_faults(bare, cfg(), COSINE)) == 1
+    assert len(resume_errors(bare, cfg(), COSINE)) == 1

@@ -25,7 +25,7 @@ def two_phases(**second: object) -> Schedule:
             {"name": "second", "alpha": 1.0, "length": "rest", "warmup": 0.1, **second},
         ]
     )
-    return Schedule.lay(phases, total=700, updates_per_epoch=10)
+    return Schedule.resolve(phases, total=700, updates_per_epoch=10)
 
 
 def test_alpha_changes_exactly_at_the_phase_boundary() -> None:
@@ -50,7 +50,7 @@ def test_the_learning_rate_starts_anew_with_a_phase_that_resets_it() -> None:
 
 def test_a_longer_course_is_cut_where_its_phase_ends() -> None:
     phases = parse_schedule("w2v2_vgs", ["20 epochs", "rest"], first_course="100 %")
-    schedule = Schedule.lay(phases, total=700, updates_per_epoch=10)
+    schedule = Schedule.resolve(phases, total=700, updates_per_epoch=10)
     # 700 updates, 70 of warm-up, of which the first phase makes 200; then 500 updates, 50 of warm-up
     assert schedule.at(0).lr_factor == pytest.approx(1 / 70)
     assert schedule.at(69).lr_factor == 1.0
@@ -58,7 +58,7 @@ def test_a_longer_course_is_cut_where_its_phase_ends() -> None:
     assert schedule.at(200).lr_factor == pytest.approx(1 / 50)
     assert schedule.at(699).lr_factor == pytest.approx(1 / 451)
     in_epochs = parse_schedule("w2v2_vgs", ["20 epochs", "rest"], first_course="70 epochs")
-    assert Schedule.lay(in_epochs, 700, 10).at(150) == schedule.at(150)
+    assert Schedule.resolve(in_epochs, 700, 10).at(150) == schedule.at(150)
     # how a resumed run knows its schedule: the phases begin where they did
     assert repr(phases) == repr(parse_schedule("w2v2_vgs", ["20 epochs", "rest"]))
 
@@ -70,7 +70,7 @@ def test_a_single_phase_has_a_course_of_its_own() -> None:
 def test_courses_that_cannot_be_are_refused() -> None:
     short = parse_phases([{"alpha": 0, "length": 30, "course": 20}, {"alpha": 1, "length": "rest"}])
     with pytest.raises(ConfigError, match="has 20 updates and has to last for 30"):
-        Schedule.lay(short, total=60, updates_per_epoch=10)
+        Schedule.resolve(short, total=60, updates_per_epoch=10)
     for wrong in ({"course": "rest"}, {"course": 90, "reset": []}):
         with pytest.raises(ConfigError, match="phase 2: course"):
             parse_phases([{"alpha": 0, "length": 30}, {"alpha": 1, "length": "rest", **wrong}])
@@ -102,7 +102,7 @@ def test_the_course_rises_to_the_peak_once_and_never_reaches_zero(
 
 def test_alpha_ramps_from_the_first_to_the_last_update_of_a_phase() -> None:
     phases = parse_phases([{"alpha": [0.0, 1.0], "length": "11 updates"}])
-    schedule = Schedule.lay(phases, total=11, updates_per_epoch=5)
+    schedule = Schedule.resolve(phases, total=11, updates_per_epoch=5)
     assert [schedule.at(update).vgs_weight for update in range(11)] == pytest.approx(
         [i / 10 for i in range(11)]
     )
@@ -120,7 +120,7 @@ def oracle(starts: list[int], lengths: list[int], update: int) -> int:
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6))
 def test_the_phase_of_every_update_equals_the_walk_through_all_of_them(lengths: list[int]) -> None:
     phases = parse_phases([{"alpha": 0.5, "length": f"{length} updates"} for length in lengths])
-    schedule = Schedule.lay(phases, total=sum(lengths), updates_per_epoch=1)
+    schedule = Schedule.resolve(phases, total=sum(lengths), updates_per_epoch=1)
     for update in range(sum(lengths)):
         assert schedule.at(update).phase == oracle(list(schedule.starts), lengths, update)
     assert schedule.at(sum(lengths) + 5).phase == len(lengths) - 1
@@ -170,9 +170,9 @@ def test_every_fault_of_every_phase_is_reported_at_once() -> None:
 def test_phases_must_fill_the_run() -> None:
     phases = parse_phases([{"alpha": 0, "length": 30}, {"alpha": 1, "length": 30}])
     with pytest.raises(ConfigError, match="end at update 60, the run at update 100"):
-        Schedule.lay(phases, total=100, updates_per_epoch=10)
+        Schedule.resolve(phases, total=100, updates_per_epoch=10)
     with pytest.raises(ConfigError, match="'phase2' has 0 updates"):
-        Schedule.lay(parse_phases([{"alpha": 0, "length": 10}, {"alpha": 1, "length": "rest"}]), 10, 1)
+        Schedule.resolve(parse_phases([{"alpha": 0, "length": 10}, {"alpha": 1, "length": "rest"}]), 10, 1)
 
 
 def test_the_run_ends_at_the_first_limit_and_must_have_one() -> None:

@@ -103,7 +103,7 @@ def test_a_dictionary_and_further_words_can_be_given(
     assert "valid:" in printed and "valid: 1 of 1 rows" not in printed
     symbols.write_text("| 1\nA 1\n")
     assert prepare(data, "--dictionary", str(symbols)) == 2
-    assert "train.wrd: 1 fault\n  2 of 2 rows, the first on line 1, hold symbols" in capsys.readouterr().err
+    assert "train.wrd: 1 error\n  2 of 2 rows, the first on line 1, hold symbols" in capsys.readouterr().err
     symbols.write_text("| 1\nA\n<s> 3\n")
     assert prepare(data, "--dictionary", str(symbols)) == 2
     error = capsys.readouterr().err
@@ -141,7 +141,7 @@ def test_a_model_that_cannot_spell_the_training_text_is_refused(
     (data / "train.wrd").write_text("JUMP\nOLD\n")
     arguments = ("--units", "sentencepiece", "--model", str(tmp_path / "other.model"))
     assert prepare(data, *arguments) == 2
-    assert "train.wrd: 1 fault\n  1 of 2 rows, the first on line 1" in capsys.readouterr().err
+    assert "train.wrd: 1 error\n  1 of 2 rows, the first on line 1" in capsys.readouterr().err
     assert not (data / "spm.model").exists()
 
 

@@ -37,7 +37,7 @@ def test_a_run_without_retrieval_has_the_rest_and_says_so(
     assert f"wrote {out}" in capsys.readouterr().out
     page = pages.PageParts(out.read_text(encoding="utf-8"))
     text = " ".join(page.texts)
-    assert not page.faults and page.texts[page.texts.index("Run my <run>")]
+    assert not page.errors and page.texts[page.texts.index("Run my <run>")]
     assert "There is none on this page, and no gallery. The task speech_ctc trains no retrieval." in text
     assert "Nothing was measured by layer" in text and "Not recorded" in text
     assert "</pre><script>x" in text and "_name: speech_ctc" in text
@@ -57,7 +57,7 @@ def test_the_page_says_whether_each_phase_learned(tmp_path: Path) -> None:
     assert main(["report", str(run), "--html"]) == 0
     page = pages.PageParts((run / "report.html").read_text(encoding="utf-8"))
     text = " ".join(page.texts)
-    assert "Did each phase learn?" in text and not page.faults
+    assert "Did each phase learn?" in text and not page.errors
     assert "W2V2, updates 0 to 10: ended at chance. Contrastive accuracy 0.02 (chance 0.02)" in text
     assert "W2V2, updates 10 to 20: learned. Contrastive accuracy 0.4 (chance 0.02)" in text
     assert "What usually helps: filterbanks" in text
@@ -86,7 +86,7 @@ def test_measures_by_layer_are_found_in_the_run_and_given_ones_added_once(tmp_pa
     assert main(["report", f"mine={run}", "--html", *given]) == 0
     text = (run / "report.html").read_text(encoding="utf-8")
     assert [text.count(f"<h2>ABX error ({name}.json)</h2>") for name in ("abx", "other")] == [1, 1]
-    assert "<h1>Run mine</h1>" in text and not pages.PageParts(text).faults
+    assert "<h1>Run mine</h1>" in text and not pages.PageParts(text).errors
 
 
 @pytest.mark.parametrize(

@@ -205,7 +205,7 @@ def test_recordings_that_cannot_be_used_fail_a_split_all_at_once(
     soundfile.write(data / "audio" / "2.wav", np.full(40, np.nan), 16_000, subtype="FLOAT")
     assert transcribe(checkpoint, "--data", str(data)) == 2
     error = capsys.readouterr().err
-    assert "test.tsv: 2 faults" in error
+    assert "test.tsv: 2 errors" in error
     assert "line 2: " in error and "0.wav: cannot be read" in error
     assert "line 4: " in error and "not finite" in error
 
@@ -248,7 +248,7 @@ def test_references_must_fit_the_manifest(
 def test_a_checkpoint_that_was_not_fine_tuned_is_refused() -> None:
     for dictionary in (None, SimpleNamespace(symbols=["<s>", "<pad>", "</s>", "<unk>", "0", "1"])):
         with pytest.raises(CheckpointError, match="spells no words.*Fine-tune it first"):
-            recognition.symbols_of(SimpleNamespace(target_dictionary=dictionary), "c.pt")
+            recognition.vocabulary_of(SimpleNamespace(target_dictionary=dictionary), "c.pt")
 
 
 def test_nan_is_a_fault_of_its_recording() -> None:
@@ -258,7 +258,7 @@ def test_nan_is_a_fault_of_its_recording() -> None:
 
     read = {"device": torch.device("cpu"), "batch_samples": None}
     found = recognition.recognise(Broken(), lambda _: "", [40], lambda _: np.zeros(40, np.float32), **read)
-    assert found.texts == {} and "NaN" in found.faults[0]
+    assert found.texts == {} and "NaN" in found.errors[0]
 
 
 def test_the_real_model_says_the_same_alone_and_in_a_batch() -> None:

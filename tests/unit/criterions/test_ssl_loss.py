@@ -92,7 +92,7 @@ def test_a_weight_of_a_loss_that_the_branch_lacks_is_refused() -> None:
         build(ssl_weights={"contrast": 2.0, "penalty": 1.0}).weighed([FIRST], is_sum=False)
     for name in ("contrast", "penalty"):
         wanted = f"{name}: no such loss; this batch has regression, contrastive, diversity"
-        assert wanted in caught.value.faults
+        assert wanted in caught.value.errors
 
 
 def test_every_weight_that_makes_no_sense_is_told_at_once() -> None:
@@ -105,7 +105,7 @@ def test_every_weight_that_makes_no_sense_is_told_at_once() -> None:
             feature_penalty=-0.3,
             ssl_weights={"own": -0.4},
         )
-    assert [fault.split(":")[0] for fault in caught.value.faults] == [
+    assert [error.split(":")[0] for error in caught.value.errors] == [
         "online_weight 0.0",
         "offline_weight -1.0",
         "unmasked_weight -0.1",

@@ -109,5 +109,5 @@ def test_a_script_ends_with_one_message_instead_of_a_traceback(capsys: pytest.Ca
         raise ManifestError("pairs.tsv", ["line 1: wrong"])
 
     assert corpus.run_script(fail) == 1
-    assert capsys.readouterr().err == "error: pairs.tsv: 1 fault\n  line 1: wrong\n"
+    assert capsys.readouterr().err == "error: pairs.tsv: 1 error\n  line 1: wrong\n"
     assert corpus.run_script(lambda: None) == 0

@@ -34,7 +34,7 @@ def write(folder: Path, tsv: str, pairs: str, split: str = "train") -> Path:
 def faults_of(folder: Path) -> list[str]:
     with pytest.raises(ManifestError) as caught:
         read_pair_manifest(folder, "train")
-    return caught.value.faults
+    return caught.value.errors
 
 
 def test_what_is_written_is_read_again(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_an_empty_manifest_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_an_empty_pair_manifest_is_refused_by_reader_and_writer(tmp_path: Path) -> None:
     write(tmp_path, "audio\n", f"images\n{HEADER}\n")
-    assert sum("the manifest is empty" in fault for fault in faults_of(tmp_path)) == 2
+    assert sum("the manifest is empty" in error for error in faults_of(tmp_path)) == 2
     with pytest.raises(ManifestError, match="the manifest is empty"):
         write_pair_manifest(tmp_path / "other", "train", [])
     assert not (tmp_path / "other").exists()
@@ -124,25 +124,25 @@ def test_a_missing_file_names_the_splits_that_are_there(tmp_path: Path) -> None:
 def test_two_captions_with_one_id_are_refused_with_both_lines(tmp_path: Path) -> None:
     row = "{}\tx.png\tx\t\t\t\n"
     pairs = f"images\n{HEADER}\n" + "".join(row.format(caption) for caption in ("c1", "c2", "c1"))
-    faults = faults_of(write(tmp_path, "audio\na.wav\t1\nb.wav\t1\nc.wav\t1\n", pairs))
-    assert len(faults) == 1
-    assert "train.pairs line 5: caption id 'c1' is already on line 3" in faults[0]
+    errors = faults_of(write(tmp_path, "audio\na.wav\t1\nb.wav\t1\nc.wav\t1\n", pairs))
+    assert len(errors) == 1
+    assert "train.pairs line 5: caption id 'c1' is already on line 3" in errors[0]
     with pytest.raises(ManifestError, match="caption id 'c1' is already on line 3"):
         write_pair_manifest(tmp_path, "train", [ROWS[0], ROWS[0]])
 
 
 def test_an_image_id_with_two_images_or_two_labels_is_refused(tmp_path: Path) -> None:
     pairs = f"images\n{HEADER}\nc1\tx.png\tx\tcat\t\t\nc2\tz.png\tx\tdog\t\t\n"
-    faults = faults_of(write(tmp_path, "audio\na.wav\t1\nb.wav\t1\n", pairs))
-    assert "image id 'x' has image 'z.png', but 'x.png' on line 3" in faults[0]
-    assert "image id 'x' has label 'dog', but 'cat' on line 3" in faults[1]
+    errors = faults_of(write(tmp_path, "audio\na.wav\t1\nb.wav\t1\n", pairs))
+    assert "image id 'x' has image 'z.png', but 'x.png' on line 3" in errors[0]
+    assert "image id 'x' has label 'dog', but 'cat' on line 3" in errors[1]
 
 
 def test_all_faults_of_both_files_are_reported_at_once(tmp_path: Path) -> None:
     tsv = "audio\na.wav\t1\nb.wav\t-1\nc.wav 3\n"
     pairs = f"images\n{HEADER}\nc1\tx.png\tx\t\t\t\nc2\tx.png\n"
-    faults = faults_of(write(tmp_path, tsv, pairs))
-    assert [fault.split(":")[0] for fault in faults] == [
+    errors = faults_of(write(tmp_path, tsv, pairs))
+    assert [error.split(":")[0] for error in errors] == [
         "train.tsv line 3",
         "train.tsv line 4",
         "train.pairs line 4",
@@ -153,14 +153,14 @@ def test_all_faults_of_both_files_are_reported_at_once(tmp_path: Path) -> None:
 
 def test_a_wrong_header_is_shown_beside_the_right_one(tmp_path: Path) -> None:
     pairs = "images\ncaption\timage\nc1\tx.png\n"
-    faults = faults_of(write(tmp_path, "audio\na.wav\t1\n", pairs))
-    assert "got columns ['caption', 'image'], wanted ['caption_id', 'image'" in faults[0]
+    errors = faults_of(write(tmp_path, "audio\na.wav\t1\n", pairs))
+    assert "got columns ['caption', 'image'], wanted ['caption_id', 'image'" in errors[0]
 
 
 def test_empty_ids_are_refused(tmp_path: Path) -> None:
     pairs = f"images\n{HEADER}\n\tx.png\tx\t\t\t\nc2\ty.png\t\t\t\t\n"
-    faults = faults_of(write(tmp_path, "audio\na.wav\t1\nb.wav\t1\n", pairs))
-    assert ["empty caption id" in faults[0], "empty image id" in faults[1]] == [True, True]
+    errors = faults_of(write(tmp_path, "audio\na.wav\t1\nb.wav\t1\n", pairs))
+    assert ["empty caption id" in errors[0], "empty image id" in errors[1]] == [True, True]
 
 
 def test_windows_line_ends_and_a_byte_order_mark_are_read(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_the_dictionary_gives_names_in_its_order(tmp_path: Path) -> None:
 
 
 def test_faults_of_a_dictionary_are_told_together(tmp_path: Path) -> None:
-    with pytest.raises(ManifestError, match="3 faults") as caught:
+    with pytest.raises(ManifestError, match="3 errors") as caught:
         read_phone_names(write(tmp_path / "d", "sil 9", "ae", "sil 3", "t x"))
     assert "line 3: phone 'sil' is on line 1 already" in str(caught.value)
     with pytest.raises(ManifestError, match="holds no phone"):
@@ -49,7 +49,7 @@ def test_a_phone_a_frame_with_gaps_and_utterances_without_any(tmp_path: Path) ->
 
 def test_faults_of_frame_phones_are_told_together(tmp_path: Path) -> None:
     path = write(tmp_path / "train.phn", "sil sil sil sil sil", "sil zh q zh", "t t t")
-    with pytest.raises(ManifestError, match="3 faults") as caught:
+    with pytest.raises(ManifestError, match="3 errors") as caught:
         read_phone_frames(path, manifest(tmp_path, 1040, 1360), NAMES)
     told = str(caught.value)
     assert "3 lines for the 2 utterances" in told and "line 2: 'q', 'zh' not in the phone dictionary" in told
@@ -71,7 +71,7 @@ def test_phones_said_are_in_the_order_of_time_without_silences(tmp_path: Path) -
 
 def test_faults_of_phones_said_are_told_together(tmp_path: Path) -> None:
     path = write(tmp_path / "p.tsv", "header", "0\tnow\t1\tt\t", "0\t0\t1\tzh\t", "0\t1")
-    with pytest.raises(ManifestError, match="4 faults") as caught:
+    with pytest.raises(ManifestError, match="4 errors") as caught:
         read_phone_sequences(path, ["0", "1", "1"], NAMES)
     assert "share a name: 1" in str(caught.value) and "line 3: 'zh'" in str(caught.value)
     with pytest.raises(ManifestError, match="has no phone of the utterances of the manifest, such as 'a'"):

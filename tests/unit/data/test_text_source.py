@@ -67,7 +67,7 @@ def test_faults_of_all_splits_come_together(tmp_path: Path) -> None:
     (tmp_path / "dev.tsv").write_text("audio\na.wav\t0\n")
     with pytest.raises(ManifestError) as caught:
         read_split_texts(tmp_path, ["train", "valid", "test", "dev", "none"])
-    assert len(caught.value.faults) == 5
+    assert len(caught.value.errors) == 5
     text = str(caught.value)
     for part in (
         "train.wrd line 2: got '?!', wanted words",
@@ -92,7 +92,7 @@ def test_a_table_must_have_every_recording_once(tmp_path: Path) -> None:
     table.write_text("id\ttext\na\tone\nc\t...\n")
     with pytest.raises(ManifestError) as caught:
         read_split_texts(tmp_path, ["train"], table)
-    assert caught.value.faults == [
+    assert caught.value.errors == [
         "train.tsv line 3: 'a' is also line 2. Write a .wrd instead.",
         "train.tsv line 4: text.tsv has no id 'b'. Add its text.",
     ]
@@ -106,7 +106,7 @@ def test_a_faulty_table_is_refused_with_its_lines(tmp_path: Path) -> None:
     table.write_text("id\ttext\na\tone\nb\na\ttwo\n")
     with pytest.raises(ManifestError) as caught:
         read_text_table(table)
-    assert caught.value.faults == [
+    assert caught.value.errors == [
         "line 3: got 1 columns, wanted 2: 'b'.",
         "line 4: 'a' is already on line 2. Keep one of them.",
     ]

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from oracles.ctc_oracle import collapse_slowly
 
 from fairseq_mtssl.decoding.greedy import GreedyDecoder, collapse
-from fairseq_mtssl.decoding.symbols import Symbols
+from fairseq_mtssl.decoding.vocabulary import Vocabulary
 from fairseq_mtssl.errors import ConfigError
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
-LETTERS = Symbols([*SPECIALS, "|", "A", "B"])
-PIECES = Symbols([*SPECIALS, "▁A", "B", "▁"])
+LETTERS = Vocabulary([*SPECIALS, "|", "A", "B"])
+PIECES = Vocabulary([*SPECIALS, "▁A", "B", "▁"])
 
 
 def certain(frames: list[int], symbols: int = 7) -> np.ndarray:
@@ -50,4 +50,4 @@ def test_pieces_begin_words_with_their_mark() -> None:
 
 def test_a_dictionary_without_word_ends_is_refused() -> None:
     with pytest.raises(ConfigError, match="where do words end"):
-        Symbols([*SPECIALS, "12", "7"])
+        Vocabulary([*SPECIALS, "12", "7"])

@@ -13,13 +13,13 @@ from oracles.ctc_oracle import best_sentence
 
 from fairseq_mtssl.decoding.greedy import GreedyDecoder
 from fairseq_mtssl.decoding.lexicon_beam import BeamOptions, LexiconBeamDecoder, arpa_words
-from fairseq_mtssl.decoding.symbols import Symbols
+from fairseq_mtssl.decoding.vocabulary import Vocabulary
 from fairseq_mtssl.errors import ConfigError, MissingExtraError
 
 pytest.importorskip("flashlight.lib.text.decoder")
 
 SPECIALS = ["<s>", "<pad>", "</s>", "<unk>"]
-LETTERS = Symbols([*SPECIALS, "|", "A", "B"])
+LETTERS = Vocabulary([*SPECIALS, "|", "A", "B"])
 LEXICON = {"A": [[5, 4]], "B": [[6, 4]], "AB": [[5, 6, 4]]}
 ARPA = """\\data\\
 ngram 1=6
@@ -118,7 +118,7 @@ def test_every_word_costs_its_score() -> None:
 
 
 def test_pieces_may_last_at_the_end_of_a_word() -> None:
-    pieces = Symbols([*SPECIALS, "▁A", "B", "▁C"])
+    pieces = Vocabulary([*SPECIALS, "▁A", "B", "▁C"])
     decoder = LexiconBeamDecoder(pieces, {"AB": [[4, 5]], "C": [[6]]})
     assert decoder(probabilities([{4: 0.99}, {5: 0.99}, {5: 0.99}, {5: 0.99}, {6: 0.99}])) == "AB C"
     assert decoder(probabilities([{6: 0.99}, {0: 0.99}, {6: 0.99}])) == "C C"

@@ -14,7 +14,7 @@ from oracles import abx_oracle
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.evaluation import abx
 from fairseq_mtssl.evaluation.abx import AbxScore, best, format_table, plan_abx, score_abx, to_json
-from fairseq_mtssl.evaluation.abx_cells import Sampling
+from fairseq_mtssl.evaluation.abx_cells import Subsampler
 from fairseq_mtssl.evaluation.abx_items import read_items
 
 MATERIAL = [
@@ -87,8 +87,8 @@ def test_sampling_is_seeded_bounded_and_drops_no_group(tmp_path: Path) -> None:
     case = abx_cases.make_case(tmp_path / "f.item", 5, tokens=200, speakers=6)
     frames = np.full(2, 800)
 
-    def plan(tokens: int | None, speakers: int | None, seed: int = 0) -> abx.Plan:
-        return plan_abx(case.items, 50.0, frames, "exact", "any", Sampling(tokens, speakers, seed))
+    def plan(tokens: int | None, speakers: int | None, seed: int = 0) -> abx.AbxTask:
+        return plan_abx(case.items, 50.0, frames, "exact", "any", Subsampler(tokens, speakers, seed))
 
     whole, sampled = plan(None, None), plan(2, 3)
     assert sampled.within.groups.size.max() == 2

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fairseq_mtssl.evaluation.abx import plan_abx, score_abx
-from fairseq_mtssl.evaluation.abx_cells import Sampling
+from fairseq_mtssl.evaluation.abx_cells import Subsampler
 from fairseq_mtssl.evaluation.abx_items import read_items
 
 # (distance, slicing) -> within speaker in and across contexts, across speakers likewise
@@ -42,7 +42,7 @@ def test_every_number_of_the_golden_table(distance: str, slicing: str, tmp_path:
     found = []
     for kind in ("within", "across"):
         for context in ("within", "any"):
-            plan = plan_abx(items, 50.0, np.array([40, 40]), slicing, context, Sampling(None, None))
+            plan = plan_abx(items, 50.0, np.array([40, 40]), slicing, context, Subsampler(None, None))
             kept = np.concatenate([features(f)[rows] for f, rows in zip(plan.file, plan.kept)])
             score = score_abx(plan, torch.from_numpy(kept), distance)
             found.append(getattr(score, kind) / 100)

@@ -1,4 +1,4 @@
-"""Item files: read, sliced, and every fault at once."""
+"""Item files: read, sliced, and every error at once."""
 
 from __future__ import annotations
 
@@ -53,10 +53,10 @@ def test_every_malformed_line_is_reported_at_once(tmp_path: Path) -> None:
             "u 2 1 a q n s",
             "u 0 nan a q n s",
         )
-    assert len(error.value.faults) == 4
-    assert [fault.split(":")[0] for fault in error.value.faults] == ["line 3", "line 4", "line 5", "line 6"]
-    assert "6 columns, wanted file, onset s" in error.value.faults[0]
-    assert "wanted 0 ≤ onset ≤ offset" in error.value.faults[2]
+    assert len(error.value.errors) == 4
+    assert [error.split(":")[0] for error in error.value.errors] == ["line 3", "line 4", "line 5", "line 6"]
+    assert "6 columns, wanted file, onset s" in error.value.errors[0]
+    assert "wanted 0 ≤ onset ≤ offset" in error.value.errors[2]
 
 
 def test_a_file_without_header_is_refused_since_its_first_item_would_be_lost(tmp_path: Path) -> None:

@@ -62,7 +62,7 @@ def test_the_demo_says_of_each_phase_whether_it_learned(
     assert "(W2V2, VGS): W2V2, updates 0 to 24: ended at chance. Contrastive accuracy 0.02" in said
     assert "VGS, equal total updates: VGS, updates 0 to 40: learned. L_AV 3 (knowing nothing 6.9)." in said
     page = pages.PageParts((tmp_path / "index.html").read_text(encoding="utf-8"))
-    assert "Did each phase learn?" in page.texts and not page.faults
+    assert "Did each phase learn?" in page.texts and not page.errors
 
 
 def scores(speech_to_image: float, image_to_speech: float) -> dict[str, Any]:

@@ -143,13 +143,13 @@ def test_the_printed_command_can_be_retyped(tmp_path, capsys) -> None:
 
 
 def test_a_fault_of_the_users_ends_an_example_without_a_traceback(capsys) -> None:
-    def fault() -> None:
+    def error() -> None:
         raise ConfigError("--out", ["is wrong; give another"])
 
     def stop() -> None:
         raise KeyboardInterrupt
 
-    assert run_example(fault) == 1
+    assert run_example(error) == 1
     assert capsys.readouterr().err == "error: --out: is wrong; give another\n"
     assert run_example(stop) == 130
     assert "goes on" in capsys.readouterr().err

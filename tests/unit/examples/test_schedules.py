@@ -66,7 +66,7 @@ def test_every_schedule_fills_its_run(compose, variant) -> None:
     from fairseq_mtssl.schedule import Schedule, parse_schedule
 
     _, cfg = composed(compose, variant=variant)
-    laid = Schedule.lay(parse_schedule(variant, list(cfg.task.lengths)), cfg.optimization.max_update, 94)
+    laid = Schedule.resolve(parse_schedule(variant, list(cfg.task.lengths)), cfg.optimization.max_update, 94)
     assert laid.starts == ((0, run.UPDATES * 2 // 7) if "_" in variant else (0,))
 
 

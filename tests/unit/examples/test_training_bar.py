@@ -43,7 +43,7 @@ def test_the_tasks_own_phase_line_is_understood(caplog) -> None:
     phases = parse_phases(
         [{"alpha": 0, "length": 5, "name": "ssl"}, {"alpha": [0, 0.75], "length": "rest", "reset": []}]
     )
-    schedule = Schedule.lay(phases, 20, 10)
+    schedule = Schedule.resolve(phases, 20, 10)
     inner = SimpleNamespace(state={}, param_groups=[{}])
     optimizer = SimpleNamespace(set_lr=lambda lr: None, optimizer=inner)
     with caplog.at_level("INFO", logger="fairseq_mtssl.tasks.phases"):

@@ -1,5 +1,5 @@
 """Puts `tests/` on the path, so that `oracles` can be imported whichever way pytest was started; what has a
-compiled part is tested with it and without."""
+C++ extension is tested with it and without."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ if TESTS not in sys.path:
 
 @pytest.fixture(params=["compiled", "by torch"])
 def either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the compiled part, and without."""
+    """With the C++ extension, and without."""
     if request.param == "by torch":
         monkeypatch.setattr(native, "library", lambda: None)
     elif native.library() is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fairseq_mtssl.kernels.dropout import MAX_RATE, Draws, dropout
+from fairseq_mtssl.kernels.dropout import MAX_RATE, DropoutMask, dropout
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -15,7 +15,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rate", [0.001, 0.1, 0.3, MAX_RATE])
 def test_as_many_are_dropped_as_the_rate_says(dtype: torch.dtype, rate: float) -> None:
-    draws = Draws(rate, 7, dtype)
+    draws = DropoutMask(rate, 7, dtype)
     x = torch.ones(1000, 1000, dtype=dtype)
     dropped = draws.drop(x, draws.numbers(x.shape))
     assert set(dropped.unique().tolist()) == {0.0, 1.0}
@@ -28,7 +28,7 @@ def test_as_many_are_dropped_as_the_rate_says(dtype: torch.dtype, rate: float) -
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_each_of_the_65536_patterns_is_kept_or_dropped_as_counted(dtype: torch.dtype) -> None:
-    draws = Draws(0.1, 0, dtype)
+    draws = DropoutMask(0.1, 0, dtype)
     patterns = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16)
     numbers = patterns
     kept = draws.drop(torch.ones(2**16, dtype=dtype), numbers)
@@ -62,7 +62,7 @@ def test_nothing_is_dropped_outside_training_or_at_rate_0() -> None:
 
 
 def test_columns_and_neighbours_are_independent() -> None:
-    draws = Draws(0.3, 1, torch.bfloat16)
+    draws = DropoutMask(0.3, 1, torch.bfloat16)
     x = torch.ones(4000, 64, dtype=torch.bfloat16)
     gone = (draws.drop(x, draws.numbers(x.shape)) == 0).float()
     correlation = torch.corrcoef(gone.T) - torch.eye(64)

@@ -1,4 +1,4 @@
-"""The compiled part against torch's own functions, in each build that this processor can run."""
+"""The C++ extension against torch's own functions, in each build that this processor can run."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_it_is_there_wherever_a_compiler_is() -> None:
 
 def attended(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, rate: float = 0.0) -> list[Tensor]:
     """Output and gradients, of (heads, rows, d), in tensors that were full of something else."""
-    draws = dropout.Draws(rate, 3, q.dtype)
+    draws = dropout.DropoutMask(rate, 3, q.dtype)
     out, grads = torch.full_like(q, torch.nan), tuple(torch.full_like(x, torch.nan) for x in (q, k, v))
     native.attend(q, k, v, out, draws)
     native.attend_backward(q, k, v, grad, grads, draws)
@@ -177,7 +177,7 @@ def test_nothing_is_written_beyond_the_end(build: str) -> None:
     for dtype in DTYPES:
         room = torch.full((8, 9, 3, 24), 7.0, dtype=dtype)
         inner = [room[i, 1:8, 1:2, 2:21].transpose(0, 1) for i in range(8)]  # (1, 7, 19)
-        draws = dropout.Draws(0.1, 3, dtype)
+        draws = dropout.DropoutMask(0.1, 3, dtype)
         native.attend(*inner[:4], draws)
         native.attend_backward(*inner[:4], (inner[5], inner[6], inner[7]), draws)
         kept = room.clone()

@@ -110,7 +110,7 @@ def test_every_fault_is_told_with_line_numbers_counts_and_cure(tmp_path: Path) -
     with pytest.raises(ManifestError) as mapped:
         read(folder, manifest_of(16_000, 238_720, 16_000, 1_040))
     assert str(mapped.value) == text
-    assert "train.km: 3 faults" in text
+    assert "train.km: 3 errors" in text
     assert "line 2: 738 labels for 745 frames (238720 samples at 50 Hz); they may differ by 1." in text
     assert "line 3: 98 labels for 49 frames" in text and "They would fit 100 Hz: is rate_hz" in text
     assert "line 4: label '9' is not in dict.km.txt" in text
@@ -161,7 +161,7 @@ def test_without_a_rate_labels_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "fault"),
+    ("text", "error"),
     [
         ("", "holds no label"),
         ("0 1\n0 1\n", "line 2: label '0' is there already"),
@@ -169,10 +169,10 @@ def test_without_a_rate_labels_are_refused(tmp_path: Path) -> None:
         ("0 1\n1 1\n2 1\n3 1\n4 1\n", "5 labels, but targets.json counts 4 clusters"),
     ],
 )
-def test_a_broken_dictionary_is_refused(tmp_path: Path, text: str, fault: str) -> None:
+def test_a_broken_dictionary_is_refused(tmp_path: Path, text: str, error: str) -> None:
     folder = folder_of(tmp_path, "")
     (folder / "dict.km.txt").write_text(text)
-    with pytest.raises(ManifestError, match=fault):
+    with pytest.raises(ManifestError, match=error):
         read_label_dictionary(folder)
 
 

@@ -174,7 +174,7 @@ def test_all_faults_are_told_at_once_and_nothing_is_written(phones, corpus) -> N
     (corpus / "in" / "wav" / "d2.flac").write_bytes(b"no flac")
     with pytest.raises(ManifestError) as caught:
         run(phones, corpus)
-    text = "\n".join(caught.value.faults)
+    text = "\n".join(caught.value.errors)
     for told in (
         "phones.tsv line 51: got 'b1\\t0.5', wanted utterance, start s, end s, phone",
         "phones.tsv line 52: b2, 'x' from 0.5 s to 0.46 s",
@@ -185,7 +185,7 @@ def test_all_faults_are_told_at_once_and_nothing_is_written(phones, corpus) -> N
         "d2.flac: cannot be read as audio",
     ):
         assert told in text
-    assert len(caught.value.faults) == 7
+    assert len(caught.value.errors) == 7
     assert not (corpus / "out").exists()
 
 
@@ -243,7 +243,7 @@ def test_timit_folds_to_39_phones_and_drops_the_glottal_stop(phones, script, tim
 def test_textgrids_are_read_in_both_forms_and_any_encoding(script, tmp_path, grid, encoding) -> None:
     (tmp_path / "10-20-0001.TextGrid").write_text(grid, encoding=encoding)
     found = script("_alignments").read_alignments(tmp_path, tier="phones", fold="stress")
-    assert not found.faults
+    assert not found.errors
     told = [(phone.start_s, phone.end_s, phone.phone, phone.word) for phone in found.phones["10-20-0001"]]
     if grid == LONG_GRID:
         assert told == [
@@ -255,13 +255,13 @@ def test_textgrids_are_read_in_both_forms_and_any_encoding(script, tmp_path, gri
         assert told == [(0, 0.3, "AH", ""), (0.3, 0.5, "T", "")]
 
 
-def test_textgrids_without_the_tier_or_cut_short_are_faults(script, tmp_path) -> None:
+def test_textgrids_without_the_tier_or_cut_short_are_errors(script, tmp_path) -> None:
     (tmp_path / "a.TextGrid").write_text(LONG_GRID[: LONG_GRID.index("AH0")])
     (tmp_path / "b.TextGrid").write_text(LONG_GRID.replace('"phones"', '"segments"'))
     (tmp_path / "c.TextGrid").write_text("<html>")
-    faults = script("_alignments").read_alignments(tmp_path, tier="phones", fold="none").faults
-    assert len(faults) == 3
-    assert "ends too early" in faults[0] and "no tier 'phones'" in faults[1] and "no TextGrid" in faults[2]
+    errors = script("_alignments").read_alignments(tmp_path, tier="phones", fold="none").errors
+    assert len(errors) == 3
+    assert "ends too early" in errors[0] and "no tier 'phones'" in errors[1] and "no TextGrid" in errors[2]
 
 
 def test_librispeech_names_its_speakers_itself(phones, tmp_path) -> None:

@@ -122,7 +122,7 @@ def test_a_missing_fold_is_a_fault(libri, root, finetuning) -> None:
     (finetuning / "1h" / "4").rename(finetuning / "1h" / "7")
     with pytest.raises(ManifestError) as caught:
         run(libri, root, "--finetuning", str(finetuning), "--partial")
-    assert [fault.split(".")[0] for fault in caught.value.faults[:2]] == [
+    assert [error.split(".")[0] for error in caught.value.errors[:2]] == [
         "no folder 1h/4/clean",
         "no folder 1h/4/other",
     ]
@@ -146,7 +146,7 @@ def test_all_faults_are_told_at_once_and_nothing_is_written(libri, root) -> None
     lines.write_text(lines.read_text() + "14-114-0001 AGAIN\n14-114-0009\n")
     with pytest.raises(ManifestError) as caught:
         run(libri, root)
-    text = "\n".join(caught.value.faults)
+    text = "\n".join(caught.value.errors)
     for told in (
         "no folder train-clean-360",
         "14-114.trans.txt line 3: 14-114-0001 is there already",
@@ -158,7 +158,7 @@ def test_all_faults_are_told_at_once_and_nothing_is_written(libri, root) -> None
         "--partial",
     ):
         assert told in text
-    assert len(caught.value.faults) == 8
+    assert len(caught.value.errors) == 8
     assert not (root.parent / "out").exists()
 
 

@@ -46,7 +46,7 @@ def faults_of(pairs: ModuleType, folder: Path, rows: list[str], header: str = HE
     with pytest.raises(ManifestError) as caught:
         run(pairs, folder, rows, header=header)
     assert not (folder / "out").exists()
-    return caught.value.faults
+    return caught.value.errors
 
 
 GOOD = [
@@ -97,7 +97,7 @@ def test_silence_and_clips_shorter_than_a_frame_are_taken(pairs: ModuleType, cor
 def test_every_fault_of_files_is_reported_at_once(pairs: ModuleType, corpus_dir: Path) -> None:
     (corpus_dir / "wavs" / "broken.wav").write_bytes(b"no audio")
     (corpus_dir / "images" / "broken.png").write_bytes(b"no image")
-    faults = faults_of(
+    errors = faults_of(
         pairs,
         corpus_dir,
         [
@@ -119,10 +119,10 @@ def test_every_fault_of_files_is_reported_at_once(pairs: ModuleType, corpus_dir:
         ("line 4", "slow.wav: sampled at 8000 Hz, wanted 16000 Hz. Give --resample"),
         ("line 4", "broken.png: cannot be read as an image"),
     ]
-    assert len(faults) == len(wanted)
-    for fault, (line, message) in zip(faults, wanted, strict=True):
-        assert fault.startswith(line)
-        assert message in fault
+    assert len(errors) == len(wanted)
+    for error, (line, message) in zip(errors, wanted, strict=True):
+        assert error.startswith(line)
+        assert message in error
 
 
 def test_a_broken_file_is_told_once(pairs: ModuleType, corpus_dir: Path) -> None:
@@ -131,12 +131,12 @@ def test_a_broken_file_is_told_once(pairs: ModuleType, corpus_dir: Path) -> None
 
 
 def test_missing_columns_are_all_named(pairs: ModuleType, corpus_dir: Path) -> None:
-    faults = faults_of(pairs, corpus_dir, ["a\tb"], header="audio,image\tsplit\tsplit")
-    assert "no column 'audio'" in faults[0]
-    assert "no column 'image'" in faults[1]
-    assert "no column 'image_id'" in faults[2]
-    assert "two columns 'split'" in faults[3]
-    assert "got ['audio,image', 'split', 'split']" in faults[4]
+    errors = faults_of(pairs, corpus_dir, ["a\tb"], header="audio,image\tsplit\tsplit")
+    assert "no column 'audio'" in errors[0]
+    assert "no column 'image'" in errors[1]
+    assert "no column 'image_id'" in errors[2]
+    assert "two columns 'split'" in errors[3]
+    assert "got ['audio,image', 'split', 'split']" in errors[4]
 
 
 def test_an_empty_table_is_refused(pairs: ModuleType, corpus_dir: Path) -> None:
@@ -145,18 +145,18 @@ def test_an_empty_table_is_refused(pairs: ModuleType, corpus_dir: Path) -> None:
 
 def test_two_captions_with_one_id_are_refused(pairs: ModuleType, corpus_dir: Path) -> None:
     write_wav(corpus_dir / "more" / "a.wav", np.zeros(500))
-    faults = faults_of(pairs, corpus_dir, [GOOD[0], "more/a.wav\timages/2.png\ttwo\ttrain"])
-    assert "line 3: caption id 'a' is already on line 2" in faults[0]
-    assert "Add a column caption_id" in faults[1]
+    errors = faults_of(pairs, corpus_dir, [GOOD[0], "more/a.wav\timages/2.png\ttwo\ttrain"])
+    assert "line 3: caption id 'a' is already on line 2" in errors[0]
+    assert "Add a column caption_id" in errors[1]
 
 
 def test_one_image_id_with_two_images_and_one_image_with_two_ids_are_refused(
     pairs: ModuleType, corpus_dir: Path
 ) -> None:
     rows = [GOOD[0], "wavs/b.wav\timages/2.png\tone\ttrain", "wavs/c.wav\timages/1.png\tother\ttrain"]
-    faults = faults_of(pairs, corpus_dir, rows)
-    assert "image id 'one' has image" in faults[0]
-    assert "1.png has id 'other', but 'one' on line 2" in faults[1]
+    errors = faults_of(pairs, corpus_dir, rows)
+    assert "image id 'one' has image" in errors[0]
+    assert "1.png has id 'other', but 'one' on line 2" in errors[1]
 
 
 def test_a_leak_between_splits_is_refused(pairs: ModuleType, corpus_dir: Path) -> None:
@@ -166,9 +166,9 @@ def test_a_leak_between_splits_is_refused(pairs: ModuleType, corpus_dir: Path) -
         "wavs/b.wav\timages/1.png\tone\ttest\tc2",
         "wavs/a.wav\timages/2.png\ttwo\tvalid\tc3",
     ]
-    faults = faults_of(pairs, corpus_dir, rows, header=header)
-    assert "line 3: image id 'one' is in split test, but in train on line 2" in faults[0]
-    assert "a.wav' is in split valid, but in train on line 2" in faults[1]
+    errors = faults_of(pairs, corpus_dir, rows, header=header)
+    assert "line 3: image id 'one' is in split test, but in train on line 2" in errors[0]
+    assert "a.wav' is in split valid, but in train on line 2" in errors[1]
 
 
 def test_resampled_copies_are_written_for_other_rates_only(pairs: ModuleType, corpus_dir: Path) -> None:

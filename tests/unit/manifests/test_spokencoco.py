@@ -126,7 +126,7 @@ def test_the_published_counts_are_the_default(script: Callable[[str], ModuleType
     assert module.KARPATHY_COUNTS == {"train": 82783, "restval": 30504, "val": 5000, "test": 5000}
     with pytest.raises(ManifestError, match="2 images of split train, wanted 82783") as caught:
         run(module, folder)
-    assert len(caught.value.faults) == 5  # four counts and the cure
+    assert len(caught.value.errors) == 5  # four counts and the hint
     assert not (folder / "out").exists()
 
 
@@ -134,8 +134,8 @@ def test_images_without_a_spoken_caption_are_refused(coco: ModuleType, folder: P
     write_json(folder / "SpokenCOCO" / "SpokenCOCO_val.json", {"data": []})
     with pytest.raises(ManifestError) as caught:
         run(coco, folder)
-    assert "train: 1 of 3 images have no spoken caption, e.g. COCO id 21" in caught.value.faults[0]
-    assert "valid: 1 of 1 images have no spoken caption" in caught.value.faults[1]
+    assert "train: 1 of 3 images have no spoken caption, e.g. COCO id 21" in caught.value.errors[0]
+    assert "valid: 1 of 1 images have no spoken caption" in caught.value.errors[1]
 
 
 def test_whatever_is_missing_is_reported_at_once(coco: ModuleType, folder: Path) -> None:
@@ -145,7 +145,7 @@ def test_whatever_is_missing_is_reported_at_once(coco: ModuleType, folder: Path)
     write_wav(folder / "SpokenCOCO" / captions_of(12)[0]["wav"], np.zeros(100), 48000)
     with pytest.raises(ManifestError) as caught:
         run(coco, folder)
-    text = "\n".join(caught.value.faults)
+    text = "\n".join(caught.value.errors)
     assert "2 captions without image file" in text
     assert "2 captions without readable recording" in text
     assert "1 captions at 48000 Hz, wanted 16000 Hz" in text

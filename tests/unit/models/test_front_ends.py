@@ -73,7 +73,7 @@ def test_padding_changes_neither_states_nor_targets_nor_losses() -> None:
     assert frames == (12_000 - 400) // 640 + 1
     with torch.no_grad():
         fronts = [encoder.front_end(x["source"], x["lengths"]) for x in (inputs, short)]
-        tops = [encoder.frames(encoder.run(encoder.embed(front), 0, 3)) for front in fronts]
+        tops = [encoder.frames(encoder.forward_layers(encoder.embed(front), 0, 3)) for front in fronts]
         targets = [model.ssl_head.online_targets(encoder, front) for front in fronts]
     for padded, alone in (tops, targets):
         torch.testing.assert_close(padded[1, :frames], alone[0], atol=1e-5, rtol=1e-4)
@@ -132,16 +132,16 @@ def test_a_clip_below_one_window_is_refused() -> None:
 
 @pytest.mark.parametrize("make", [build, build_joint])
 @pytest.mark.parametrize(
-    ("changes", "fault"),
+    ("changes", "error"),
     [
         ({"conv_feature_layers": WAVEFORM}, r"with front_end=fbank: wanted \(mel bins, 400, 160\)"),
         ({"front_end": "waveform"}, r"with front_end=waveform: wanted \(channels, kernel, stride\), without"),
     ],
 )
-def test_layers_of_another_front_end_are_refused_with_all_other_faults(
-    make: Any, changes: dict[str, str], fault: str
+def test_layers_of_another_front_end_are_refused_with_all_other_errors(
+    make: Any, changes: dict[str, str], error: str
 ) -> None:
-    with pytest.raises(ConfigError, match=fault) as error:
+    with pytest.raises(ConfigError, match=error) as error:
         make(**changes, encoder_attention_heads=5)
     assert "no multiple of the 5" in str(error.value)
 

@@ -13,7 +13,7 @@ from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSs
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.modules.masking import span_mask
-from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.schedule import StepWeights
 
 
 def build_criterion() -> JointSslVgsCriterion:
@@ -80,8 +80,8 @@ def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradie
     vgs: float, ssl: float
 ) -> None:
     model, criterion = build_joint().train(), build_criterion()
-    criterion.enter(Moment(0, "x", 0, vgs, ssl, 1.0))
-    loss, _, log = criterion(model, sample([8000, 6000, 7000]))
+    step = StepWeights(0, "x", 0, vgs, ssl, 1.0)
+    loss, _, log = criterion(model, {**sample([8000, 6000, 7000]), "step": step})
     parts = [vgs * log["loss_vgs"] if vgs else 0, ssl * log["loss_ssl"] if ssl else 0]
     torch.testing.assert_close(loss.detach(), torch.as_tensor(sum(parts)))
     loss.backward()

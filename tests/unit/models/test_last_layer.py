@@ -32,9 +32,11 @@ def both_ways(
         hidden = encoder.embed(encoder.front_end(given["source"], given["lengths"]))
         last = encoder.num_layers
         if alone:
-            states = encoder.run_at(hidden, 0, last, mask)
+            states = encoder.forward_masked(hidden, 0, last, mask)
         else:
-            states = encoder.frames(encoder.run(encoder.run(hidden, 0, last - 1), last - 1, last))[mask]
+            states = encoder.frames(
+                encoder.forward_layers(encoder.forward_layers(hidden, 0, last - 1), last - 1, last)
+            )[mask]
         weight = torch.linspace(-1, 1, states.size(-1)) * torch.arange(1, len(states) + 1).unsqueeze(1)
         (states * weight).sum().backward()
         found.append([states.detach(), *(p.grad for p in encoder.parameters() if p.grad is not None)])
@@ -86,7 +88,9 @@ def test_layerdrop_skips_it_or_not_as_drawn() -> None:
         hidden = model.speech_encoder.embed(model.speech_encoder.front_end(given["source"], given["lengths"]))
         torch.manual_seed(seed)
         last = model.speech_encoder.num_layers
-        states = model.speech_encoder.run_at(hidden, last - 1, last, torch.ones(1, 27, dtype=torch.bool))
+        states = model.speech_encoder.forward_masked(
+            hidden, last - 1, last, torch.ones(1, 27, dtype=torch.bool)
+        )
         skipped = torch.equal(states, model.speech_encoder.frames(hidden)[0])
         torch.manual_seed(seed)
         assert skipped == (torch.rand(()).item() < 0.5)

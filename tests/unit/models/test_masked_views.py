@@ -19,7 +19,7 @@ from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsMod
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.modules.masking import span_mask
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
-from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.base import SslBatch
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
@@ -92,10 +92,8 @@ def pair_sample() -> dict[str, Any]:
 
 
 def build_joint_criterion() -> JointSslVgsCriterion:
-    """In training, of self-supervision alone."""
-    criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
-    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0))
-    return criterion
+    """In training."""
+    return JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
 
 
 def ssl_batch(model: Any, mask: Tensor, labels: list[Tensor] | None = None) -> SslBatch:
@@ -172,7 +170,7 @@ def test_variances_are_those_of_the_masked_frames_of_all_views() -> None:
     model = build()
     out, drawn, front = model(**batch()), masks(model), front_of(model)
     encoder, head = model.speech_encoder, model.ssl_head
-    states = [encoder.run(encoder.embed(front, mask), 0, 3) for mask in drawn]
+    states = [encoder.forward_layers(encoder.embed(front, mask), 0, 3) for mask in drawn]
     predicted = [
         head.regression(encoder.frames(state)[mask]) for state, mask in zip(states, drawn, strict=True)
     ]
@@ -271,7 +269,8 @@ def test_the_joint_loss_is_a_mean_over_the_masked_frames_of_all_views() -> None:
         model.ssl_head(model.speech_encoder, ssl_batch(model, mask, given["labels"]))
         for mask in joint_masks(model)
     ]
-    loss, _, _ = criterion(model, given)
+    step = StepWeights(0, "w2v2", 0, 0.0, 1.0, 1.0)
+    loss, _, _ = criterion(model, {**given, "step": step})
     mean = sum(total(out) for out in alone) / sum(out.frames for out in alone)
     torch.testing.assert_close(loss, mean)
     assert_close(gradients(model, loss), gradients(model, mean))

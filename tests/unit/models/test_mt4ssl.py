@@ -90,7 +90,7 @@ def test_the_classification_loss_is_the_cross_entropy_of_labelled_masked_frames(
     mask = model.draw_mask(front, inputs["ids"])
     labels[0, mask[0].nonzero()[0]] = 1  # a frame whose label is missing
     out = model(**inputs, labels=[labels])
-    top = model.speech_encoder.run(model.speech_encoder.embed(front, mask), 0, 4)
+    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(front, mask), 0, 4)
     logits = model.ssl_head.label_heads[0](model.speech_encoder.frames(top))
     expected, right = 0.0, 0
     for row, frame in mask.nonzero().tolist():
@@ -109,7 +109,7 @@ def test_frames_that_are_not_masked_are_classified_where_that_is_asked_for() -> 
     labels = labels_of(model, inputs)
     front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
     mask = model.draw_mask(front, inputs["ids"])
-    top = model.speech_encoder.run(model.speech_encoder.embed(front, mask), 0, 4)
+    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(front, mask), 0, 4)
     logits = model.ssl_head.label_heads[0](model.speech_encoder.frames(top))
     chosen = ~mask & (labels != 1)
     wanted = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen])
@@ -129,11 +129,11 @@ def test_the_regression_loss_is_the_squared_distance_over_the_root_of_the_width(
     front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
     mask = model.draw_mask(front, inputs["ids"])
     out = model(**inputs)
-    top = model.speech_encoder.run(model.speech_encoder.embed(front, mask), 0, 4)
+    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(front, mask), 0, 4)
     predictions = model.ssl_head.regression(model.speech_encoder.frames(top))
     # by hand: the layer results of the unmasked input (teacher = student before any step)
     results: list[torch.Tensor] = []
-    model.speech_encoder.run(model.speech_encoder.embed(front), 0, 4, results=results)
+    model.speech_encoder.forward_layers(model.speech_encoder.embed(front), 0, 4, results=results)
     normed = [torch.nn.functional.instance_norm(r.transpose(1, 2)).transpose(1, 2) for r in results[1:]]
     targets = sum(normed) / 3
     expected = ((predictions - targets)[mask] ** 2).sum() / math.sqrt(24)
@@ -169,7 +169,9 @@ def test_padding_changes_neither_features_nor_targets() -> None:
     with torch.no_grad():
         fronts = [model.speech_encoder.front_end(x["source"], x["lengths"]) for x in (long, short)]
         padded, alone = (model.ssl_head.online_targets(model.speech_encoder, front) for front in fronts)
-        tops = [model.speech_encoder.run(model.speech_encoder.embed(front), 0, 4) for front in fronts]
+        tops = [
+            model.speech_encoder.forward_layers(model.speech_encoder.embed(front), 0, 4) for front in fronts
+        ]
         features = [model.speech_encoder.frames(top) for top in tops]
     # float32 rounding of longer sums; with unzeroed padding the difference is above 0.01
     torch.testing.assert_close(padded[1, :frames], alone[0], atol=2e-5, rtol=1e-4)

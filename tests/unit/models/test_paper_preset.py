@@ -30,7 +30,7 @@ def last_frames(model: JointSslVgsModel, noise: float) -> torch.Tensor:
     front = encoder.front_end(torch.zeros(2, 400), torch.tensor([400, 400]))
     front.features, front.lengths = features, torch.tensor([32, 16])
     front.features[1, 16:] += noise
-    return encoder.place(front).states[8:17, 1]  # the CLS token comes first
+    return encoder.add_positions(front).states[8:17, 1]  # the CLS token comes first
 
 
 def test_in_paper_the_positional_convolution_sees_the_padding_and_in_modern_zeros() -> None:

@@ -91,7 +91,7 @@ def test_a_task_shares_buffers_before_validation_and_says_which_batches_count(
     task.begin_valid_epoch(1, model)
     monkeypatch.setattr(task, "_begin_session", lambda *_: SimpleNamespace(reach=lambda _: None))
     task.cfg.max_epoch = 0
-    task._lay_schedule(4)
+    task._resolve_schedule(4)
     criterion = SimpleNamespace(enter=lambda _: None)
     for dummy in (False, True):
         task.train_step({"net_input": {"images": 0}}, model, criterion, None, 0, ignore_grad=dummy)

@@ -1,4 +1,4 @@
-"""The slow teacher: its decay, its steps, its precision."""
+"""The EMA teacher: its decay, its steps, its precision."""
 
 from __future__ import annotations
 

@@ -78,8 +78,8 @@ def test_features_are_augmented_in_training_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("augment", "fault"),
+    ("augment", "error"),
     [(FbankAugment(warp=0.7), "fbank_warp 0.7"), (FbankAugment(mask_bins=80), "fbank_mask_bins 80")],
 )
-def test_impossible_values_are_named(augment: FbankAugment, fault: str) -> None:
-    assert [fault in each for each in augment.faults(BINS)] == [True]
+def test_impossible_values_are_named(augment: FbankAugment, error: str) -> None:
+    assert [error in each for each in augment.errors(BINS)] == [True]

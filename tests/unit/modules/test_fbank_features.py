@@ -7,7 +7,7 @@ import torch
 
 from fairseq_mtssl.frames import conv_length, parse_conv_layers
 from fairseq_mtssl.modules import fbank_features
-from fairseq_mtssl.modules.fbank_features import EXAMPLE, FbankFeatures, fbank_faults, normalise
+from fairseq_mtssl.modules.fbank_features import EXAMPLE, FbankFeatures, fbank_errors, normalise
 
 LAYERS = parse_conv_layers("[(80,400,160)] + [(12,5,2,2)] * 2")
 
@@ -98,6 +98,6 @@ def test_every_weight_is_trained() -> None:
     ],
 )
 def test_layers_that_are_no_centred_convolutions_over_windows_are_told(text: str) -> None:
-    (fault,) = fbank_faults(parse_conv_layers(text))
-    assert "front_end=fbank" in fault and EXAMPLE in fault
-    assert fbank_faults(parse_conv_layers(EXAMPLE)) == []
+    (error,) = fbank_errors(parse_conv_layers(text))
+    assert "front_end=fbank" in error and EXAMPLE in error
+    assert fbank_errors(parse_conv_layers(EXAMPLE)) == []

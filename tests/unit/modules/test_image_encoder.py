@@ -201,7 +201,7 @@ def test_every_kind_runs_in_half_precision(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sizes", "fault"),
+    ("kind", "sizes", "error"),
     [
         ("resnet", {}, "unknown kind `resnet`; choose one of regions, cnn, patches, timm:<name>"),
         ("timm:", {}, "unknown kind"),
@@ -211,6 +211,6 @@ def test_every_kind_runs_in_half_precision(kind: str) -> None:
         ("cnn", {"channels": ()}, "at least one stage"),
     ],
 )
-def test_impossible_encoders_are_refused_with_the_cure(kind: str, sizes: dict, fault: str) -> None:
-    with pytest.raises(ConfigError, match=fault):
+def test_impossible_encoders_are_refused_with_the_cure(kind: str, sizes: dict, error: str) -> None:
+    with pytest.raises(ConfigError, match=error):
         build_image_encoder(kind, **sizes)

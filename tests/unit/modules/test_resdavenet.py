@@ -186,4 +186,4 @@ def test_masked_batch_norm_keeps_half_precision_finite_and_in_its_dtype() -> Non
 def test_impossible_sizes_are_refused_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         ResDavenet(16, (8, 8), 4, 0, 8, (2, 0, 2))
-    assert len(caught.value.faults) == 4
+    assert len(caught.value.errors) == 4

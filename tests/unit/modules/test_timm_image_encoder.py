@@ -113,7 +113,7 @@ def test_weights_of_another_network_are_refused_with_what_differs(tmp_path: Path
 
 @pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize(
-    ("name", "content", "fault"),
+    ("name", "content", "error"),
     [
         ("absent.pt", None, "Nothing is downloaded"),
         ("broken.pt", b"no zip file", "cannot be read as weights"),
@@ -121,11 +121,11 @@ def test_weights_of_another_network_are_refused_with_what_differs(tmp_path: Path
     ],
 )
 def test_weights_that_cannot_be_read_are_refused(
-    tmp_path: Path, name: str, content: bytes | None, fault: str
+    tmp_path: Path, name: str, content: bytes | None, error: str
 ) -> None:
     if content is not None:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(CheckpointError, match=fault):
+    with pytest.raises(CheckpointError, match=error):
         build_image_encoder("timm:vit", image_size_px=8, weights=tmp_path / name)
 
 

@@ -72,7 +72,7 @@ def test_sections_have_the_curve_the_numbers_and_the_best(tmp_path: Path) -> Non
     write(tmp_path / "p.json", probe())
     first, second = layer_sections(find_layer_results(tmp_path))
     parts = pages.PageParts(first.markup + second.markup)
-    assert not parts.faults and len(parts.all("svg")) == 2 and len(set(parts.ids)) == len(parts.ids)
+    assert not parts.errors and len(parts.all("svg")) == 2 and len(set(parts.ids)) == len(parts.ids)
     assert first.title == "ABX error (abx_20.json)" and "within 21.00 % (layer 1)" in first.text
     assert "21.00" in parts.texts and "abx_10.json" in parts.texts
     assert second.title == "Phone probe (p.json)" and "Best: layer 2: valid 42.00 %" in second.text

@@ -25,7 +25,7 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path) -> None:
     text = out.read_text(encoding="utf-8")
     page = pages.PageParts(text)
     encoded = base64.b64encode(picture.read_bytes()).decode()
-    assert not page.faults and page.addresses == [f"data:image/png;base64,{encoded}"]
+    assert not page.errors and page.addresses == [f"data:image/png;base64,{encoded}"]
     assert "<td>12.0</td>" in text and "<details>" in text and "a &amp;&amp; b" in text
 
 
@@ -45,7 +45,7 @@ def test_a_long_page_has_contents_that_lead_to_every_section(tmp_path) -> None:
     titles = ["Training", "ABX (a.json)", "→", "Training", "<Last>"]
     text = write_page("t", [Section(title) for title in titles], tmp_path / "p.html").read_text("utf-8")
     page = pages.PageParts(text)
-    assert not page.faults
+    assert not page.errors
     assert page.addresses == ["#training", "#abx-a-json", "#-2", "#training-3", "#last"]
     assert [f"#{name}" for name in page.ids] == page.addresses
 
@@ -54,7 +54,7 @@ def test_a_script_runs_at_the_end_and_is_announced_at_the_beginning(tmp_path) ->
     out = write_page("t", [Section("s", markup="<p>body</p>")], tmp_path / "p.html", "<p>lead</p>", "go();")
     text = out.read_text(encoding="utf-8")
     places = [text.index(part) for part in ('classList.add("js")', "<p>lead", "<p>body", "go();")]
-    assert places == sorted(places) and not pages.PageParts(text).faults
+    assert places == sorted(places) and not pages.PageParts(text).errors
 
 
 def test_facts_with_nothing_to_say_are_left_out() -> None:

@@ -17,7 +17,7 @@ HOSTILE = "</li><script>alert('\"&<')</script>"
 
 def parts(queries: list[Query]) -> pages.PageParts:
     found = pages.PageParts(gallery_markup(queries, "g"))
-    assert not found.faults
+    assert not found.errors
     return found
 
 

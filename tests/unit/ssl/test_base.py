@@ -43,7 +43,9 @@ class Dummy(SslBranch):
     Options = DummyOptions
 
     def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
-        states = encoder.frames(encoder.run(encoder.embed(batch.front, batch.mask), 0, encoder.num_layers))
+        states = encoder.frames(
+            encoder.forward_layers(encoder.embed(batch.front, batch.mask), 0, encoder.num_layers)
+        )
         loss = self.options.scale * states[batch.mask].pow(self.options.power).mean()
         frames = int(batch.mask.sum())
         measures = {"power": Measure(loss.detach() * frames, frames)}
@@ -98,7 +100,7 @@ def test_every_unknown_option_is_named_with_those_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         read_options(Dummy, {}, {"codes": 3, "scale": 1.0, "lod": 2})
     wanted = "no such option; this branch has scale, mask_length, power"
-    assert caught.value.faults == [f"codes: {wanted}", f"lod: {wanted}"]
+    assert caught.value.errors == [f"codes: {wanted}", f"lod: {wanted}"]
     assert str(caught.value).startswith("model.ssl_options: ")
 
 

@@ -19,7 +19,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.modules.log_mel import log_mel
-from fairseq_mtssl.schedule import Moment
+from fairseq_mtssl.schedule import StepWeights
 
 WAVEFORM = {"conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"}
 FBANK = {
@@ -219,7 +219,7 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_frames_of_all_code_books(
     result = model(**given)
     front = encoder.front_end(given["source"], given["lengths"])
     mask = model.draw_mask(front, given["ids"])
-    states = encoder.frames(encoder.run(encoder.embed(front, mask), 0, encoder.num_layers))
+    states = encoder.frames(encoder.forward_layers(encoder.embed(front, mask), 0, encoder.num_layers))
     expected, counts = 0.0, torch.zeros(2, OPTIONS["codes"])
     for book, (head, labels) in enumerate(zip(model.ssl_head.label_heads, labels_of(model, given))):
         nats, right = 0.0, 0
@@ -243,7 +243,7 @@ def test_the_other_frames_are_classified_where_that_is_asked_for() -> None:
     encoder = model.speech_encoder
     front = encoder.front_end(given["source"], given["lengths"])
     mask = model.draw_mask(front, given["ids"])
-    states = encoder.frames(encoder.run(encoder.embed(front, mask), 0, encoder.num_layers))
+    states = encoder.frames(encoder.forward_layers(encoder.embed(front, mask), 0, encoder.num_layers))
     wanted = torch.zeros(())
     for head, labels in zip(model.ssl_head.label_heads, labels_of(model, given)):
         others = ~mask & (labels != 1)
@@ -311,7 +311,7 @@ def test_the_joint_model_trains_it_beside_grounding(
     given["net_input"] |= {"images": images, "image_index": rows}
     given |= {"image_group": rows, "image_row": rows}
     criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
-    criterion.enter(Moment(0, "x", 0, 0.5, 0.5, 1.0))
+    given["step"] = StepWeights(0, "x", 0, 0.5, 0.5, 1.0)
     model.set_num_updates(500)  # at which the criterion looks for collapse
     loss, _, log = criterion(model, given)
     torch.testing.assert_close(loss.detach(), 0.5 * log["loss_vgs"] + 0.5 * log["loss_ssl"])
@@ -321,7 +321,7 @@ def test_the_joint_model_trains_it_beside_grounding(
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
     # alone, on the same masks, it has the same labels: the mean over frames does not see the captions' images
     given["net_input"] = {name: given["net_input"][name] for name in ("source", "lengths")}
-    criterion.enter(Moment(0, "x", 0, 0.0, 1.0, 1.0))
+    given["step"] = StepWeights(0, "x", 0, 0.0, 1.0, 1.0)
     alone, _, _ = criterion(model, given)
     torch.testing.assert_close(alone.detach(), log["loss_ssl"])
 
@@ -333,13 +333,13 @@ def test_the_joint_model_trains_it_beside_grounding(
 def test_every_refused_option_is_told_at_once(make: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         make(codes=1, code_dim=0, code_books=0, mel_bins=-1)
-    for fault in (
+    for error in (
         "ssl_options.codes 1: wanted 2 or more",
         "ssl_options.code_dim 0: wanted 1 or more",
         "ssl_options.code_books 0: wanted 1 or more",
         "ssl_options.mel_bins -1: wanted 1 or more",
     ):
-        assert fault in caught.value.faults
+        assert error in caught.value.errors
     with pytest.raises(ConfigError, match="model.ssl_options: codebooks: no such option; this branch"):
         make(codebooks=2)
 

@@ -9,8 +9,8 @@ import pytest
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 
-from fairseq_mtssl.tasks import every_row
-from fairseq_mtssl.tasks.every_row import EveryRowTask
+from fairseq_mtssl.tasks import base as every_row
+from fairseq_mtssl.tasks.base import BaseTask
 
 
 class Run:
@@ -22,7 +22,7 @@ class Run:
         monkeypatch.setattr(FairseqTask, "train_step", lambda *_, **__: self.tick(self.step_s))
         monkeypatch.setattr(FairseqTask, "reduce_metrics", lambda *_: None)
         self.step_s = 0.0
-        self.task = EveryRowTask(SimpleNamespace())
+        self.task = BaseTask(SimpleNamespace())
 
     def tick(self, seconds: float) -> None:
         self.now += seconds

@@ -58,7 +58,7 @@ def test_every_phase_resets_once_whatever_epochs_and_stops_there_are(seed: int) 
             if schedule is not None:
                 optimizer = resumed(optimizer)
             batches = int(rng.integers(61, 63)) // int(rng.integers(1, 3))
-            schedule = keep_schedule(optimizer, Schedule.lay(PHASES, 10 * batches, batches), "as written")
+            schedule = keep_schedule(optimizer, Schedule.resolve(PHASES, 10 * batches, batches), "as written")
         for _ in range(int(rng.integers(20, 80))):
             if update(optimizer, schedule, number):
                 resets.append(number)
@@ -67,17 +67,17 @@ def test_every_phase_resets_once_whatever_epochs_and_stops_there_are(seed: int) 
 
 
 def test_an_update_that_is_repeated_resets_once() -> None:
-    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    optimizer, schedule = new_optimizer(), Schedule.resolve(PHASES, 100, 10)
     assert [update(optimizer, schedule, number) for number in (29, 30, 30, 31)] == [False, True, False, False]
 
 
 def test_a_phase_whose_first_update_was_missed_resets_later() -> None:
-    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    optimizer, schedule = new_optimizer(), Schedule.resolve(PHASES, 100, 10)
     assert [update(optimizer, schedule, number) for number in (29, 33)] == [False, True]
 
 
 def test_a_phase_that_keeps_the_state_does_not_reset_it() -> None:
-    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    optimizer, schedule = new_optimizer(), Schedule.resolve(PHASES, 100, 10)
     assert [update(optimizer, schedule, number) for number in (69, 70)] == [False, False]
 
 
@@ -85,7 +85,7 @@ def test_a_phase_that_keeps_the_state_does_not_reset_it() -> None:
 def test_a_checkpoint_that_names_no_phase_is_taken_to_belong_to_that_of_its_last_update(
     number: int, wanted: bool
 ) -> None:
-    optimizer, schedule = new_optimizer(), Schedule.lay(PHASES, 100, 10)
+    optimizer, schedule = new_optimizer(), Schedule.resolve(PHASES, 100, 10)
     update(optimizer, schedule, number - 1)
     del optimizer.optimizer.param_groups[0]["phase"]
     assert update(resumed(optimizer), schedule, number) == wanted
@@ -95,15 +95,15 @@ def test_the_first_resolved_schedule_stays_and_another_epoch_is_told(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     optimizer = new_optimizer()
-    begun = keep_schedule(optimizer, Schedule.lay(PHASES, 100, 10), "as written")
+    begun = keep_schedule(optimizer, Schedule.resolve(PHASES, 100, 10), "as written")
     with caplog.at_level(logging.WARNING):
-        kept = keep_schedule(resumed(optimizer), Schedule.lay(PHASES, 50, 5), "as written")
+        kept = keep_schedule(resumed(optimizer), Schedule.resolve(PHASES, 50, 5), "as written")
     assert kept == begun
     assert "5 updates, and had 10" in caplog.text and "[0, 30, 70] of 100" in caplog.text
 
 
 def test_a_schedule_written_anew_holds() -> None:
     optimizer = new_optimizer()
-    keep_schedule(optimizer, Schedule.lay(PHASES, 100, 10), "as written")
-    other = Schedule.lay(PHASES, 50, 5)
+    keep_schedule(optimizer, Schedule.resolve(PHASES, 100, 10), "as written")
+    other = Schedule.resolve(PHASES, 50, 5)
     assert keep_schedule(optimizer, other, "written anew") == other

@@ -77,17 +77,17 @@ def test_what_the_user_gives_wins_where_the_dictionary_allows_it(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("asked", "symbols", "cure"),
+    ("asked", "symbols", "hint"),
     [
         ("letter", PIECES, "begin with '▁'; give sentencepiece"),
         ("sentencepiece", LETTERS, "the symbol '|'; give letter"),
         ("letter", ["AA", "K", "T"], "marks no words; give none"),
     ],
 )
-def test_what_contradicts_the_dictionary_is_refused(asked: str, symbols: list[str], cure: str) -> None:
+def test_what_contradicts_the_dictionary_is_refused(asked: str, symbols: list[str], hint: str) -> None:
     with pytest.raises(ConfigError) as caught:
         check_post_process(asked, symbols)
-    assert "criterion.post_process" in str(caught.value) and cure in str(caught.value)
+    assert "criterion.post_process" in str(caught.value) and hint in str(caught.value)
 
 
 def test_the_configuration_that_is_saved_says_what_was_used(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def word_joining(symbols: Iterable[str]) -> str:
     return "letter" if WORD_END in names else "none"
 
 
-class TextUnits(Protocol):
+class Tokenizer(Protocol):
     """extension: of the files in these units; inventory: symbols known without any text."""
 
     extension: str

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fairseq_mtssl.data.text_units import PIECE_WORD_START, SPECIALS, WORD_END, word_joining
+from fairseq_mtssl.data.tokenizers import PIECE_WORD_START, SPECIALS, WORD_END, word_joining
 from fairseq_mtssl.errors import ConfigError
 
 BLANK = SPECIALS.index("<s>")
 PAD = SPECIALS.index("<pad>")
 
 
-class Symbols:
+class Vocabulary:
     """names: of a dictionary, in its order; pieces: whether they are SentencePiece's, else letters.
 
     Raises: ConfigError if neither `|` nor `▁` says where words begin or end.
@@ -23,8 +23,8 @@ class Symbols:
         self.pieces = word_joining(self.names) == "sentencepiece"
         if not self.pieces and WORD_END not in self.index:
             wanted = f"neither {WORD_END!r} nor any {PIECE_WORD_START!r}, so where do words end?"
-            cure = "Fine-tune on what mtssl prepare-text writes"
-            raise ConfigError("the dictionary", [f"has {wanted} {cure}"])
+            hint = "Fine-tune on what mtssl prepare-text writes"
+            raise ConfigError("the dictionary", [f"has {wanted} {hint}"])
 
     def __len__(self) -> int:
         return len(self.names)

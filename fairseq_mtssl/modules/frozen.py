@@ -8,10 +8,10 @@ from typing import Any
 from torch import Tensor, nn
 
 
-class Unchanging(nn.Module):
+class Frozen(nn.Module):
     """Stays in evaluation mode, and keeps the precision of its weights when the model around it is halved."""
 
-    def train(self, mode: bool = True) -> Unchanging:
+    def train(self, mode: bool = True) -> Frozen:
         """Stays in evaluation mode whatever is asked."""
         return super().train(False)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fairseq_mtssl.data.text_units import Letters, SentencePieces, count_symbols, train_sentencepiece
+from fairseq_mtssl.data.tokenizers import Letters, SentencePieces, count_symbols, train_sentencepiece
 from fairseq_mtssl.errors import ConfigError
 
 TEXTS = ["WE CALL IT BEAR", "ZERO THREE FIVE ONE", "DON'T GO THERE NOW"] * 3

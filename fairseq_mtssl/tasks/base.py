@@ -8,9 +8,10 @@ from fairseq.tasks import FairseqTask
 from omegaconf import open_dict
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.kernels.allocator import keep_freed_memory
 
 
-class EveryRowTask(FairseqTask):
+class BaseTask(FairseqTask):
     """With required_batch_size_multiple above 1 (8, unless fairseq-validate is told otherwise) fairseq drops
     a last batch that is no multiple of it, and says nothing. Here batches have any size.
 
@@ -23,6 +24,10 @@ class EveryRowTask(FairseqTask):
     _batch_asked: Optional[float] = None  # when the next update's batches were asked for
     _batch_came: Optional[float] = None  # when the first of them was there
     _batch_wait_s = 0.0  # between the two
+
+    def __init__(self, cfg: Any, **kwargs: Any) -> None:
+        super().__init__(cfg, **kwargs)
+        keep_freed_memory()
 
     def settle_normalize(
         self, cfg: Any, trained: Optional[bool], source: Any, name: str = "normalize"
