@@ -105,6 +105,8 @@ setup(
     description="Joint self-supervised and visually grounded speech learning on fairseq",
     long_description=(HERE / "README.md").read_text("utf-8"),
     long_description_content_type="text/markdown",
+    license="MIT",
+    license_files=["LICENSE"],
     python_requires=">=3.10,<3.13",
     install_requires=CORE,
     extras_require=EXTRAS,

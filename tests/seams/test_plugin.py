@@ -213,7 +213,7 @@ def wheel(tmp_path_factory) -> Path:
     copy = tmp_path_factory.mktemp("source")
     for name in ("fairseq_mtssl", "hydra_plugins"):
         shutil.copytree(root / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("setup.py", "pyproject.toml", "README.md"):
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(root / name, copy / name)
     out = tmp_path_factory.mktemp("wheel")
     words = ["-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", str(out), str(copy)]

@@ -1,11 +1,15 @@
-"""Every shell command of the README and of the examples' READMEs: run where that is quick, else taken apart.
+"""The README, the pages of docs/ and the examples' READMEs: what they say exists and works.
 
-A command of a kind that is not known here fails, so that none goes untested.
+Every shell command in them is run where that is quick, and otherwise taken apart; a command of a kind that is
+not known here fails, so that none goes untested. The Python lines of the README are held to the signatures of
+what they call.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
+import inspect
 import re
 import shlex
 from collections.abc import Iterator
@@ -14,13 +18,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+DOCS = sorted((ROOT / "docs").glob("*.md"))
 READMES = [
-    ROOT / "README.md",
+    README,
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "CHANGELOG.md",
     *sorted((ROOT / "examples").glob("*/README.md")),
-    *sorted((ROOT / "docs").glob("*.md")),
+    *DOCS,
 ]
+MAX_README_CHARACTERS = 7000
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
-LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:|mailto:)([^)#]*)(?:#([^)]*))?\)")
 SUBSTITUTION = re.compile(r'"\$\(([^)]*)\)"')
 
 
@@ -34,15 +43,20 @@ def commands(readme: Path) -> Iterator[str]:
                 yield line.strip()
 
 
+def name_of(readme: Path) -> str:
+    return str(readme.relative_to(ROOT))
+
+
 ALL = [
-    pytest.param(command, id=f"{readme.parent.name}: {command[:60]}")
+    pytest.param(command, id=f"{name_of(readme)}: {command[:60]}")
     for readme in READMES
     for command in commands(readme)
 ]
 
 
-def test_the_readmes_have_commands() -> None:
-    assert len(list(commands(READMES[0]))) > 10
+def test_the_readme_and_the_pages_have_commands() -> None:
+    assert len(list(commands(README))) > 5
+    assert len({command for page in (README, *DOCS) for command in commands(page)}) > 50
 
 
 @pytest.mark.parametrize("command", ALL)
@@ -132,25 +146,127 @@ def check_validate(words: list[str]) -> None:
     assert isinstance(args, argparse.Namespace) and args.task in ("joint_ssl_vgs", "phoneme_probe")
 
 
-@pytest.mark.parametrize("readme", READMES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("readme", READMES, ids=name_of)
 def test_relative_links_lead_somewhere(readme) -> None:
-    broken = [link for link in LINK.findall(readme.read_text("utf-8")) if not (readme.parent / link).exists()]
+    broken = []
+    for path, heading in LINK.findall(readme.read_text("utf-8")):
+        target = readme.parent / path if path else readme
+        if not target.exists() or (heading and heading not in anchors(target)):
+            broken.append(f"{path}#{heading}" if heading else path)
     assert not broken
 
 
+def anchors(page: Path) -> set[str]:
+    """What a page's headings are called in links, by GitHub's rule: lower case, no punctuation, hyphens."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_the_anchor_of_a_heading_is_githubs(tmp_path) -> None:
+    (tmp_path / "page.md").write_text('# A\n\n## "The base" model, for 20 epochs: `x_y`\n')
+    assert anchors(tmp_path / "page.md") == {"a", "the-base-model-for-20-epochs-x_y"}
+
+
 def test_every_recipe_is_in_the_readme_and_names_its_own_command() -> None:
-    text = READMES[0].read_text(encoding="utf-8")
+    text = README.read_text(encoding="utf-8")
     for path in (ROOT / "fairseq_mtssl" / "config").glob("[!_]*.yaml"):
         assert f"`{path.stem}`" in text, path.stem
         header = path.read_text(encoding="utf-8").partition("defaults:")[0]
         assert f"fairseq-hydra-train --config-name {path.stem} " in header, path.stem
 
 
-def test_every_subcommand_is_in_the_readme() -> None:
+def test_every_subcommand_is_in_the_readme_or_on_a_page() -> None:
     from fairseq_mtssl.cli.main import COMMANDS
 
-    text = READMES[0].read_text(encoding="utf-8")
-    assert all(f"mtssl {name}" in text for name in COMMANDS)
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (README, *DOCS))
+    assert [name for name in COMMANDS if f"mtssl {name}" not in text] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8")) < MAX_README_CHARACTERS
+
+
+def test_every_page_of_the_documentation_is_linked_from_the_readme() -> None:
+    linked = {(ROOT / path).resolve() for path, _ in LINK.findall(README.read_text(encoding="utf-8"))}
+    assert [page.name for page in DOCS if page not in linked] == []
+
+
+def rooms_of_the_map() -> list[str]:
+    """What the README's map of the code names in backticks on each line before the colon."""
+    section = README.read_text(encoding="utf-8").partition("## Map of the code")[2].partition("\n## ")[0]
+    lines = re.findall(r"^- ([^:]+):", section, re.M)
+    return re.findall(r"`([^`]+)`", " ".join(lines))
+
+
+def test_what_the_map_of_the_code_names_exists() -> None:
+    rooms = rooms_of_the_map()
+    assert rooms
+    assert [name for name in rooms if not (ROOT / "fairseq_mtssl" / name).exists()] == []
+
+
+def test_every_folder_of_the_package_is_in_the_map_of_the_code() -> None:
+    folders = {path.parent.name for path in (ROOT / "fairseq_mtssl").glob("*/__init__.py")}
+    assert folders - set(rooms_of_the_map()) == set()
+
+
+def python_errors(source: str) -> list[str]:
+    """What of the Python lines does not exist: functions of the package, methods of the model, arguments."""
+    import fairseq_mtssl
+
+    tree = ast.parse(source)
+    models = {
+        target.id
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign) and "fairseq_mtssl.load_model(" in ast.unparse(node.value)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    errors = []
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Attribute) or not isinstance(node.value, ast.Name):
+            continue
+        name = node.value.id
+        if name == "fairseq_mtssl" or name in models:
+            owner = fairseq_mtssl if name == "fairseq_mtssl" else fairseq_mtssl.Pretrained
+            if not hasattr(owner, node.attr):
+                errors.append(f"{name}.{node.attr} does not exist")
+    for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
+        function = ast.unparse(call.func)
+        owner, _, attribute = function.rpartition(".")
+        if owner == "fairseq_mtssl" and hasattr(fairseq_mtssl, attribute):
+            signature, given = inspect.signature(getattr(fairseq_mtssl, attribute)), list(call.args)
+        elif owner in models and hasattr(fairseq_mtssl.Pretrained, attribute):
+            method = getattr(fairseq_mtssl.Pretrained, attribute)
+            signature, given = inspect.signature(method), [call.func, *call.args]
+        else:
+            continue
+        try:
+            signature.bind(*given, **{word.arg: word.value for word in call.keywords})
+        except TypeError as error:
+            errors.append(f"{function}: {error}")
+    return errors
+
+
+def test_the_python_lines_of_the_readme_call_what_exists() -> None:
+    blocks = [block for language, block in FENCE.findall(README.read_text("utf-8")) if language == "python"]
+    assert blocks
+    for block in blocks:
+        assert python_errors(block) == []
+        for name in ("load_model", "extract_features", "embed_speech", "embed_images"):
+            assert f".{name}(" in block
+
+
+@pytest.mark.parametrize(
+    ("lines", "word"),
+    [
+        ("fairseq_mtssl.open_model('x.pt')", "open_model does not exist"),
+        ("fairseq_mtssl.load_model('x.pt', layer=2)", "layer"),
+        ("model = fairseq_mtssl.load_model('x.pt')\nmodel.embed_text('x')", "embed_text does not exist"),
+        ("model = fairseq_mtssl.load_model('x.pt')\nmodel.embed_speech()", "missing"),
+    ],
+)
+def test_python_lines_that_call_what_does_not_exist_are_noticed(lines, word) -> None:
+    assert [error for error in python_errors(lines) if word in error]
 
 
 def test_make_help_names_every_target(run_program) -> None:
