@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fairseq_mtssl.cli.options import (
+    Renamed,
     add_compute_arguments,
     add_random_argument,
     pick_device,
@@ -57,7 +58,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-tokens-per-group", type=int, default=10, metavar="N", help="drawn at random; 0: all (10)"
     )
     parser.add_argument(
-        "--max-x-speakers", type=int, default=5, metavar="N", help="for each A, across; 0: all (5)"
+        "--max-x-across",
+        "--max-x-speakers",
+        action=Renamed,
+        type=int,
+        default=5,
+        metavar="N",
+        help="speakers that X is taken from for each A, across speakers; 0: all (5)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of both draws and of random weights (0)")
     parser.add_argument("--json", metavar="FILE", help="also write the numbers here")

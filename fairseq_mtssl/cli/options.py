@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,21 @@ from fairseq_mtssl.files import write_text
 
 if TYPE_CHECKING:
     import torch
+
+
+class Renamed(argparse.Action):
+    """An option with an earlier name, which still works and is warned of: the last of its names."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        if option_string == self.option_strings[-1]:
+            print(f"{option_string} is now called {self.option_strings[0]}", file=sys.stderr)
+        setattr(namespace, self.dest, values)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -50,6 +50,7 @@ class Mt4sslTaskConfig(BucketConfig):
     # fairseq-validate composes a configuration without a model; the checkpoint then brings its own.
     conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
     phase_ratio: Any = "${oc.select:lr_scheduler.phase_ratio,null}"
+    ssl: str = "${oc.select:model.ssl,mt4ssl}"
     seed: int = II("common.seed")
     train_subset: str = II("dataset.train_subset")
     max_update: int = II("optimization.max_update")
@@ -63,7 +64,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
         check_config(cfg, len(folders_of(cfg.labels)))
         super().__init__(cfg)
         if cfg.max_update:
-            self.health = HealthWatch([(0, "mt4ssl")], int(cfg.max_update))
+            self.health = HealthWatch([(0, str(cfg.ssl))], int(cfg.max_update))
 
     @classmethod
     def setup_task(cls, cfg: Mt4sslTaskConfig, **_: Any) -> "Mt4sslTask":

@@ -69,7 +69,7 @@ def test_an_untrained_network_of_the_same_sizes_is_measured(
     data: Path, checkpoint: Path, tmp_path: Path
 ) -> None:
     trained, random, again, other = (
-        evaluate(data, tmp_path / "a.json", "--checkpoint", checkpoint, "--max-x-speakers", 0, *more)
+        evaluate(data, tmp_path / "a.json", "--checkpoint", checkpoint, "--max-x-across", 0, *more)
         for more in ((), ("--random-weights",), ("--random-weights",), ("--random-weights", "--seed", 1))
     )
     assert random["source"] == {**random["source"], "model": "random", "seed": 0}
@@ -142,7 +142,8 @@ def test_batches_and_sampling_are_chosen(data: Path, checkpoint: Path, tmp_path:
         (("--features", "mfcc", "--layer", "3"), "--layer goes with --checkpoint"),
         (("--features", "mfcc", "--random-weights"), "--random-weights goes with --checkpoint"),
         (("--units", "x", "--distance", "kl"), "--units has its own distance"),
-        (("--features", "mfcc", "--max-x-speakers", "-1"), "--max-x-speakers: got -1"),
+        (("--features", "mfcc", "--max-x-across", "-1"), "--max-x-across: got -1"),
+        (("--features", "mfcc", "--max-x-speakers", "-1"), "--max-x-speakers is now called --max-x-across"),
         (("--checkpoint", "x", "--layer", "0"), "wanted all, or numbers from 1"),
         (("--checkpoint", "x", "--layer", "2,2"), "each once"),
         (("--features", "nothing"), "wanted mfcc, mfcc-cmn"),
