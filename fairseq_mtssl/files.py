@@ -33,7 +33,7 @@ def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file, whole or not at all. Raises: OSError."""
-    with replacing(path, is_shared=True) as file:
+    with replacing(path) as file:
         file.write(content)
 
 
