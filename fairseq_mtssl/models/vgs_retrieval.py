@@ -11,7 +11,9 @@ from typing import Any, Optional, Sequence
 import torch
 from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.encoder import build_speech_encoder
 from fairseq_mtssl.models.grounding_config import (
     MAX_SCALE,
@@ -100,6 +102,7 @@ class VgsRetrievalModel(BaseFairseqModel):
         self.image_norm = FrameBatchNorm(cfg.encoder_embed_dim, affine=False) if cosine else None
         self.ranks = RankSums()
         self.sync_ranks = bool(resolve(cfg, "sync_ranks"))
+        self._ranks_checked = False
         for module in self.modules():
             if isinstance(module, FrameBatchNorm) and self.sync_ranks:
                 module.ranks = self.ranks
@@ -121,8 +124,31 @@ class VgsRetrievalModel(BaseFairseqModel):
             nn.init.normal_(self.image_encoder.encoder.cls)
 
     def begin_batch(self, counted: bool) -> None:
-        """Say before a training batch whether it counts, or is one that fairseq repeats without weight."""
+        """Say before a training batch whether it counts, or is one that fairseq repeats without weight.
+
+        Raises: ConfigError on the first batch of several ranks if their statistics cannot be taken together.
+        """
         self.ranks.counted = counted
+        if self.sync_ranks and not self._ranks_checked and self.ranks.several():
+            self._check_statistics()
+        self._ranks_checked = True
+
+    def _check_statistics(self) -> None:
+        """sync_ranks reaches the batch norms of this package; an image encoder of timm may have its own."""
+        apart = [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, _BatchNorm)
+            and not isinstance(module, (FrameBatchNorm, nn.SyncBatchNorm))
+            and module.training
+        ]
+        if apart:
+            got = f"true, but the statistics of {len(apart)} batch norms ({apart[0]}, …) are each rank's own"
+            hint = (
+                "take an image encoder without batch norms, such as a ViT, train in one process, freeze it "
+            )
+            hint += "(model.frozen_parts=[image_encoder]), or give model.sync_ranks=false"
+            raise ConfigError("model.sync_ranks", [f"{got}; {hint}"])
 
     def share_buffers(self) -> None:
         """Give all ranks the first one's running statistics, those that a checkpoint keeps.

@@ -9,7 +9,9 @@ import gloo_ranks
 import pytest
 import sync_two_ranks
 import torch
+from tiny_grounding import build_joint
 
+from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.tasks.vgs_retrieval import VgsRetrievalTask, VgsRetrievalTaskConfig, WatchedTask
 
 ALL = [0, 1, 2, 3, 4, 5]
@@ -96,3 +98,21 @@ def test_a_task_shares_buffers_before_validation_and_says_which_batches_count(
     for dummy in (False, True):
         task.train_step({"net_input": {"images": 0}}, model, criterion, None, 0, ignore_grad=dummy)
     assert calls == ["shared", True, False]
+
+
+@pytest.mark.parametrize(("changes", "is_refused"), [({}, True), ({"sync_ranks": False}, False)])
+def test_an_image_encoder_whose_batch_norms_stay_apart_is_refused_with_several_ranks(
+    changes: dict[str, Any], is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, joined = build_joint(**changes).train(), build_joint(**changes).train()
+    for model in (alone, joined):
+        model.image_encoder.extra = torch.nn.BatchNorm2d(3)
+    alone.begin_batch(counted=True)
+    monkeypatch.setattr(joined.ranks, "several", lambda: True)
+    if not is_refused:
+        joined.begin_batch(counted=True)
+        return
+    with pytest.raises(ConfigError, match=r"1 batch norms \(image_encoder.extra.*ViT.*sync_ranks=false"):
+        joined.begin_batch(counted=True)
+    joined.image_encoder.extra.eval()
+    joined.begin_batch(counted=True)
