@@ -27,7 +27,11 @@ OVERRIDES = (
     # 50 frames a second: 25 are ten a digit
     'model.conv_feature_layers="[(80,400,160)] + [(64,5,2,2)] + [(64,5,1,2)]"',
     "model.mask_length=5",
-    # three or four speakers have to stand for all; chosen by leaving two training speakers out, see README.md
+)
+# speakers that training knows: the recipe's own changes of speed; chosen on the valid split, see README.md
+KNOWN_SPEAKERS = ("task.speed_perturb=0.1",)
+# three speakers have to stand for all; chosen by leaving two training speakers out, see README.md
+LEFT_OUT_SPEAKERS = (
     "task.speed_perturb=0.25",
     "task.noise_snr_db=[5,30]",
     "model.fbank_warp=0.25",
@@ -55,7 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     if args.test_speakers:
         options += ["--test-speakers", args.test_speakers]
     pipeline.run(stages.manifest_stage("spoken_digits", data, options))
-    settings = [f"common.seed={args.seed}", *OVERRIDES, *args.overrides]
+    augmentation = LEFT_OUT_SPEAKERS if args.test_speakers else KNOWN_SPEAKERS
+    settings = [f"common.seed={args.seed}", *OVERRIDES, *augmentation, *args.overrides]
     run = stages.training_stage("joint_sequential", RECIPE, data, out, settings)
     pipeline.run(run)
     phases = phases_run((run.folder / "hydra_train.log").read_text(encoding="utf-8"))
