@@ -72,12 +72,12 @@ def retrieve(args: argparse.Namespace, paths: list[Path]) -> dict[str, Any]:
     """
     from fairseq_mtssl import checkpoints
     from fairseq_mtssl.evaluation.ranking import top_candidates
-    from fairseq_mtssl.inference import embeddings as encoding
+    from fairseq_mtssl.inference import embeddings
 
     loaded = checkpoints.load_model(args.checkpoint)
     device = pick_device(args.device)
-    model, reader = loaded.model.to(device), encoding.file_reader(loaded.task)
-    encode_query, encode_folder = encoding.encode_speech_files, encoding.encode_image_files
+    model, reader = loaded.model.to(device), embeddings.file_reader(loaded.task)
+    encode_query, encode_folder = embeddings.encode_speech_files, embeddings.encode_image_files
     if args.captions:
         encode_query, encode_folder = encode_folder, encode_query
     query = encode_query(model, reader, [_existing(args.query)], 1, device)

@@ -146,7 +146,6 @@ def _untrained(path: str | Path, seed: int) -> tuple[Callable[[np.ndarray], np.n
 
 def note_features(folder: Path, about: dict[str, Any]) -> None:
     """Say beside stored features what they are. Raises: TargetError if the folder holds others."""
-
     path = folder / FEATURES_FILE
     if path.is_file() and read_json(path) != about:
         raise TargetError(path, [f"holds {read_json(path)}, now asked for {about}. Give another --out."])

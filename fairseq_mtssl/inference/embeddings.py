@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -70,6 +71,11 @@ class EncodedFiles:
     skipped: list[tuple[Path, str]] = field(default_factory=list)
 
 
+def encode_clips(model: Encoder, batch: dict[str, Tensor]) -> Tensor:
+    """(B, D): the embeddings of a batch of collated clips."""
+    return model.encode_speech(batch["source"], batch["lengths"])
+
+
 def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: torch.device) -> EncodedSplit:
     """Every caption and every distinct image of a split, once each.
 
@@ -81,7 +87,7 @@ def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: t
     speech = encode(
         by_length,
         lambda rows: dataset.collate_speech([dataset.caption(row) for row in rows]),
-        lambda batch: model.encode_speech(batch["source"], batch["lengths"]),
+        partial(encode_clips, model),
         batch_size,
         device,
         "captions",
@@ -107,7 +113,7 @@ def encode_speech_files(
         paths,
         reader.read_speech_file,
         reader.collate_speech,
-        lambda batch: model.encode_speech(batch["source"], batch["lengths"]),
+        partial(encode_clips, model),
         batch_size,
         device,
         "captions",

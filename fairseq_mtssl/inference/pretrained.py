@@ -10,6 +10,7 @@ scores = speech @ images.T
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from fairseq_mtssl.data.images import square_pixels
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features.layers import LayerFeatures
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
-from fairseq_mtssl.inference.embeddings import encode, file_reader
+from fairseq_mtssl.inference.embeddings import encode, encode_clips, file_reader
 
 Speech = str | Path | np.ndarray | Tensor
 Picture = str | Path | np.ndarray | Image.Image
@@ -78,14 +79,8 @@ class Pretrained:
         def load(clips: Sequence[Speech]) -> dict[str, Tensor]:
             return reader.collate_speech([reader.prepare_speech(read_speech(clip)) for clip in clips])
 
-        return encode(
-            list(speech),
-            load,
-            lambda batch: self.model.encode_speech(batch["source"], batch["lengths"]),
-            batch_size,
-            self.device,
-            "captions",
-        )
+        encode_batch = partial(encode_clips, self.model)
+        return encode(list(speech), load, encode_batch, batch_size, self.device, "captions")
 
     def embed_images(self, images: Sequence[Picture], batch_size: int = 32) -> Tensor:
         """(N, D) float32: the embeddings of images. Raises: ImageError; ConfigError as `embed_speech`, or for

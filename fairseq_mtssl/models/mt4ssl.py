@@ -15,7 +15,7 @@ from torch import Tensor
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_errors
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
-from fairseq_mtssl.modules.masking import ids_of_clips, span_mask
+from fairseq_mtssl.modules.masking import SpanMasking, ids_of_clips
 from fairseq_mtssl.modules.speech_encoder import FrontEnd
 from fairseq_mtssl.ssl.base import SslBatch, SslResult
 
@@ -152,17 +152,9 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
             raise ConfigError("model.mask_channel_prob", [f"{got} {lost}; {hint}"])
         if cfg.mask_channel_prob <= 0:
             return None
-        return span_mask(
-            torch.full_like(front.lengths, dim),
-            dim,
-            prob=cfg.mask_channel_prob,
-            length=cfg.mask_channel_length,
-            min_spans=0,
-            same_count=True,
-            seed=int(cfg.seed) + 1,  # draws of their own
-            update=self.num_updates if self.training else -1,
-            ids=ids,
-        )
+        seed = int(cfg.seed) + 1  # draws of their own
+        spans = SpanMasking(cfg.mask_channel_prob, cfg.mask_channel_length, 0, True, seed)
+        return spans.draw(torch.full_like(front.lengths, dim), dim, ids, self.draw_update)
 
     # -- use after pre-training
 

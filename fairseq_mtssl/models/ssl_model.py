@@ -101,10 +101,14 @@ class SslModel(nn.Module):
         if self.ssl_head is not None:
             self.ssl_head.reset(self.speech_encoder)
 
+    @property
+    def draw_update(self) -> int:
+        """The update from which masks are drawn; in evaluation always the same one."""
+        return self.num_updates if self.training else -1
+
     def draw_mask(self, front: FrontEnd, ids: Any, view: int = 0) -> Tensor:
         """(B, T) bool: the frames to be predicted in a view; in evaluation the same ones every time."""
-        update = self.num_updates if self.training else -1
-        return self.masking.draw(front.lengths, front.features.size(1), ids, update, view)
+        return self.masking.draw(front.lengths, front.features.size(1), ids, self.draw_update, view)
 
     def draw_masks(self, front: FrontEnd, ids: Any) -> Tensor:
         """(V·B, T) bool: the masks of all views, one after the other; in evaluation of one view."""

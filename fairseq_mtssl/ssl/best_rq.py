@@ -18,7 +18,7 @@ from fairseq_mtssl.modules.fbank_features import normalise
 from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult, register_branch
-from fairseq_mtssl.ssl.masked_frames import first_copy, predict_labels, predict_other_labels, run_masked
+from fairseq_mtssl.ssl.masked_frames import predict_labels, predict_other_labels, run_masked
 
 
 @dataclass
@@ -64,18 +64,13 @@ class BestRq(SslBranch):
         wanted classification_unmasked, the mean over the other frames.
         """
         front, mask, top = batch.front, batch.mask, encoder.num_layers
-        whole = {batch.shared_layer} if batch.shared_layer is not None else set()
-        if batch.is_unmasked_wanted:
-            whole |= {top}
-        states, after = run_masked(encoder, front, mask, {top}, whole)
+        run = run_masked(encoder, batch, {top}, {top} if batch.is_unmasked_wanted else set())
         labels = self.labels_of(batch.source, batch.lengths, front.lengths, front.features.size(1))
-        result = SslResult(frames=int(mask.sum()), losses={})
-        predict_labels(result, self.label_heads, [states[top]] * len(labels), labels, mask)
+        result = SslResult(frames=int(mask.sum()), losses={}, shared=run.shared)
+        predict_labels(result, self.label_heads, [run.masked[top]] * len(labels), labels, mask)
         if batch.is_unmasked_wanted:
-            everywhere = [encoder.frames(after[top])] * len(labels)
+            everywhere = [encoder.frames(run.whole[top])] * len(labels)
             predict_other_labels(result, self.label_heads, everywhere, labels, mask)
-        if batch.shared_layer is not None:
-            result.shared = first_copy(after[batch.shared_layer], len(front.lengths))
         return result
 
     @torch.no_grad()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,21 +12,29 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import IGNORED_LABEL, SPECIAL_SYMBOLS
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
-from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslResult
+from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslResult
 
 
-def run_masked(
-    encoder: SpeechEncoder, front: FrontEnd, mask: Tensor, layers: set[int], whole: set[int]
-) -> tuple[dict[int, Tensor], dict[int, Hidden]]:
-    """Run the transformer on masked copies of a batch.
+class MaskedRun(NamedTuple):
+    """The outputs of transformer layers on masked copies of a batch, by layer, counted from 1.
 
-    front: (B, T, C) of the batch; mask: (V·B, T) bool, the masks of V copies one after the other, which are
-    run as one batch. layers, whole: layers, counted from 1, whose output is wanted at the masked frames, and
-    at all frames. Where the last layer is wanted at masked frames alone, it is computed at these alone.
-    Returns: layer -> (M, D) output at the M masked frames; layer -> output at all frames, of V·B rows, at
-    least of those in `whole`.
+    masked: (M, D), at the M masked frames of all copies; whole: at all frames, of V·B rows; shared: what the
+    batch asked for by `shared_layer`, of the first copy.
     """
-    top = encoder.num_layers
+
+    masked: dict[int, Tensor]
+    whole: dict[int, Hidden]
+    shared: Hidden | None
+
+
+def run_masked(encoder: SpeechEncoder, batch: SslBatch, layers: set[int], whole: set[int]) -> MaskedRun:
+    """Run the transformer on the masked copies of a batch, all of them as one batch.
+
+    layers, whole: layers whose output is wanted at the masked frames, and at all frames. Where the last layer
+    is wanted at masked frames alone, it is computed at these alone.
+    """
+    front, mask, top = batch.front, batch.mask, encoder.num_layers
+    whole = whole if batch.shared_layer is None else whole | {batch.shared_layer}
     hidden = encoder.embed(repeat(front, len(mask) // len(front.lengths)), mask)
     everywhere = (layers | whole) - ({top} - whole)
     done, after = 0, {}
@@ -37,7 +46,8 @@ def run_masked(
     states = {layer: encoder.frames(after[layer])[mask] for layer in layers & everywhere}
     if top not in everywhere:
         states[top] = encoder.forward_masked(hidden, done, top, mask)
-    return states, after
+    shared = None if batch.shared_layer is None else first_copy(after[batch.shared_layer], len(front.lengths))
+    return MaskedRun(states, after, shared)
 
 
 def repeat(front: FrontEnd, copies: int) -> FrontEnd:
@@ -107,7 +117,7 @@ def predict_labels(
         losses.append(loss)
         tail = "" if len(labels) == 1 else f"_{index}"
         result.measures[f"loss_off{tail}"] = Measure(loss.detach(), labelled)
-        result.measures[f"acc_off{tail}"] = Measure(correct * 100.0, labelled)
+        result.measures[f"acc_off{tail}"] = Measure(correct, labelled).times(100.0)
         result.label_counts.append(counts)
     result.losses["classification"] = Loss(sum(losses[1:], losses[0]), Reduction.SUM)
 

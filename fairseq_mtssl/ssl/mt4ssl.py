@@ -20,7 +20,6 @@ from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslBranch, SslResult, register_branch
 from fairseq_mtssl.ssl.masked_frames import (
     at_frames,
-    first_copy,
     predict_labels,
     predict_other_labels,
     run_masked,
@@ -135,26 +134,22 @@ class Mt4ssl(SslBranch):
         front, mask = batch.front, batch.mask
         heads = [self.online_layer] if self.regression is not None else []
         heads += self.label_layers[: len(self.label_heads)]
-        whole = {batch.shared_layer} if batch.shared_layer is not None else set()
-        if batch.is_unmasked_wanted:
-            whole |= {encoder.num_layers, *heads}
-        states, after = run_masked(encoder, front, mask, {*heads, encoder.num_layers}, whole)
+        whole = {encoder.num_layers, *heads} if batch.is_unmasked_wanted else set()
+        run = run_masked(encoder, batch, {*heads, encoder.num_layers}, whole)
         frames = int(mask.sum())
-        result = SslResult(frames=frames, losses={})
+        result = SslResult(frames=frames, losses={}, shared=run.shared)
         spread = variance(at_frames(front.features.detach(), mask))
         result.measures["feature_var"] = Measure(spread * frames, frames)
         if self.regression is not None:
             targets = at_frames(self.online_targets(encoder, front), mask)
-            self._regress(result, states[self.online_layer], targets, mask)
+            self._regress(result, run.masked[self.online_layer], targets, mask)
         if batch.labels is not None and len(self.label_heads):
-            at_heads = [states[layer] for layer in self.label_layers]
+            at_heads = [run.masked[layer] for layer in self.label_layers]
             labels = [to_width(label, mask.size(1)) for label in batch.labels]
             predict_labels(result, self.label_heads, at_heads, labels, mask)
             if batch.is_unmasked_wanted:
-                everywhere = (encoder.frames(after[layer]) for layer in self.label_layers)
+                everywhere = (encoder.frames(run.whole[layer]) for layer in self.label_layers)
                 predict_other_labels(result, self.label_heads, everywhere, labels, mask)
-        if batch.shared_layer is not None:
-            result.shared = first_copy(after[batch.shared_layer], len(front.lengths))
         return result
 
     def _regress(self, result: SslResult, states: Tensor, targets: Tensor, mask: Tensor) -> None:
@@ -172,7 +167,7 @@ class Mt4ssl(SslBranch):
         }
         if not self.training:
             right = identified(predictions, targets, mask.nonzero()[:, 0])
-            result.measures["acc_on"] = Measure(right * 100.0, frames)
+            result.measures["acc_on"] = Measure(right, frames).times(100.0)
 
     # -- configuration and checkpoints
 
