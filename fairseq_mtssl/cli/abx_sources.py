@@ -169,18 +169,18 @@ def _stored(folder: Path, data: str | Path, name: str) -> FrameSource:
 
 def _units(folder: str | Path, data: str | Path, name: str) -> FrameSource:
     """Labels that make-targets or dump-labels wrote."""
-    from fairseq_mtssl.labels.folder import read_targets
+    from fairseq_mtssl.labels.folder import LabelFolder
 
-    targets = read_targets(folder)
+    targets = LabelFolder(folder)
     labels = targets.labels(name, target_sources.open_split(data, name).sizes)
     return FrameSource(
         heading="units",
-        names=[str(targets.clusters)],
+        names=[str(labels.clusters)],
         rate_hz=labels.rate_hz,
-        frames=np.diff(labels.offsets),
+        frames=np.diff(labels.file.ends),
         dim=1,
         dtype=np.int32,
         # (T,) -> (T, 1, 1)
         read=lambda rows: (labels[row].reshape(-1, 1, 1) for row in rows),
-        about={"units": targets.clusters, "source": targets.about.get("source")},
+        about={"units": labels.clusters, "source": targets.about.get("source")},
     )

@@ -31,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from fairseq_mtssl.cli import target_sources
     from fairseq_mtssl.features import stored
     from fairseq_mtssl.labels import pipeline
-    from fairseq_mtssl.labels.folder import Quantizer
     from fairseq_mtssl.labels.kmeans import Codebook
+    from fairseq_mtssl.labels.quantizer import Quantizer
 
     codebook = Codebook.load(args.codebook)
     out = Path(args.out)

@@ -44,10 +44,12 @@ def measure_targets(labels: str | Path, data: str | Path, names: str | None = No
     from fairseq_mtssl.cli import target_sources
     from fairseq_mtssl.data.manifest import read_audio_manifest
     from fairseq_mtssl.evaluation.label_quality import measure, read_phones
-    from fairseq_mtssl.labels.folder import read_targets
+    from fairseq_mtssl.labels.folder import LabelFolder
 
-    targets = read_targets(labels)
-    phones = {name: Path(data) / f"{name}.phones.tsv" for name in targets.about["splits"]}
+    folder = LabelFolder(labels)
+    rate_hz, clusters = folder.rate_hz, len(folder.symbols)
+    labelled = folder.about.get("splits") or sorted(path.stem for path in folder.path.glob("*.km"))
+    phones = {name: Path(data) / f"{name}.phones.tsv" for name in labelled}
     found = [name for name, path in phones.items() if path.is_file()]
     if names is not None:
         found = target_sources.find_splits(data, names)
@@ -61,19 +63,18 @@ def measure_targets(labels: str | Path, data: str | Path, names: str | None = No
     for name in found:
         sizes = read_audio_manifest(Path(data) / f"{name}.tsv").sizes
         quality, counted = measure(
-            targets.labels(name, sizes),
+            folder.labels(name, sizes),
             target_sources.utterance_ids(data, name),
             read_phones(phones[name]),
-            rate_hz=targets.rate_hz,
-            clusters=targets.clusters,
+            rate_hz=rate_hz,
+            clusters=clusters,
         )
         splits[name] = {
             **asdict(quality),
             "uncovered_frames": counted.uncovered,
             "unaligned_utterances": counted.unaligned,
         }
-    about = targets.about
-    shown = {"rate_hz": targets.rate_hz, "clusters": targets.clusters, "source": about.get("source")}
+    shown = {"rate_hz": rate_hz, "clusters": clusters, "source": folder.about.get("source")}
     return {**shown, "splits": splits}
 
 

@@ -1,231 +1,206 @@
-"""Labels: given to frames by a codebook, read back, held to the frames of the utterances they belong to."""
+"""Label folders: the one reader of cluster labels, for trainings and for commands.
+
+A label folder holds
+
+- `{split}.km`: one utterance per line in the order of `{split}.tsv`, labels separated by spaces;
+- `{split}.km.bin`: the same in binary, which is mapped into memory, and written where it is absent;
+- `dict.km.txt`: `<label> <count>` per line, which is what fairseq's `Dictionary` reads;
+- `targets.json`: their rate and where they come from. Folders of other programs may lack it.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from fairseq_mtssl.data.manifest import read_lines
 from fairseq_mtssl.errors import TargetError
-from fairseq_mtssl.frames import SAMPLE_RATE_HZ
+from fairseq_mtssl.frames import (
+    IGNORED_LABEL,
+    SAMPLE_RATE_HZ,
+    SPECIAL_SYMBOLS,
+    ConvLayer,
+    frame_rate_hz,
+    min_samples,
+)
 from fairseq_mtssl.labels.km_files import LabelFile, open_labels
-from fairseq_mtssl.labels.shards import DICTIONARY, read_dictionary
 
-TARGETS = "targets.json"
-WINDOW_SAMPLES = SAMPLE_RATE_HZ // 40  # 25 ms: of MFCCs and of wav2vec 2.0's convolutions
-BLOCK_ROWS = 8192
-AGAIN = "Dump features again from this manifest, then label again."
+TARGETS, DICTIONARY = "targets.json", "dict.km.txt"
+SPECIAL_NAMES = ("<s>", "<pad>", "</s>", "<unk>")
+"""What fairseq's dictionaries begin with: none of these is a label."""
 
+WINDOW_SAMPLES = SAMPLE_RATE_HZ // 40
+"""25 ms: the window of MFCCs and of wav2vec 2.0's convolutions."""
 
-class Quantizer:
-    """Gives each frame the number of the nearest centroid, the lowest on ties.
+SLACK_HZ = 50
+"""An utterance may have one frame of this rate more or fewer: one label at 50 Hz, two labels at 100 Hz."""
 
-    Distances are ‖x‖² − 2x·c + ‖c‖² in float32; a frame whose two best are closer than float32 can tell is
-    decided in float64, so that labels do not depend on which frames come together.
-    centroids: (K, D) float32.
-    """
-
-    def __init__(self, centroids: np.ndarray, device: torch.device | str = "cpu") -> None:
-        exact = torch.from_numpy(np.asarray(centroids, dtype=np.float64)).to(device)
-        self._centre = exact.mean(0).float()
-        self._exact = exact - self._centre  # shorter vectors, smaller errors
-        self._fast = self._exact.float()
-        self._squares = self._exact.pow(2).sum(1)
-        self._longest = float(self._squares.max().sqrt())
-        # of a product of D terms, twice, in two distances
-        self._error = 4 * (exact.size(1) + 4) * float(torch.finfo(torch.float32).eps)
-
-    def __call__(self, features: np.ndarray | Tensor) -> np.ndarray:
-        """(T, D) -> (T,) int64. Raises: TargetError for NaN, infinity or another D."""
-        rows = torch.as_tensor(features)
-        if rows.ndim != 2 or rows.size(1) != self._exact.size(1):
-            got = f"shape {tuple(rows.shape)}, wanted (T, {self._exact.size(1)})"
-            raise TargetError("features", [f"{got}. Take the codebook learned from these features."])
-        blocks = [self._block(rows[start : start + BLOCK_ROWS]) for start in range(0, len(rows), BLOCK_ROWS)]
-        return torch.cat(blocks).cpu().numpy() if blocks else np.zeros(0, dtype=np.int64)
-
-    def _block(self, rows: Tensor) -> Tensor:
-        rows = rows.to(self._exact.device)
-        near = rows.float() - self._centre
-        norms = near.pow(2).sum(1)
-        if not bool(torch.isfinite(norms).all()):
-            bad = int(torch.where(~torch.isfinite(norms))[0][0])
-            raise TargetError("features", [f"frame {bad} holds NaN or infinity; the model has diverged."])
-        if len(self._fast) == 1:
-            return torch.zeros(len(rows), dtype=torch.long)
-        distances = torch.addmm(self._squares.float(), near, self._fast.T, alpha=-2)
-        best, labels = distances.min(1)
-        second = distances.scatter_(1, labels.unsqueeze(1), torch.inf).amin(1)
-        unsure = torch.where(second - best <= self._error * self._longest * (norms.sqrt() + self._longest))[0]
-        if len(unsure):
-            labels[unsure] = self._decide(rows[unsure].double() - self._centre)
-        return labels
-
-    def _decide(self, exact: Tensor) -> Tensor:
-        """In float64; what even that cannot tell apart, as equal centroids, goes to the lowest number."""
-        distances = torch.addmm(self._squares, exact, self._exact.T, alpha=-2)
-        within = 1e-12 * self._exact.size(1) * (exact.pow(2).sum(1) + self._longest**2)
-        tied = distances <= distances.min(1, keepdim=True).values + within.unsqueeze(1)
-        return tied.int().argmax(1)  # the first of them
+_AGAIN = "Make the labels again from this manifest (mtssl make-targets)."
 
 
 @dataclass(frozen=True, eq=False)
 class Labels:
-    """The labels of a split. Indexing gives (T,) int32 of an utterance.
+    """The labels of a split. Indexing gives the labels of an utterance, (T,) int32, 0 to clusters − 1.
 
-    file: the lines; numbers: (S,) int32, the cluster that each of its symbols names; step: one label in how
-    many is taken; rate_hz: of those taken.
+    file: the lines of the `.km`. numbers: (S,) int32, for each distinct word of the file its place among the
+    labels of the dictionary. clusters: labels of the dictionary. per_frame: labels per frame in `frames`
+    (2.0 for labels at 100 Hz and an encoder at 50 Hz).
     """
 
     file: LabelFile
     numbers: np.ndarray
-    step: int
-    rate_hz: float
     clusters: int
+    rate_hz: float
+    per_frame: float = 1.0
 
     def __len__(self) -> int:
         return len(self.file)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        return (self[index] for index in range(len(self)))
+        return (self[row] for row in range(len(self)))
 
-    def __getitem__(self, index: int) -> np.ndarray:
-        first, end = self.file.ends[index : index + 2]
-        return self.numbers[self.file.values[first : end : self.step]]
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.numbers[self.file.line(row)]
+
+    def frames(self, row: int, first: int, count: int) -> np.ndarray:
+        """(count,) int64: the classes of frames first … first + count − 1 of an utterance.
+
+        A class is the label's index in fairseq's dictionary, whose first four entries are special symbols. Of
+        several labels per frame the first is taken, as in fairseq's hubert. A frame past the last label has
+        the class IGNORED_LABEL.
+        """
+        labels = self.file.line(row)
+        # 1e-6: so that a rate ratio such as 1 / 3 does not fall short of a whole number by rounding
+        places = np.floor(np.arange(first, first + count) * self.per_frame + 1e-6).astype(np.int64)
+        classes = np.full(count, IGNORED_LABEL, dtype=np.int64)
+        inside = places < len(labels)
+        classes[inside] = SPECIAL_SYMBOLS + self.numbers[labels[places[inside]]]
+        return classes
+
+
+class LabelFolder:
+    """A label folder; nothing is read before it is asked for."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @cached_property
+    def about(self) -> dict[str, Any]:
+        """The content of `targets.json`, empty where there is none. Raises: TargetError if it is no JSON."""
+        path = self.path / TARGETS
+        if not path.is_file():
+            return {}
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise TargetError(path, [f"cannot be used, no JSON ({error}). {_AGAIN}"]) from error
+        return content if isinstance(content, dict) else {}
+
+    @cached_property
+    def symbols(self) -> list[str]:
+        """The labels of `dict.km.txt`, in its order.
+
+        Raises: ManifestError if the file is absent; TargetError if it is empty, malformed, repeats a label or
+        has more labels than `targets.json` counts clusters.
+        """
+        path = self.path / DICTIONARY
+        lines: dict[str, int] = dict.fromkeys(SPECIAL_NAMES, 0)
+        errors = []
+        for number, line in enumerate(read_lines(path), start=1):
+            label, _, count = line.partition(" ")
+            if not label or not count.isdigit():
+                errors.append(f"line {number}: got {line!r}, wanted <label> <count>.")
+            elif label in lines:
+                errors.append(f"line {number}: label {label!r} is there already. Name each label once.")
+            lines.setdefault(label, number)
+        symbols = list(lines)[SPECIAL_SYMBOLS:]
+        clusters = self.about.get("clusters")
+        if not symbols and not errors:
+            errors.append(f"empty, it holds no label. {_AGAIN}")
+        if isinstance(clusters, int) and len(symbols) > clusters and not errors:
+            errors.append(f"{len(symbols)} labels, but {TARGETS} counts {clusters} clusters. {_AGAIN}")
+        if errors:
+            raise TargetError(path, errors)
+        return symbols
 
     @property
-    def offsets(self) -> np.ndarray:
-        """(N + 1,) int64: where each utterance would begin if all were laid end to end."""
-        return np.concatenate([[0], np.cumsum(-(-np.diff(self.file.ends) // self.step))])
-
-
-def hop_of(rate_hz: float, place: str | Path) -> int:
-    """Samples of a frame. Raises: TargetError for a rate of no whole number of samples."""
-    hop = round(SAMPLE_RATE_HZ / rate_hz) if rate_hz > 0 else 0
-    if hop < 1 or abs(hop * rate_hz - SAMPLE_RATE_HZ) > 1e-6 * SAMPLE_RATE_HZ:
-        got = f"rate_hz {rate_hz}, wanted {SAMPLE_RATE_HZ} divided by a whole number, such as 50 or 100"
-        raise TargetError(place, [f"{got}. Give the rate of the features that were clustered."])
-    return hop
-
-
-def read_labels(
-    path: str | Path,
-    sizes: Sequence[int] | np.ndarray,
-    *,
-    clusters: int,
-    rate_hz: float,
-    wanted_rate_hz: float | None = None,
-    subsample: bool = False,
-    window_samples: int = WINDOW_SAMPLES,
-) -> Labels:
-    """Read a .km and hold every line to the frames of its utterance.
-
-    sizes: (N,) samples, of the manifest's rows. rate_hz: of the labels; wanted_rate_hz: of whoever uses them.
-    subsample: take one label in two, three, … where their rate is a multiple, instead of refusing it.
-    Returns: labels at the wanted rate, as many as the file has: they may be one more or less than the frames.
-    Raises: TargetError with every error: absent file, another number of lines, a line more than one label
-    off its frames, a label that the dictionary lacks, a line cut off, another rate.
-    """
-    path = Path(path)
-    step = label_step(path, rate_hz, wanted_rate_hz, subsample)
-    hop_of(rate_hz, path)
-    try:
-        file = open_labels(path)
-    except OSError as error:
-        hint = "Make the targets of this split, or name another."
-        raise TargetError(path, [f"no such file, or unreadable: {error.strerror}. {hint}"]) from error
-    errors = []
-    if len(file) != len(sizes):
-        errors.append(f"{path.name}: {len(file)} lines for {len(sizes)} rows of the manifest. {AGAIN}")
-    lengths = file.wrong_lengths(np.asarray(sizes), rate_hz, window_samples, slack=1)
-    errors += [f"{path.name} line {line}: {wrong} {AGAIN}" for line, _, wrong in lengths]
-    numbers = np.array([_number(symbol, clusters) for symbol in file.symbols], dtype=np.int32)
-    for line, unknown in file.lines_with(numbers < 0):
-        listed = ", ".join(sorted(unknown, key=lambda word: (len(word), word))[:5])
-        listed += ", …" if len(unknown) > 5 else ""
-        got = f"unknown labels {listed}; the dictionary has 0 to {clusters - 1}"
-        hint = f"Take the {DICTIONARY} that was written with these labels, or label again."
-        errors.append(f"{path.name} line {line}: {got}. {hint}")
-    if not file.whole:
-        errors.append(f"{path.name} line {len(file)}: cut off, with no line end. {AGAIN}")
-    if errors:
-        raise TargetError(path, errors)
-    return Labels(file, numbers, step, rate_hz / step, clusters)
-
-
-def _number(symbol: str, clusters: int) -> int:
-    """The cluster that a symbol names, -1 if none."""
-    known = symbol.isascii() and symbol.isdigit() and len(symbol) < 10 and int(symbol) < clusters
-    return int(symbol) if known else -1
-
-
-def label_step(path: Path, rate_hz: float, wanted_rate_hz: float | None, subsample: bool) -> int:
-    """One label in how many is taken. Raises: TargetError if the rates do not fit, or not without asking."""
-    if wanted_rate_hz is None or abs(rate_hz - wanted_rate_hz) < 1e-6:
-        return 1
-    step = round(rate_hz / wanted_rate_hz)
-    got = f"labels at {rate_hz:g} Hz for a model at {wanted_rate_hz:g} Hz"
-    if step < 2 or abs(step * wanted_rate_hz - rate_hz) > 1e-6:
-        raise TargetError(path, [f"{got}. Make targets of features at {wanted_rate_hz:g} Hz."])
-    if not subsample:
-        hint = f"Ask for one label in {step} (subsample), or make targets at {wanted_rate_hz:g} Hz."
-        raise TargetError(path, [f"{got}. {hint}"])
-    return step
-
-
-@dataclass(frozen=True)
-class Targets:
-    """A folder that make-targets wrote. about: all of its targets.json."""
-
-    folder: Path
-    rate_hz: float
-    window_samples: int
-    clusters: int
-    about: dict[str, Any]
+    def rate_hz(self) -> float:
+        """Labels per second, as `targets.json` has them. Raises: TargetError if it does not say."""
+        rate = self.about.get("rate_hz")
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)) or not 0 < rate < SAMPLE_RATE_HZ:
+            what = f"rate_hz is {rate!r}" if self.about else "no finished targets"
+            wanted = "wanted labels per second, such as 50 or 100"
+            hint = "Finish mtssl make-targets, or give a training the rate as task.label_rate_hz"
+            raise TargetError(self.path / TARGETS, [f"{what}, {wanted}. {hint}."])
+        return float(rate)
 
     def labels(
         self,
         split: str,
         sizes: Sequence[int] | np.ndarray,
-        wanted_rate_hz: float | None = None,
-        subsample: bool = False,
+        *,
+        symbols: Sequence[str] | None = None,
+        rate_hz: float | None = None,
+        conv_layers: Sequence[ConvLayer] | None = None,
     ) -> Labels:
-        """The labels of a split, as `read_labels`."""
-        return read_labels(
-            self.folder / f"{split}.km",
-            sizes,
-            clusters=self.clusters,
-            rate_hz=self.rate_hz,
-            wanted_rate_hz=wanted_rate_hz,
-            subsample=subsample,
-            window_samples=self.window_samples,
-        )
+        """Read `{split}.km` and check every line against its utterance.
+
+        sizes: (N,) samples of the manifest's rows. symbols: the labels of a checkpoint's dictionary, in place
+        of the folder's. rate_hz: labels per second, in place of the folder's. conv_layers: of the encoder
+        whose frames `Labels.frames` gives; None: one frame per label.
+        The number of labels that an utterance should have follows from its samples, the rate, and the window
+        of `targets.json`, or where that says none, of the encoder. It may differ by a frame of SLACK_HZ.
+        Raises: TargetError with every error: absent file, another number of lines than of utterances, a line
+        with another number of labels than the audio gives, an unknown label, a line that is cut off.
+        """
+        path = self.path / f"{split}.km"
+        rate_hz = self.rate_hz if rate_hz is None else rate_hz
+        symbols = self.symbols if symbols is None else symbols
+        try:
+            file = open_labels(path)
+        except OSError as error:
+            hint = "Make the labels of this split, or give task.labels or --labels a folder that has them."
+            raise TargetError(path, [f"no such file, or unreadable: {error.strerror}. {hint}"]) from error
+        window = self.about.get("window_samples") or (min_samples(conv_layers) if conv_layers else None)
+        places = {symbol: place for place, symbol in enumerate(symbols)}
+        numbers = np.array([places.get(symbol, -1) for symbol in file.symbols], dtype=np.int32)
+        errors = _errors(file, split, np.asarray(sizes), rate_hz, int(window or WINDOW_SAMPLES), numbers)
+        if errors:
+            raise TargetError(path, errors)
+        per_frame = rate_hz / frame_rate_hz(conv_layers) if conv_layers else 1.0
+        return Labels(file, numbers, len(symbols), rate_hz, per_frame)
 
 
-def read_targets(folder: str | Path) -> Targets:
-    """Open a folder of targets.
+def _errors(
+    file: LabelFile, split: str, sizes: np.ndarray, rate_hz: float, window_samples: int, numbers: np.ndarray
+) -> list[str]:
+    """Everything that is wrong with a `.km`, in the order of its lines. numbers: see Labels; -1: unknown."""
+    slack = max(1, math.ceil(rate_hz / SLACK_HZ - 1e-6))
+    by_line: dict[int, list[str]] = {}
+    for line, count, wrong in file.wrong_lengths(sizes, rate_hz, window_samples, slack):
+        by_line[line] = [f"{wrong}{_other_rate(count, int(sizes[line - 1]))} {_AGAIN}"]
+    for line, unknown in file.lines_with(numbers < 0):
+        listed = ", ".join(map(repr, unknown[:5])) + (", …" if len(unknown) > 5 else "")
+        noun = "label" if len(unknown) == 1 else "labels"
+        hint = f"Take the {DICTIONARY} that was made with these labels, or label again."
+        by_line.setdefault(line, []).append(f"{noun} {listed} not in {DICTIONARY}. {hint}")
+    errors = [f"{split}.km line {line}: {each}" for line in sorted(by_line) for each in by_line[line]]
+    if not file.whole:
+        errors.append(f"{split}.km line {len(file)}: cut off, with no line end. {_AGAIN}")
+    if len(file) != len(sizes):
+        got = f"{len(file)} lines for the {len(sizes)} utterances of {split}.tsv"
+        errors.append(f"{got}; line i of each is one utterance. Merge all shards in order, or label again.")
+    return errors
 
-    Raises: TargetError if targets.json is absent or broken, or the dictionary has another number of labels.
-    """
-    path = Path(folder) / TARGETS
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        found = Targets(
-            Path(folder), float(about["rate_hz"]), int(about["window_samples"]), int(about["clusters"]), about
-        )
-    except FileNotFoundError as error:
-        hint = "Make them with mtssl make-targets, or finish making them with the same command"
-        raise TargetError(path, [f"no such file: no finished targets. {hint}."]) from error
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise TargetError(path, [f"cannot be used ({error!r}). Make the targets again."]) from error
-    entries = read_dictionary(Path(folder) / DICTIONARY)
-    if entries != found.clusters:
-        got = f"{DICTIONARY} has {entries} labels, {TARGETS} says {found.clusters}"
-        raise TargetError(folder, [f"{got}. Make the targets again."])
-    return found
+
+def _other_rate(labels: int, samples: int) -> str:
+    """A hint at the rate that so many labels would fit, if any does."""
+    fit = [rate for rate in (25.0, 50.0, 100.0) if abs(labels - samples * rate / SAMPLE_RATE_HZ) <= 4]
+    return f" They would fit {fit[0]:g} Hz: is rate_hz in targets.json right?" if fit else ""

@@ -58,10 +58,14 @@ class LabelFile:
     def __len__(self) -> int:
         return len(self.ends) - 1
 
+    def line(self, row: int) -> np.ndarray:
+        """(T,) the labels of a line, as places in symbols. row: counted from 0."""
+        return self.values[self.ends[row] : self.ends[row + 1]]
+
     def lines_with(self, wrong: np.ndarray) -> Iterator[tuple[int, list[str]]]:
         """Number, from 1, of each line that has one of the symbols marked in wrong, (S,) bool; and which."""
         for row in range(len(self)) if wrong.any() else ():
-            labels = self.values[self.ends[row] : self.ends[row + 1]]
+            labels = self.line(row)
             found = dict.fromkeys(labels[wrong[labels]].tolist())
             if found:
                 yield row + 1, [self.symbols[place] for place in found]

@@ -25,7 +25,7 @@ from fairseq_mtssl.features.layers import Features, library_versions, stream
 from fairseq_mtssl.files import write_text
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
 from fairseq_mtssl.labels import shards
-from fairseq_mtssl.labels.folder import TARGETS, Quantizer
+from fairseq_mtssl.labels.folder import TARGETS
 from fairseq_mtssl.labels.kmeans import (
     OVERSAMPLING,
     Codebook,
@@ -34,6 +34,7 @@ from fairseq_mtssl.labels.kmeans import (
     pick_utterances,
     sample_size,
 )
+from fairseq_mtssl.labels.quantizer import Quantizer
 from fairseq_mtssl.prefetch import read_ahead
 
 logger = logging.getLogger(__name__)

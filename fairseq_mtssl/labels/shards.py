@@ -9,7 +9,6 @@ Rows are in the order of `{split}.tsv`. Source of the format: fairseq's examples
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO
@@ -19,9 +18,8 @@ import numpy as np
 from fairseq_mtssl.errors import TargetError
 from fairseq_mtssl.features.stored import shard_path, shard_rows
 from fairseq_mtssl.files import replacing, write_text
+from fairseq_mtssl.labels.folder import DICTIONARY
 from fairseq_mtssl.labels.km_files import binary_path, write_binary
-
-DICTIONARY = "dict.km.txt"
 
 
 def write_labels(path: Path, utterances: Iterable[np.ndarray]) -> int:
@@ -111,25 +109,3 @@ def _append_verified(
 def write_dictionary(folder: Path, clusters: int) -> None:
     """Write `dict.km.txt`: every label in order, used or not."""
     write_text(folder / DICTIONARY, "".join(f"{label} 1\n" for label in range(clusters)))
-
-
-def read_dictionary(path: Path) -> int:
-    """How many labels a `dict.km.txt` has: 0 to K − 1, in order.
-
-    Raises: TargetError if it is absent, empty, or any line is another.
-    """
-    if not path.is_file():
-        raise TargetError(path, ["no such file. Make the targets again, or give their folder."])
-    lines = path.read_text(encoding="utf-8").splitlines()
-    if not lines:
-        raise TargetError(
-            path, ["empty. Write one line `<label> 1` for each label, or make the targets again."]
-        )
-    errors = [
-        f"line {number + 1}: got {line!r}, wanted `{number} 1`. Make the targets again."
-        for number, line in enumerate(lines)
-        if re.fullmatch(rf"{number} \d+", line) is None
-    ]
-    if errors:
-        raise TargetError(path, errors)
-    return len(lines)

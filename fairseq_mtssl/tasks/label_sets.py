@@ -1,20 +1,13 @@
 """Label folders and their dictionaries, for every task whose model predicts cluster labels."""
 
-from pathlib import Path
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 from fairseq.data import Dictionary
 
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.labels.frame_labels import (
-    FrameLabels,
-    dictionary_of,
-    read_frame_labels,
-    read_label_dictionary,
-    read_label_rate_hz,
-)
+from fairseq_mtssl.frames import SPECIAL_SYMBOLS, parse_conv_layers
+from fairseq_mtssl.labels.folder import LabelFolder, Labels
 from fairseq_mtssl.tasks.base import BaseTask
 
 WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
@@ -23,6 +16,14 @@ WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 def folders_of(value: Any) -> List[str]:
     """A list of label folders as a configuration gives it: one, several or none."""
     return [value] if isinstance(value, str) else list(value or [])
+
+
+def dictionary_of(symbols: Sequence[str]) -> Dictionary:
+    """fairseq's dictionary of these symbols, the four special ones at the front included."""
+    dictionary = Dictionary()
+    for symbol in symbols[SPECIAL_SYMBOLS:]:
+        dictionary.add_symbol(symbol)
+    return dictionary
 
 
 class LabelledTask(BaseTask):
@@ -42,7 +43,7 @@ class LabelledTask(BaseTask):
         self.state.add_factory("symbols", self._read_symbols)
 
     def _read_symbols(self) -> List[List[str]]:
-        return [list(read_label_dictionary(folder).symbols) for folder in self.label_folders]
+        return [[*Dictionary().symbols, *LabelFolder(folder).symbols] for folder in self.label_folders]
 
     @property
     def dictionaries(self) -> List[Dictionary]:
@@ -67,10 +68,10 @@ class LabelledTask(BaseTask):
 
     def read_labels(
         self, split: str, manifest: AudioManifest, folders: Optional[List[str]] = None
-    ) -> List[FrameLabels]:
+    ) -> List[Labels]:
         """The labels of a whole manifest, one a label set. folders: instead of task.labels.
 
-        Raises: ManifestError naming every error of a file; ConfigError for another number of folders
+        Raises: TargetError naming every error of a file; ConfigError for another number of folders
         than the model has label sets.
         """
         folders = self.label_folders if folders is None else folders
@@ -81,13 +82,14 @@ class LabelledTask(BaseTask):
             raise ConfigError("task.labels", [f"{got}; give as many, in the same order, or none"])
         given = self.cfg.label_rate_hz
         rates = list(given) if hasattr(given, "__iter__") else [given] * len(folders)
+        sets = zip(folders, self.state.symbols, rates, strict=True)
         return [
-            read_frame_labels(
-                Path(folder) / f"{split}.km",
-                manifest,
-                dictionary,
-                read_label_rate_hz(folder) if rate is None else float(rate),
-                self.conv_layers,
+            LabelFolder(folder).labels(
+                split,
+                manifest.sizes,
+                symbols=symbols[SPECIAL_SYMBOLS:],
+                rate_hz=None if rate is None else float(rate),
+                conv_layers=self.conv_layers,
             )
-            for folder, dictionary, rate in zip(folders, self.dictionaries, rates, strict=True)
+            for folder, symbols, rate in sets
         ]

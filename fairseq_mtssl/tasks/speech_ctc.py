@@ -18,9 +18,9 @@ from fairseq_mtssl.data.tokenizers import word_joining
 from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.labels.frame_labels import dictionary_of
 from fairseq_mtssl.tasks.base import BaseTask
 from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.label_sets import dictionary_of
 
 logger = logging.getLogger(__name__)
 

@@ -98,8 +98,6 @@ def test_mfccs_tell_low_tones_from_high_ones_better_than_chance(data: Path, tmp_
 
 def test_units_are_compared_by_0_and_1(data: Path, tmp_path: Path) -> None:
     labels = training.make_labels(tmp_path / "labels", data)
-    about = json.loads((labels / "targets.json").read_text())
-    (labels / "targets.json").write_text(json.dumps({**about, "window_samples": 400}))
     measured = evaluate(data, tmp_path / "random.json", "--units", labels)
     assert measured["distance"] == "units"
     assert measured["scores"]["6"]["within"] == pytest.approx(50, abs=25)

@@ -13,7 +13,8 @@ from fairseq.data import Dictionary
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import TargetError
-from fairseq_mtssl.labels.folder import read_targets
+from fairseq_mtssl.frames import SPECIAL_SYMBOLS
+from fairseq_mtssl.labels.folder import LabelFolder
 
 POINTS = [
     "before:plan.json",
@@ -81,11 +82,13 @@ def test_everything_that_training_needs_is_there_and_fits(data: Path, tmp_path: 
     assert sorted(contents(tmp_path / "t")) == names
     printed = capsys.readouterr().out
     assert "train: 10 utterances" in printed and "valid: 6 utterances" in printed
-    targets = read_targets(tmp_path / "t")
-    assert (targets.rate_hz, targets.clusters, targets.about["source"]["features"]) == (100.0, 8, "mfcc")
+    targets = LabelFolder(tmp_path / "t")
+    assert (targets.rate_hz, len(targets.symbols), targets.about["source"]["features"]) == (100.0, 8, "mfcc")
     sizes = read_audio_manifest(data / "valid.tsv").sizes
-    labels = targets.labels("valid", sizes, wanted_rate_hz=50.0, subsample=True)
-    assert [len(each) for each in labels] == [(size - 400) // 320 + 1 for size in sizes.tolist()]
+    found = targets.labels("valid", sizes, conv_layers=[(1, 400, 320)])  # of an encoder at 50 Hz
+    for row, size in enumerate(sizes.tolist()):
+        count = (size - 400) // 320 + 1
+        assert (found.frames(row, 0, count + 1) - SPECIAL_SYMBOLS).tolist() == [*found[row][::2], -3]
     assert len(Dictionary.load(str(tmp_path / "t" / "dict.km.txt"))) == 8 + 4
 
 
@@ -123,11 +126,11 @@ def test_stages_by_hand_with_shards_give_the_labels_of_the_one_command(
             assert not (out / "targets.json").exists()
             assert main(["dump-labels", *how, *label]) == 0
         assert (out / "train.km").read_bytes() == (made / "train.km").read_bytes()
-        targets = read_targets(out)
+        targets = LabelFolder(out)
         assert len(targets.labels("train", read_audio_manifest(data / "train.tsv").sizes)) == 10
     more = ["--split", "valid", "--codebook", str(codebook), "--out", str(tmp_path / "from audio")]
     assert main(["dump-labels", *audio, *more]) == 0
-    assert list(read_targets(tmp_path / "from audio").about["splits"]) == ["train", "valid"]
+    assert list(LabelFolder(tmp_path / "from audio").about["splits"]) == ["train", "valid"]
 
 
 def test_a_missing_shard_is_refused_with_its_command(data: Path, made: Path, tmp_path: Path, capsys) -> None:
@@ -192,12 +195,12 @@ def test_layer_features_of_our_own_checkpoint_make_50_hz_targets(data: Path, tmp
             == 0
         )
         outs.append((out / "train.km").read_bytes())
-    targets = read_targets(tmp_path / "t0")
+    targets = LabelFolder(tmp_path / "t0")
     assert targets.rate_hz == 50 and targets.about["source"]["layer"] == 2
     sizes = read_audio_manifest(data / "train.tsv").sizes
-    assert len(targets.labels("train", sizes, wanted_rate_hz=50.0)) == 10
+    assert len(targets.labels("train", sizes)) == 10
     with pytest.raises(TargetError, match="line 1"):
-        targets.labels("train", sizes * 2, wanted_rate_hz=50.0)
+        targets.labels("train", sizes * 2)
 
 
 def test_labels_are_measured_against_the_phones_of_the_manifest(

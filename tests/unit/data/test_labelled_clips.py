@@ -14,7 +14,9 @@ from fairseq_mtssl.data.clips import WIDTH_STEP
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.labels.frame_labels import FrameLabels
+from fairseq_mtssl.frames import SPECIAL_SYMBOLS
+from fairseq_mtssl.labels.folder import Labels
+from fairseq_mtssl.labels.km_files import LabelFile
 
 CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
 HOP, WINDOW = 320, 400
@@ -33,12 +35,13 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> AudioManifest:
     return AudioManifest(folder / "train.tsv", folder, files, np.array(sizes))
 
 
-def numbered(manifest: AudioManifest, per_frame: int = 1) -> FrameLabels:
+def numbered(manifest: AudioManifest, per_frame: int = 1) -> Labels:
     """The label of an utterance's n-th place is n + 10."""
     counts = [per_frame * ((size - WINDOW) // HOP + 1) for size in manifest.sizes]
     ends = np.concatenate([[0], np.cumsum(counts)])
     values = np.concatenate([np.arange(count) for count in counts])
-    return FrameLabels(values, ends, np.arange(max(counts)) + 10, float(per_frame))
+    numbers = np.arange(max(counts)) + 10 - SPECIAL_SYMBOLS
+    return Labels(LabelFile([], values, ends, True), numbers, len(numbers), 50.0, float(per_frame))
 
 
 def dataset(manifest: AudioManifest, training: bool = True, **changes: object) -> LabelledClipDataset:

@@ -1,166 +1,269 @@
-"""Labels of frames, and labels held to the utterances they belong to."""
+"""Label folders: read, checked against the audio, given to the frames of an encoder."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from fairseq.data import Dictionary
 
 from fairseq_mtssl.errors import TargetError
-from fairseq_mtssl.frames import frame_count
+from fairseq_mtssl.frames import SPECIAL_SYMBOLS, conv_length, frame_count
 from fairseq_mtssl.labels import shards
-from fairseq_mtssl.labels.folder import Quantizer, read_labels, read_targets
+from fairseq_mtssl.labels.folder import SPECIAL_NAMES, LabelFolder, Labels
+from fairseq_mtssl.tasks.label_sets import dictionary_of
 
 SIZES = [16_000, 8_000, 399, 12_345]
+CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
+FBANK = [(80, 400, 160)] + [(16, 5, 2, 2)] * 2
 
 
-def brute_force(features: np.ndarray, centroids: np.ndarray) -> np.ndarray:
-    distances = ((features.astype(np.float64)[:, None] - centroids.astype(np.float64)[None]) ** 2).sum(-1)
-    return distances.argmin(1)
+def folder_of(
+    path: Path, text: str, clusters: int = 4, rate_hz: float | None = 50.0, **about: Any
+) -> LabelFolder:
+    (path / "train.km").write_text(text)
+    shards.write_dictionary(path, clusters)
+    if rate_hz is not None:
+        (path / "targets.json").write_text(json.dumps({"rate_hz": rate_hz, "clusters": clusters, **about}))
+    return LabelFolder(path)
 
 
-@pytest.mark.parametrize("dim", [1, 39, 256])
-def test_labels_are_the_nearest_centroids(dim: int) -> None:
-    rng = np.random.default_rng(0)
-    features = (rng.standard_normal((3000, dim)) * 3 + 50).astype(np.float32)
-    centroids = (rng.standard_normal((37, dim)) * 3 + 50).astype(np.float32)
-    np.testing.assert_array_equal(Quantizer(centroids)(features), brute_force(features, centroids))
-
-
-def test_labels_are_the_same_whatever_the_batch() -> None:
-    rng = np.random.default_rng(1)
-    centroids = rng.standard_normal((64, 24)).astype(np.float32)
-    # frames next to the border between two centroids, where rounding would decide
-    pairs = rng.integers(64, size=(4000, 2))
-    middle = (centroids[pairs[:, 0]] + centroids[pairs[:, 1]]) / 2
-    features = (middle + 1e-7 * rng.standard_normal(middle.shape)).astype(np.float32)
-    assign = Quantizer(centroids)
-    whole = assign(features)
-    for size in (1, 3, 1000):
-        parts = [assign(features[start : start + size]) for start in range(0, len(features), size)]
-        np.testing.assert_array_equal(np.concatenate(parts), whole)
-
-
-def test_ties_go_to_the_lowest_number() -> None:
-    centroids = np.array([[1.0], [-1.0], [1.0]], dtype=np.float32)
-    assert Quantizer(centroids)(np.array([[1.0], [0.0], [-1.0]], dtype=np.float32)).tolist() == [0, 0, 1]
-
-
-def test_one_centroid_and_no_frames() -> None:
-    assert Quantizer(np.zeros((1, 2), dtype=np.float32))(np.ones((3, 2))).tolist() == [0, 0, 0]
-    assert Quantizer(np.zeros((4, 2), dtype=np.float32))(np.zeros((0, 2))).shape == (0,)
-
-
-def test_features_that_do_not_fit_are_refused() -> None:
-    assign = Quantizer(np.zeros((3, 2), dtype=np.float32))
-    with pytest.raises(TargetError, match=r"\(5, 3\), wanted \(T, 2\)"):
-        assign(np.zeros((5, 3)))
-    with pytest.raises(TargetError, match="frame 1 holds NaN"):
-        assign(np.array([[0.0, 0.0], [np.nan, 0.0]]))
-
-
-def write_km(path: Path, rate_hz: int, sizes: list[int] = SIZES, off: int = 0) -> Path:
+def counted(
+    path: Path, rate_hz: int, sizes: list[int] = SIZES, off: int = 0, said_hz: int = 0
+) -> LabelFolder:
+    """A folder with as many labels as the utterances have frames, or `off` more, counting up to 4."""
     counts = [max(0, frame_count(size, 16_000 // rate_hz, 400) + off) for size in sizes]
-    shards.write_labels(path, (np.arange(count) % 5 for count in counts))
-    return path
+    rows = [" ".join(str(place % 5) for place in range(count)) for count in counts]
+    text = "".join(f"{row}\n" for row in rows)
+    return folder_of(path, text, 5, said_hz or rate_hz, window_samples=400)
+
+
+def line(count: int, first: int = 0) -> str:
+    return " ".join(str((first + place) % 4) for place in range(count)) + "\n"
+
+
+def read(folder: LabelFolder, *sizes: int) -> Labels:
+    return folder.labels("train", sizes, conv_layers=CONV)
 
 
 def test_labels_come_back_per_utterance(tmp_path: Path) -> None:
-    labels = read_labels(write_km(tmp_path / "train.km", 50), SIZES, clusters=5, rate_hz=50)
-    assert [len(labels[i]) for i in range(len(labels))] == [49, 24, 0, 38]
-    assert labels[1][:7].tolist() == [0, 1, 2, 3, 4, 0, 1] and labels.rate_hz == 50
+    labels = counted(tmp_path, 50).labels("train", SIZES)
+    assert [len(labels[i]) for i in range(len(labels))] == [49, 24, 0, 38] == [len(each) for each in labels]
+    assert labels[1][:7].tolist() == [0, 1, 2, 3, 4, 0, 1] and labels.rate_hz == 50 and labels.clusters == 5
 
 
-@pytest.mark.parametrize("off", [-1, 1])
-def test_one_label_more_or_less_is_taken(tmp_path: Path, off: int) -> None:
-    labels = read_labels(write_km(tmp_path / "t.km", 50, SIZES[:1], off), SIZES[:1], clusters=5, rate_hz=50)
-    assert len(labels[0]) == 49 + off
+@pytest.mark.parametrize("rate_hz", [50, 100])
+def test_labels_may_be_off_by_a_frame_of_50_hz(tmp_path: Path, rate_hz: int) -> None:
+    slack = rate_hz // 50
+    for off in (-slack, slack):
+        folder = counted(tmp_path, rate_hz, SIZES[:1], off)
+        for conv_layers in (None, CONV, FBANK):
+            labels = folder.labels("train", SIZES[:1], conv_layers=conv_layers)
+            assert len(labels[0]) == frame_count(16_000, 16_000 // rate_hz, 400) + off
+    for off in (-slack - 1, slack + 1):
+        folder = counted(tmp_path, rate_hz, SIZES[:1], off)
+        for conv_layers in (None, CONV, FBANK):
+            with pytest.raises(TargetError, match=f"may differ by {slack}"):
+                folder.labels("train", SIZES[:1], conv_layers=conv_layers)
 
 
-def test_two_labels_off_name_file_line_numbers_and_cure(tmp_path: Path) -> None:
-    path = write_km(tmp_path / "train.km", 50)
+def test_seven_labels_off_name_file_line_numbers_and_hint(tmp_path: Path) -> None:
+    folder = counted(tmp_path, 50)
+    path = tmp_path / "train.km"
     lines = path.read_text().split("\n")
     lines[3] = " ".join(lines[3].split()[:-7])
     path.write_text("\n".join(lines))
     message = (
-        r"train.km line 4: 31 labels for 38 frames \(12345 samples at 50 Hz\); they may differ by 1. "
-        "Dump features again from this manifest, then label again."
+        r"train.km line 4: 31 labels for 38 frames \(12345 samples at 50 Hz\); they may differ by 1.*"
+        "Make the labels again from this manifest"
     )
     with pytest.raises(TargetError, match=message):
-        read_labels(path, SIZES, clusters=5, rate_hz=50)
+        folder.labels("train", SIZES)
 
 
 def test_labels_at_another_rate_than_said_are_refused(tmp_path: Path) -> None:
-    path = write_km(tmp_path / "train.km", 100)
+    folder = counted(tmp_path, 100, said_hz=50)
     with pytest.raises(TargetError, match=r"line 1: 98 labels for 49 frames \(16000 samples at 50 Hz\)"):
-        read_labels(path, SIZES, clusters=5, rate_hz=50)
-
-
-def test_100_hz_labels_for_a_50_hz_student_only_when_told_how(tmp_path: Path) -> None:
-    path = write_km(tmp_path / "train.km", 100)
-    with pytest.raises(TargetError, match=r"labels at 100 Hz for a model at 50 Hz. Ask for one label in 2"):
-        read_labels(path, SIZES, clusters=5, rate_hz=100, wanted_rate_hz=50)
-    labels = read_labels(path, SIZES, clusters=5, rate_hz=100, wanted_rate_hz=50, subsample=True)
-    # frame i of a student starts where frame 2i of the labels does, and there is one for each
-    assert [len(labels[i]) for i in range(4)] == [frame_count(size, 320, 400) for size in SIZES]
-    assert labels[0][:4].tolist() == [0, 2, 4, 1] and labels.rate_hz == 50
-
-
-@pytest.mark.parametrize("wanted", [100, 33.0])
-def test_rates_that_do_not_divide_are_refused(tmp_path: Path, wanted: float) -> None:
-    path = write_km(tmp_path / "train.km", 50)
-    with pytest.raises(TargetError, match=f"labels at 50 Hz for a model at {wanted:g} Hz. Make targets"):
-        read_labels(path, SIZES, clusters=5, rate_hz=50, wanted_rate_hz=wanted, subsample=True)
+        folder.labels("train", SIZES)
+    assert len(folder.labels("train", SIZES, rate_hz=100.0)) == 4
 
 
 def test_unknown_labels_and_words_are_refused_with_the_line(tmp_path: Path) -> None:
-    path = write_km(tmp_path / "train.km", 50)
-    with pytest.raises(TargetError, match="train.km line 1: unknown labels 3, 4; the dictionary has 0 to 2"):
-        read_labels(path, SIZES, clusters=3, rate_hz=50)
+    folder = counted(tmp_path, 50)
+    with pytest.raises(TargetError, match="train.km line 1: labels '3', '4' not in dict.km.txt"):
+        folder.labels("train", SIZES, symbols=["0", "1", "2"])
+    path = tmp_path / "train.km"
     path.write_text(path.read_text().replace("4 0", "x 0", 1))
-    with pytest.raises(TargetError, match="train.km line 1: unknown labels x;"):
-        read_labels(path, SIZES, clusters=5, rate_hz=50)
+    with pytest.raises(TargetError, match="train.km line 1: label 'x' not in dict.km.txt"):
+        folder.labels("train", SIZES)
 
 
-@pytest.mark.parametrize(("cut", "message"), [(1, "line 4: cut off"), (100, "3 lines for 4 rows")])
+@pytest.mark.parametrize(("cut", "message"), [(1, "line 4: cut off"), (100, "3 lines for the 4 utterances")])
 def test_a_truncated_file_is_refused(tmp_path: Path, cut: int, message: str) -> None:
-    path = write_km(tmp_path / "train.km", 50)
+    folder = counted(tmp_path, 50)
+    path = tmp_path / "train.km"
     text = path.read_bytes()
     path.write_bytes(text[:-cut] if cut == 1 else b"".join(text.splitlines(keepends=True)[:3]))
     with pytest.raises(TargetError, match=message):
-        read_labels(path, SIZES, clusters=5, rate_hz=50)
+        folder.labels("train", SIZES)
 
 
-def test_an_absent_file_and_an_impossible_rate_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="no such file"):
-        read_labels(tmp_path / "train.km", SIZES, clusters=5, rate_hz=50)
-    with pytest.raises(TargetError, match="rate_hz 49, wanted 16000 divided"):
-        read_labels(tmp_path / "train.km", SIZES, clusters=5, rate_hz=49)
+def test_an_absent_file_is_named_with_the_hint(tmp_path: Path) -> None:
+    folder = counted(tmp_path, 50)
+    with pytest.raises(TargetError, match="valid.km.*\n.*no such file.*task.labels"):
+        folder.labels("valid", SIZES)
 
 
-def write_folder(folder: Path, clusters: int) -> Path:
-    write_km(folder / "train.km", 50)
-    shards.write_dictionary(folder, clusters)
-    about = {"rate_hz": 50.0, "window_samples": 400, "clusters": 5}
-    (folder / "targets.json").write_text(json.dumps(about))
-    return folder
+@pytest.mark.parametrize("rate_hz", [None, 0, -50, 16_000, True, "50"])
+def test_without_a_possible_rate_labels_are_refused(tmp_path: Path, rate_hz: Any) -> None:
+    folder = folder_of(tmp_path, "", rate_hz=None)
+    if rate_hz is not None:
+        (tmp_path / "targets.json").write_text(json.dumps({"rate_hz": rate_hz}))
+    message = "no finished targets" if rate_hz is None else f"rate_hz is {rate_hz!r}, wanted"
+    with pytest.raises(TargetError, match=message) as error:
+        folder.labels("train", [])
+    assert "task.label_rate_hz" in str(error.value)
 
 
-def test_a_folder_of_targets_reads_its_own_rate(tmp_path: Path) -> None:
-    targets = read_targets(write_folder(tmp_path, 5))
-    assert len(targets.labels("train", SIZES, wanted_rate_hz=50.0)) == 4
-    with pytest.raises(TargetError, match="labels at 50 Hz for a model at 25 Hz"):
-        targets.labels("train", SIZES, wanted_rate_hz=25.0)
+def test_labels_fit_the_window_they_were_made_with(tmp_path: Path) -> None:
+    # 16,000 samples at 50 Hz: 50 frames over windows of 160 samples, 48 over windows of 960
+    folder = folder_of(tmp_path, line(48), window_samples=960)
+    assert len(read(folder, 16_000)[0]) == 48
+    with pytest.raises(TargetError, match="48 labels for 50 frames"):
+        read(folder_of(tmp_path, line(48), window_samples=160), 16_000)
 
 
-def test_a_folder_whose_parts_do_not_fit_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="dict.km.txt has 6 labels, targets.json says 5"):
-        read_targets(write_folder(tmp_path, 6))
-    (tmp_path / "targets.json").write_text("{}")
+def test_labels_become_dictionary_indices_after_the_four_special_symbols(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, line(49) + line(24, first=2))
+    labels = read(folder, 16_000, 8_000)
+    assert len(labels) == 2
+    assert labels.frames(0, 0, 5).tolist() == [4, 5, 6, 7, 4]
+    assert labels.frames(1, 3, 2).tolist() == [5, 6]
+    assert folder.symbols == ["0", "1", "2", "3"] and labels.clusters == 4
+
+
+def test_labels_at_100_hz_are_taken_every_second_not_cut_to_the_first_half(tmp_path: Path) -> None:
+    # 16,000 samples: 98 labels at 100 Hz, 49 frames
+    folder = folder_of(tmp_path, line(98), rate_hz=100.0)
+    labels = read(folder, 16_000)
+    assert labels.frames(0, 0, 4).tolist() == [4, 6, 4, 6]
+    assert labels.frames(0, 48, 1).tolist() == [4 + 96 % 4]
+
+
+def test_labels_at_25_hz_are_repeated(tmp_path: Path) -> None:
+    labels = read(folder_of(tmp_path, line(25), rate_hz=25.0), 16_000)
+    assert labels.frames(0, 0, 5).tolist() == [4, 4, 5, 5, 6]
+
+
+@pytest.mark.parametrize(
+    ("rate_hz", "count", "wanted"),
+    # one label every 160, 320, 640 samples over 400; a frame is centred on its 400 from sample 640 · i on
+    [(100.0, 98, [0, 4, 8, 96]), (50.0, 49, [0, 2, 4, 48]), (25.0, 25, [0, 1, 2, 24])],
+)
+def test_frames_at_25_hz_take_the_label_at_their_centre(
+    tmp_path: Path, rate_hz: float, count: int, wanted: list[int]
+) -> None:
+    folder = folder_of(tmp_path, " ".join(map(str, range(count))) + "\n", clusters=count, rate_hz=rate_hz)
+    labels = folder.labels("train", [16_000], conv_layers=FBANK)
+    frames = conv_length(16_000, FBANK)
+    found = labels.frames(0, 0, frames)
+    assert frames == 25 and (found[[0, 1, 2, 24]] - SPECIAL_SYMBOLS).tolist() == wanted
+    # a crop that begins at the third frame
+    assert np.array_equal(labels.frames(0, 3, 5), found[3:8])
+
+
+def test_frames_past_the_last_label_have_none(tmp_path: Path) -> None:
+    labels = read(folder_of(tmp_path, line(48)), 16_000)
+    assert labels.frames(0, 46, 4).tolist() == [6, 7, 1, 1]
+
+
+@pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 238_720, 238_721])
+def test_as_many_labels_are_wanted_as_the_encoder_makes_frames(tmp_path: Path, samples: int) -> None:
+    frames = int(conv_length(samples, CONV))
+    for count in (max(frames - 1, 0), frames, frames + 1):
+        assert len(read(folder_of(tmp_path, line(count)), samples)) == 1
+    with pytest.raises(TargetError, match="line 1"):
+        read(folder_of(tmp_path, line(frames + 2)), samples)
+
+
+def test_every_fault_is_told_with_line_numbers_counts_and_cure(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, line(49) + line(738) + line(98) + "0 9 1\n")
+    with pytest.raises(TargetError) as error:
+        read(folder, 16_000, 238_720, 16_000, 1_040)
+    text = str(error.value)
+    assert (tmp_path / "train.km.bin").exists()
+    with pytest.raises(TargetError) as mapped:
+        read(folder, 16_000, 238_720, 16_000, 1_040)
+    assert str(mapped.value) == text
+    assert "train.km: 3 errors" in text
+    assert "line 2: 738 labels for 745 frames (238720 samples at 50 Hz); they may differ by 1." in text
+    assert "line 3: 98 labels for 49 frames" in text and "They would fit 100 Hz: is rate_hz" in text
+    assert "line 4: label '9' not in dict.km.txt" in text
+    assert "Make the labels again" in text
+
+
+def test_a_dictionary_in_another_order_gives_its_own_indices_from_the_same_files(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, line(49))
+    assert read(folder, 16_000).frames(0, 0, 4).tolist() == [4, 5, 6, 7]
+    (tmp_path / "dict.km.txt").write_text("3 1\n2 1\n1 1\n0 1\n")
+    assert read(LabelFolder(tmp_path), 16_000).frames(0, 0, 4).tolist() == [7, 6, 5, 4]
+
+
+def test_labels_are_mapped_not_held(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, line(49))
+    values = read(folder, 16_000).file.values
+    while isinstance(values.base, np.ndarray):
+        values = values.base
+    assert isinstance(values, np.memmap)
+
+
+def test_a_special_symbol_is_no_label(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="'<unk>' not in dict.km.txt"):
+        read(folder_of(tmp_path, "<unk> " + line(48)), 16_000)
+
+
+def test_a_missing_shard_is_refused_with_both_counts(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="1 lines for the 2 utterances of train.tsv"):
+        read(folder_of(tmp_path, line(49)), 16_000, 16_000)
+    with pytest.raises(TargetError, match="2 lines for the 1 utterances"):
+        read(folder_of(tmp_path, line(49) * 2), 16_000)
+
+
+def test_a_file_cut_short_within_its_last_number_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="cut off"):
+        read(folder_of(tmp_path, line(49).rstrip("\n")), 16_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("", "empty, it holds no label"),
+        ("0 1\n0 1\n", "line 2: label '0' is there already"),
+        ("<unk> 1\n", "line 1: label '<unk>' is there already"),
+        ("0\n", "line 1: got '0', wanted <label> <count>"),
+        ("0 1\n1 1\n2 1\n3 1\n4 1\n", "5 labels, but targets.json counts 4 clusters"),
+    ],
+)
+def test_a_broken_dictionary_is_refused(tmp_path: Path, text: str, error: str) -> None:
+    folder = folder_of(tmp_path, "")
+    (tmp_path / "dict.km.txt").write_text(text)
+    with pytest.raises(TargetError, match=error):
+        folder.labels("train", [])
+
+
+def test_a_broken_description_is_refused(tmp_path: Path) -> None:
+    folder = counted(tmp_path, 50)
+    (tmp_path / "targets.json").write_text("{")
     with pytest.raises(TargetError, match="cannot be used"):
-        read_targets(tmp_path)
-    (tmp_path / "targets.json").unlink()
-    with pytest.raises(TargetError, match="no finished targets"):
-        read_targets(tmp_path)
+        folder.labels("train", SIZES)
+
+
+def test_the_dictionary_is_fairseqs_and_comes_back(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, "")
+    loaded = Dictionary.load(str(tmp_path / "dict.km.txt"))
+    assert list(loaded.symbols) == [*Dictionary().symbols, *folder.symbols]
+    assert dictionary_of(loaded.symbols).indices == loaded.indices
+    assert tuple(Dictionary().symbols) == SPECIAL_NAMES
