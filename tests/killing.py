@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 
-from fairseq_mtssl.cli import main, make_targets, target_sources  # noqa: F401  before any fork
+from fairseq_mtssl.cli import main, make_targets  # noqa: F401  before any fork
+from fairseq_mtssl.data import splits
 from fairseq_mtssl.labels import pipeline  # noqa: F401
 
 
@@ -30,7 +31,7 @@ def die() -> None:
 def arm(point: str) -> None:
     """Make this process kill itself at a point."""
     kind, _, name = point.partition(":")
-    replace, read, rmtree = os.replace, target_sources.read_audio, shutil.rmtree
+    replace, read, rmtree = os.replace, splits.read_audio, shutil.rmtree
     reads = 0
 
     def replace_and_die(source: Any, target: Any) -> None:
@@ -54,7 +55,7 @@ def arm(point: str) -> None:
         sorted(Path(path).iterdir())[0].unlink()
         die()
 
-    os.replace, target_sources.read_audio, shutil.rmtree = replace_and_die, read_and_die, remove_one_and_die
+    os.replace, splits.read_audio, shutil.rmtree = replace_and_die, read_and_die, remove_one_and_die
 
 
 def run(point: str, words: list[str]) -> int:

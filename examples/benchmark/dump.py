@@ -15,7 +15,7 @@ from examples.benchmark.sides import build
 from examples.benchmark.sizes import SIZES, Size
 from examples.benchmark.speech import utterances
 from fairseq_mtssl.data.audio import normalise
-from fairseq_mtssl.features.layers import LayerFeatures
+from fairseq_mtssl.features.layers import ModelLayers
 
 Dump = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
 
@@ -37,13 +37,11 @@ def dump_ours(size: Size, device: torch.device, weights: Path, precision: str) -
     """What `mtssl dump-features` runs, without its files."""
     model = build("ours", size, device, weights).model
     products = PRECISIONS[precision]
-    features = LayerFeatures(
-        model, size.dump_layer, prepare=normalise, source={}, device=device, precision=products
-    )
+    features = ModelLayers(model, size.dump_layer, prepare=normalise, device=device, precision=products)
 
     def dump(wavs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
         for wav in wavs:
-            yield features.extract([wav])[0]
+            yield features.extract([wav])[0][:, 0]
 
     return dump
 

@@ -12,7 +12,7 @@ import torch
 
 from examples.benchmark.load import Timing
 from fairseq_mtssl.data.corpus import usable_cores
-from fairseq_mtssl.features.layers import library_versions
+from fairseq_mtssl.labels.pipeline import library_versions
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile")
 VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MALLOC_ARENA_MAX")

@@ -41,7 +41,7 @@ def mfcc(size: str, side: str) -> Generator[dict[str, Any]]:
 def mfcc_parity() -> dict[str, Any]:
     """Largest difference of a coefficient between ours and torchaudio's, relative to the largest of all."""
     wav = waveform(3.0, 5)
-    ours, theirs = Mfcc().extract([wav])[0], torchaudio_mfcc()([wav])[0]
+    ours, theirs = Mfcc().extract([wav])[0][:, 0], torchaudio_mfcc()([wav])[0]
     return {"mfcc": float(np.abs(ours - theirs).max() / np.abs(theirs).max())}
 
 
@@ -152,7 +152,7 @@ def mfcc_rows(frames: int) -> torch.Tensor:
     mfccs, seed = Mfcc(), 0
     found: list[np.ndarray] = []
     while sum(len(each) for each in found) < frames:
-        found += mfccs.extract([waveform(min(UTTERANCE_S, frames / 100 + 0.1), seed)])
+        found += [mfccs.extract([waveform(min(UTTERANCE_S, frames / 100 + 0.1), seed)])[0][:, 0]]
         seed += 1
     return torch.from_numpy(np.concatenate(found)[:frames])
 

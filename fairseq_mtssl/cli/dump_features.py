@@ -23,20 +23,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Dump one shard and note beside it what the features are."""
-    from fairseq_mtssl.cli import target_sources
     from fairseq_mtssl.features import stored
-    from fairseq_mtssl.labels import pipeline
+    from fairseq_mtssl.features.opening import open_frames
+    from fairseq_mtssl.labels.pipeline import dump_shard
 
     rank, nshard = stored.parse_shard(args.shard)
-    device = pick_device(args.device)
-    split = target_sources.open_split(args.data, args.split)
-    features = target_sources.open_features(args.features, device, args.precision)
-    about = pipeline.describe(features)
+    frames = open_frames(
+        args.split,
+        pick_device(args.device),
+        data=args.data,
+        features=args.features,
+        stored_folder=None,
+        precision=args.precision,
+        batch_seconds=args.batch_seconds,
+    )
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
-    target_sources.note_features(out, about)
-    source = pipeline.Source(split, features, target_sources.batch_samples(args.batch_seconds, device))
-    utterances = pipeline.dump_shard(source, about, out, rank, nshard)
-    print(f"{utterances} utterances, {json.dumps(about)}")
+    stored.write_description(out, frames.about)
+    utterances = dump_shard(frames, out, rank, nshard)
+    print(f"{utterances} utterances, {json.dumps(frames.about)}")
     print(f"wrote {stored.shard_path(out, args.split, rank, nshard, '.npy')}")
     return 0

@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Label a shard; when all are there, join them, every count verified."""
-    from fairseq_mtssl.cli import target_sources
     from fairseq_mtssl.features import stored
+    from fairseq_mtssl.features.opening import open_frames
     from fairseq_mtssl.labels import pipeline
     from fairseq_mtssl.labels.kmeans import Codebook
     from fairseq_mtssl.labels.quantizer import Quantizer
@@ -41,19 +41,27 @@ def run(args: argparse.Namespace) -> int:
     rank, nshard = stored.parse_shard(args.shard) if args.merge is None else (0, args.merge)
     if nshard < 1:
         raise ConfigError("--merge", [f"got {nshard}, wanted the number of shards"])
-    source, about = target_sources.open_source(args, device)
-    if about != codebook.source:
-        got = f"learned on {codebook.source}, but the features are {about}"
+    frames = open_frames(
+        args.split,
+        device,
+        data=args.data,
+        features=args.features,
+        stored_folder=args.stored,
+        precision=args.precision,
+        batch_seconds=args.batch_seconds,
+    )
+    if frames.about != codebook.source:
+        got = f"learned on {codebook.source}, but the features are {frames.about}"
         raise ConfigError("--codebook", [f"{got}. Learn a codebook on these features"])
     if args.merge is None:
-        pipeline.label_shard(source, codebook, Quantizer(codebook.centroids, device), out, rank, nshard)
+        pipeline.label_shard(frames, Quantizer(codebook.centroids, device), out, rank, nshard)
         paths = [stored.shard_path(out, args.split, each, nshard, ".km") for each in range(nshard)]
         there = sum(path.is_file() for path in paths)
         if there < nshard:
             print(f"wrote {paths[rank]}; {there} of {nshard} shards are there")
             return 0
-    entry = pipeline.merge_split(source.split, codebook, out, out, nshard)
-    pipeline.finish(out, codebook, target_sources.other_splits(out, codebook) | {args.split: entry}, {})
+    entry = pipeline.merge_split(frames, codebook, out, out, nshard)
+    pipeline.finish(out, codebook, pipeline.labelled_splits(out, codebook) | {args.split: entry}, {})
     print(f"{args.split}: {entry['utterances']} utterances, {entry['frames']} labels")
     print(f"wrote {out / args.split}.km")
     return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fairseq_mtssl.cli.options import (
     Renamed,
@@ -12,10 +12,16 @@ from fairseq_mtssl.cli.options import (
     add_random_argument,
     pick_device,
     prepare_output,
+    random_seed,
     write_json,
 )
 from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.errors import ConfigError
+
+if TYPE_CHECKING:
+    import torch
+
+    from fairseq_mtssl.features.utterances import UtteranceFrames
 
 HELP = "measure ABX phone discrimination: each layer of a checkpoint, features or units"
 DISTANCES = ("angular", "euclidean", "kl")  # of evaluation.frame_distance, which is slow to import
@@ -106,21 +112,23 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     import torch
     from tqdm import tqdm
 
-    from fairseq_mtssl.cli import abx_sources
+    from fairseq_mtssl.data.manifest import utterance_ids
     from fairseq_mtssl.evaluation import abx
     from fairseq_mtssl.evaluation.abx_cells import Subsampler
-    from fairseq_mtssl.evaluation.abx_items import read_items
+    from fairseq_mtssl.evaluation.abx_items import read_items, rows_of_files
 
     device = pick_device(args.device)
     items = read_items(args.item)
     split = args.split or Path(args.item).stem
-    rows = abx_sources.find_rows(items, args.data, split)
-    source = abx_sources.open_frames(args, split, device)
+    table = str(Path(args.data) / f"{split}.tsv")
+    rows = rows_of_files(items, utterance_ids(args.data, split), table)
+    frames = open_frames(args, split, device)
     sampling = Subsampler(args.max_tokens_per_group or None, args.max_x_across or None, args.seed)
-    plan = abx.plan_abx(items, source.rate_hz, source.frames[rows], args.slicing, args.context, sampling)
-    store = source.collect(plan, rows[plan.file].tolist())
+    plan = abx.plan_abx(items, frames.rate_hz, frames.counts[rows], args.slicing, args.context, sampling)
+    utterances = frames.read(rows[plan.file].tolist(), "frames")
+    store = abx.collect_frames(plan, utterances, len(frames.names), frames.dim, frames.dtype)
     distance = "units" if args.units is not None else args.distance or "angular"
-    bar = tqdm(source.names, desc="ABX", disable=None, delay=1.0, leave=False)
+    bar = tqdm(frames.names, desc="ABX", disable=None, delay=1.0, leave=False)
     scores = {
         name: abx.score_abx(plan, torch.from_numpy(store[place]), distance, device)
         for place, name in enumerate(bar)
@@ -128,8 +136,8 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     how = {
         "item": str(args.item),
         "split": split,
-        "source": source.about,
-        "rate_hz": source.rate_hz,
+        "source": frames.about,
+        "rate_hz": frames.rate_hz,
         "context": args.context,
         "slicing": args.slicing,
         "distance": distance,
@@ -137,6 +145,25 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
         "max_x_across": sampling.max_x_across,
         "seed": sampling.seed,
     }
-    heading = f"split {split}: {distance}, {args.slicing}, {args.context} context, {source.rate_hz:g} Hz"
-    table = abx.format_table(scores, plan, source.heading)
-    return f"{heading}\n{table}", {**how, **abx.to_json(scores, plan)}
+    heading = f"split {split}: {distance}, {args.slicing}, {args.context} context, {frames.rate_hz:g} Hz"
+    return f"{heading}\n{abx.format_table(scores, plan, frames.kind)}", {**how, **abx.to_json(scores, plan)}
+
+
+def open_frames(args: argparse.Namespace, split: str, device: torch.device) -> UtteranceFrames:
+    """What --checkpoint, --features or --units names. Raises: ConfigError, CheckpointError, TargetError."""
+    from fairseq_mtssl.data.splits import open_split
+    from fairseq_mtssl.features.base import batch_samples
+    from fairseq_mtssl.features.opening import open_features, open_layers, parse_layers
+    from fairseq_mtssl.features.utterances import computed, stored
+    from fairseq_mtssl.labels.measuring import units
+
+    if args.units is not None:
+        return units(args.units, args.data, split)
+    if args.features is not None and Path(args.features).is_dir():
+        return stored(Path(args.features), split, open_split(args.data, split))
+    if args.features is not None:
+        extractor = open_features(args.features, device)
+    else:
+        layers = parse_layers(args.layer, "--layer")
+        extractor = open_layers(args.checkpoint, layers, device, random_seed=random_seed(args))
+    return computed(open_split(args.data, split), extractor, batch_samples(args.batch_seconds, device))

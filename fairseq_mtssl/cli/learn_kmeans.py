@@ -29,15 +29,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample, fit, save."""
-    from fairseq_mtssl.cli import target_sources
+    from fairseq_mtssl.features.opening import open_frames
     from fairseq_mtssl.labels.pipeline import fit_codebook
 
     out = prepare_output(args.out).with_suffix(".npy")
     device = pick_device(args.device)
-    source, about = target_sources.open_source(args, device)
+    frames = open_frames(
+        args.split,
+        device,
+        data=args.data,
+        features=args.features,
+        stored_folder=args.stored,
+        precision=args.precision,
+        batch_seconds=args.batch_seconds,
+    )
     codebook = fit_codebook(
-        source,
-        about,
+        frames,
         clusters=args.clusters,
         seed=args.seed,
         sample_frames=args.sample_frames,

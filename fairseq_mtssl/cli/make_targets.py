@@ -32,14 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make, or go on making, and say what came out."""
-    from fairseq_mtssl.cli import target_sources
+    from fairseq_mtssl.data.splits import find_splits, open_split
+    from fairseq_mtssl.features.base import batch_samples
+    from fairseq_mtssl.features.opening import open_features
+    from fairseq_mtssl.features.utterances import computed
     from fairseq_mtssl.labels.pipeline import Recipe, make_targets
 
     if not args.shard_minutes > 0:
         raise ConfigError("--shard-minutes", [f"got {args.shard_minutes}, wanted more than 0"])
     device = pick_device(args.device)
-    names = target_sources.find_splits(args.data, args.splits)
-    splits = [target_sources.open_split(args.data, name) for name in names]
+    splits = [open_split(args.data, name) for name in find_splits(args.data, args.splits)]
     recipe = Recipe(
         clusters=args.clusters,
         seed=args.seed,
@@ -47,11 +49,13 @@ def run(args: argparse.Namespace) -> int:
         sample_frames=args.sample_frames,
         kmeans=args.kmeans,
         store_features=args.store_features,
-        batch_samples=target_sources.batch_samples(args.batch_seconds, device),
         shard_minutes=args.shard_minutes,
     )
-    features = target_sources.open_features(args.features, device, args.precision, random_seed(args))
-    about = make_targets(splits, features, Path(args.out), recipe, device)
+    extractor = open_features(args.features, device, args.precision, random_seed(args))
+    batch = batch_samples(args.batch_seconds, device)
+    about = make_targets(
+        [computed(split, extractor, batch) for split in splits], Path(args.out), recipe, device
+    )
     print(format_summary(about))
     print(f"wrote {args.out}")
     return 0

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from fairseq_mtssl.cli.options import prepare_output, write_json
-from fairseq_mtssl.errors import ConfigError
 
 HELP = "measure labels against phone alignments: phone purity, cluster purity, PNMI"
 
@@ -25,9 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, write."""
+    from fairseq_mtssl.labels.measuring import measure_labels
+
     if args.json:
         prepare_output(args.json)
-    measured = measure_targets(args.labels, args.data, args.splits)
+    measured = measure_labels(args.labels, args.data, args.splits)
     if args.json:
         write_json(args.json, measured)
     print(format_table(measured))
@@ -36,50 +35,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def measure_targets(labels: str | Path, data: str | Path, names: str | None = None) -> dict[str, Any]:
-    """What --json writes: rate_hz, clusters, source, and the quality of each split.
-
-    Raises: TargetError for labels or phones that do not fit, ConfigError if no split has both.
-    """
-    from fairseq_mtssl.cli import target_sources
-    from fairseq_mtssl.data.manifest import read_audio_manifest
-    from fairseq_mtssl.evaluation.label_quality import measure, read_phones
-    from fairseq_mtssl.labels.folder import LabelFolder
-
-    folder = LabelFolder(labels)
-    rate_hz, clusters = folder.rate_hz, len(folder.symbols)
-    labelled = folder.about.get("splits") or sorted(path.stem for path in folder.path.glob("*.km"))
-    phones = {name: Path(data) / f"{name}.phones.tsv" for name in labelled}
-    found = [name for name, path in phones.items() if path.is_file()]
-    if names is not None:
-        found = target_sources.find_splits(data, names)
-        absent = [name for name in found if name not in phones]
-        if absent:
-            raise ConfigError("--splits", [f"{name!r} has no labels in {labels}" for name in absent])
-    if not found:
-        wanted = ", ".join(path.name for path in phones.values())
-        raise ConfigError("--data", [f"{data} has none of {wanted}; write phone alignments there"])
-    splits = {}
-    for name in found:
-        sizes = read_audio_manifest(Path(data) / f"{name}.tsv").sizes
-        quality, counted = measure(
-            folder.labels(name, sizes),
-            target_sources.utterance_ids(data, name),
-            read_phones(phones[name]),
-            rate_hz=rate_hz,
-            clusters=clusters,
-        )
-        splits[name] = {
-            **asdict(quality),
-            "uncovered_frames": counted.uncovered,
-            "unaligned_utterances": counted.unaligned,
-        }
-    shown = {"rate_hz": rate_hz, "clusters": clusters, "source": folder.about.get("source")}
-    return {**shown, "splits": splits}
-
-
 def format_table(measured: dict[str, Any]) -> str:
-    """A row a split, and what was left out of it."""
+    """A row for each split, and what was left out of it."""
     numbers = f"{'frames':>10} {'phones':>7} {'labels':>7} {'phone pur.':>11} {'clust. pur.':>11} {'PNMI':>7}"
     lines = [f"{'split':<10} {numbers}"]
     for name, row in measured["splits"].items():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fairseq_mtssl.cli.options import (
@@ -11,11 +13,12 @@ from fairseq_mtssl.cli.options import (
     pick_device,
     positive_int,
     prepare_output,
+    random_seed,
     write_json,
 )
 from fairseq_mtssl.errors import ConfigError
 
-HELP = "train a linear phone probe on every layer of a checkpoint and show where phones are told best"
+HELP = "train a linear phone probe on every layer of a checkpoint and show which layer predicts phones best"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,37 +93,34 @@ def probe_layers(args: argparse.Namespace) -> dict[str, Any]:
 
     Raises: ManifestError for phones that do not fit, ConfigError, CheckpointError.
     """
-    from fairseq_mtssl.cli import probe_sources
-    from fairseq_mtssl.data.phones import read_phone_names
-    from fairseq_mtssl.evaluation.probing import ProbeRecipe, train_probes
+    from fairseq_mtssl.data.phones import phones_of_frames, read_phone_names, read_phone_splits
+    from fairseq_mtssl.data.splits import open_split
+    from fairseq_mtssl.evaluation import probing
+    from fairseq_mtssl.features.base import Extractor, batch_samples
+    from fairseq_mtssl.features.mfcc import Mfcc
+    from fairseq_mtssl.features.opening import open_layers, parse_layers
+    from fairseq_mtssl.features.utterances import computed
 
     device = pick_device(args.device)
-    names = read_phone_names(probe_sources.dictionary_path(args.data))
-    splits = probe_sources.open_splits(args.data, names)
-    source = probe_sources.open_source(args, device)
-    recipe = ProbeRecipe(args.updates, args.batch_frames, args.lr, args.seed)
-    train = splits.pop("train")
-    frames, labels = source.sample(train, args.max_frames, args.seed)
-    probes = train_probes(frames, labels, len(names), recipe, device)
-    del frames
-    scores: dict[str, dict[str, Any]] = {layer: {} for layer in source.names}
-    for name, split in splits.items():
-        counts = probes.score(source.utterances(split))
-        for layer, each in zip(source.names, counts, strict=True):
-            scores[layer][name] = {"accuracy": each.accuracy(), "macro_f1": each.macro_f1()}
-    best = max(source.names, key=lambda layer: scores[layer]["valid"]["accuracy"])
+    names = read_phone_names(Path(args.data) / "dict.phn.txt")
+    aligned = read_phone_splits(args.data, names)
+    extractor: Extractor = Mfcc()
+    if args.checkpoint:
+        layers = parse_layers(args.layers, "--layers")
+        extractor = open_layers(args.checkpoint, layers, device, random_seed=random_seed(args))
+    splits = {}
+    for name, phones in aligned.items():
+        frames = computed(open_split(args.data, name), extractor, batch_samples(args.batch_seconds, device))
+        labels = [
+            phones_of_frames(each, count, extractor.hop_samples)
+            for each, count in zip(phones, frames.counts.tolist(), strict=True)
+        ]
+        splits[name] = probing.LabelledFrames(labels, partial(frames.read, task=name))
+    recipe = probing.ProbeRecipe(args.updates, args.batch_frames, args.lr, args.seed)
+    sizes = (extractor.names, extractor.dim, len(names))
     return {
-        "source": source.about,
-        "phones": len(names),
-        "train_frames": len(labels),
-        "frames": {name: split.labelled_frames(source.hop, source.window) for name, split in splits.items()},
-        "updates": recipe.updates,
-        "batch_frames": recipe.batch_frames,
-        "lr": recipe.lr,
-        "seed": recipe.seed,
-        "chance": probe_sources.chance(labels, splits, source),
-        "scores": scores,
-        "best": {"layer": best, **scores[best]},
+        "source": extractor.source,
+        **probing.probe_layers(splits, *sizes, recipe, args.max_frames, device),
     }
 
 

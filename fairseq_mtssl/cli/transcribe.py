@@ -212,8 +212,8 @@ def _recognise(
 ) -> Recognised:
     """Read as the model was trained: normalised, or as the file has it."""
     from fairseq_mtssl.checkpoints import trained_on_normalised
-    from fairseq_mtssl.cli.target_sources import batch_samples
     from fairseq_mtssl.data.audio import normalise, read_audio
+    from fairseq_mtssl.features.base import batch_samples
     from fairseq_mtssl.inference.recognition import recognise
 
     normalised = trained_on_normalised(loaded.cfg)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_mtssl.data.manifest import AudioManifest, read_lines
+from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest, read_lines
 from fairseq_mtssl.errors import ManifestError
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
 
@@ -71,6 +71,29 @@ def read_phone_frames(path: str | Path, manifest: AudioManifest, names: Sequence
     if errors:
         raise ManifestError(path, errors)
     return found
+
+
+def read_phone_splits(data: str | Path, names: Sequence[str]) -> dict[str, list[np.ndarray]]:
+    """What `read_phone_frames` gives of train, of valid and, if it has phones, of test.
+
+    Raises: ManifestError with every error of all splits; a split without any phone is one.
+    """
+    folder = Path(data)
+    wanted = ["train", "valid", *(["test"] if (folder / "test.phn").is_file() else [])]
+    splits, errors = {}, []
+    for name in wanted:
+        try:
+            manifest = read_audio_manifest(folder / f"{name}.tsv")
+            phones = read_phone_frames(folder / f"{name}.phn", manifest, names)
+        except ManifestError as error:
+            errors += [f"{error.path}: {each}" for each in error.errors]
+            continue
+        if not any((each != UNLABELLED).any() for each in phones):
+            errors.append(f"{folder / name}.phn: no frame has a phone. Align this split.")
+        splits[name] = phones
+    if errors:
+        raise ManifestError(folder, errors)
+    return splits
 
 
 def read_phone_sequences(

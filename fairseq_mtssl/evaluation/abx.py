@@ -28,6 +28,7 @@ from fairseq_mtssl.evaluation.abx_cells import (
 from fairseq_mtssl.evaluation.abx_items import Items, Spans, slice_items
 from fairseq_mtssl.evaluation.dtw import dtw
 from fairseq_mtssl.evaluation.frame_distance import FrameDistance, frame_distance
+from fairseq_mtssl.evaluation.frame_store import allocate
 
 CHUNK_DISTANCES = 2**25  # frame distances held at once, on a CPU; ten times as many on a GPU
 TRIPLES = 2**22  # (a, b, x) compared at once
@@ -121,6 +122,22 @@ def _place(
         kept.append(np.flatnonzero(covered))
         offset += len(kept[-1])
     return files, kept, start, length
+
+
+def collect_frames(
+    plan: AbxTask, utterances: Iterable[np.ndarray], layers: int, dim: int, dtype: type
+) -> np.ndarray:
+    """(L, plan.frames, D): the frames that a plan keeps, layer after layer.
+
+    utterances: (T, L, D) each, those of plan.file in their order. dtype: of the frames.
+    """
+    store = allocate((layers, plan.frames, dim), dtype)
+    done = 0
+    for kept, frames in zip(plan.kept, utterances, strict=True):
+        # (T', L, D) -> (L, T', D)
+        store[:, done : done + len(kept)] = frames[kept].transpose(1, 0, 2)
+        done += len(kept)
+    return store
 
 
 def score_abx(

@@ -7,6 +7,8 @@ in seconds, separated by white space.
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -109,6 +111,26 @@ def _numbers(names: tuple) -> tuple[list, np.ndarray]:
     """Distinct names in order of first appearance, and the place of each."""
     places = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return list(places), np.array([places[name] for name in names], dtype=np.int64)
+
+
+def rows_of_files(items: Items, utterances: Sequence[str], table: str) -> np.ndarray:
+    """(F,) the row of each file of the items among the utterances of a split.
+
+    utterances: the names of the rows. table: what lists them, for errors.
+    Raises: ManifestError naming every file that the split lacks or has twice.
+    """
+    rows = {name: row for row, name in enumerate(utterances)}
+    times = Counter(utterances)
+    counts = np.bincount(items.file, minlength=len(items.files))
+    hint = "Give the split these items are of: --split."
+    errors = [
+        f"{name}: {count} items, but {table} has {times[name] or 'no'} utterances so called. {hint}"
+        for name, count in zip(items.files, counts.tolist())
+        if times[name] != 1
+    ]
+    if errors:
+        raise ManifestError(items.path, errors)
+    return np.array([rows[name] for name in items.files], dtype=np.int64)
 
 
 def slice_items(items: Items, rate_hz: float, frames: np.ndarray, slicing: str) -> Spans:

@@ -1,27 +1,32 @@
-"""Linear probes: a softmax regression on the frames of each layer, all trained side by side."""
+"""Linear phone probes: which frames have a phone, standardised features, and a classifier for each layer.
+
+The registered model, task and criterion `phoneme_probe` standardise and score with the same functions.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from fairseq_mtssl.evaluation.frame_store import allocate
 from fairseq_mtssl.evaluation.phone_scores import PhoneCounts
 
-STATISTICS_FRAMES = 4096  # frames looked at together
-MIN_SPREAD = 1e-5
+STATISTICS_FRAMES = 4096  # frames that are converted to double precision at a time
+MIN_STD = 1e-5
 
 
 @dataclass(frozen=True)
 class ProbeRecipe:
     """Hyperparameters, the same for every layer.
 
-    updates of Adam, each on batch_frames frames; lr: of the first, falling linearly to 0; seed: of the order
-    of the frames, which is common to the layers too.
+    updates: of Adam, each on batch_frames frames. lr: learning rate of the first update, falling linearly to
+    0. seed: of the order of the frames, which is the same for all layers.
     """
 
     updates: int = 1000
@@ -31,7 +36,7 @@ class ProbeRecipe:
 
 
 class FrameMoments:
-    """Mean and spread of frames that come in pieces, per layer and dimension, in double precision."""
+    """Mean and std of the frames of many utterances, for each layer and dimension, in double precision."""
 
     def __init__(self, layers: int, dim: int) -> None:
         self._count = 0
@@ -39,23 +44,70 @@ class FrameMoments:
         self._squares = np.zeros((layers, dim))
 
     def add(self, frames: np.ndarray) -> None:
-        """frames: (N, L, D) float."""
+        """Add frames, (N, L, D) float."""
         exact = frames.astype(np.float64)
         self._count += len(exact)
         self._sum += exact.sum(0)
         self._squares += np.square(exact).sum(0)
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """mean (L, D), and the factor that gives a spread of 1 (L, D), both float32."""
+        """The mean, (L, D), and the scale that gives a std of 1, (L, D), both float32: see `standardise`."""
         mean = self._sum / max(self._count, 1)
         variance = np.maximum(self._squares / max(self._count, 1) - mean**2, 0)
-        scale = 1 / np.maximum(np.sqrt(variance), MIN_SPREAD)
+        scale = 1 / np.maximum(np.sqrt(variance), MIN_STD)
         return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
+
+
+def standardise(frames: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """Frames, (…, L, D), of mean 0 and std 1 over the frames measured. mean, scale: of `FrameMoments`."""
+    return (frames.float() - mean) * scale
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledFrames:
+    """The frames of a split and their phones.
+
+    labels: the phone of each frame of each utterance, (T,) int each, negative where a frame has no phone.
+    read: rows -> frames of these utterances, (T, L, D) float32 each, in the order of the rows.
+    """
+
+    labels: list[np.ndarray]
+    read: Callable[[Sequence[int]], Iterable[np.ndarray]]
+
+    def __len__(self) -> int:
+        """The number of frames that have a phone."""
+        return sum(int((each >= 0).sum()) for each in self.labels)
+
+    def utterances(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(frames (N, L, D), labels (N,)): the frames that have a phone, of each utterance that has any."""
+        rows = [row for row, each in enumerate(self.labels) if (each >= 0).any()]
+        for row, frames in zip(rows, self.read(rows), strict=True):
+            kept = self.labels[row] >= 0
+            yield frames[kept], self.labels[row][kept]
+
+    def sample(self, most: int, layers: int, dim: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """(frames (N, L, D), labels (N,)): the frames that have a phone, or `most` of them at random."""
+        total = len(self)
+        chosen = np.zeros(total, dtype=bool)
+        chosen[np.random.default_rng(seed).permutation(total)[:most]] = True
+        count = int(chosen.sum())
+        sampled, labels = allocate((count, layers, dim), np.float32), np.empty(count, dtype=np.int64)
+        seen = done = 0
+        for frames, phones in self.utterances():
+            taken = chosen[seen : seen + len(frames)]
+            end = done + int(taken.sum())
+            sampled[done:end], labels[done:end] = frames[taken], phones[taken]
+            seen, done = seen + len(frames), end
+        return sampled, labels
+
+    def share_of(self, phone: int) -> float:
+        """Percent of the frames with a phone that have this one."""
+        return 100.0 * float(sum(int((each == phone).sum()) for each in self.labels)) / len(self)
 
 
 @dataclass(frozen=True, eq=False)
 class LinearProbes:
-    """One linear classifier a layer, on frames of mean 0 and spread 1.
+    """A linear classifier for each layer, on standardised frames.
 
     mean, scale: (L, D); weight: (L, D, P); bias: (L, 1, P).
     """
@@ -67,20 +119,21 @@ class LinearProbes:
 
     def logits(self, frames: Tensor) -> Tensor:
         """(N, L, D) -> (L, N, P)."""
-        standard = (frames - self.mean) * self.scale
+        standard = standardise(frames, self.mean, self.scale)
+        # (N, L, D) -> (L, N, D): one matrix product for each layer
         return torch.baddbmm(self.bias, standard.transpose(0, 1), self.weight)
 
     @torch.no_grad()
     def score(self, utterances: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[PhoneCounts]:
-        """Counts of each layer over (frames (N, L, D), labels (N,)) of utterances."""
+        """The counts of each layer. utterances: (frames (N, L, D), labels (N,)) of each."""
         layers, _, phones = self.weight.shape
         none = np.zeros(phones, dtype=np.int64)
-        found = [PhoneCounts(none, none, none) for _ in range(layers)]
+        counts = [PhoneCounts(none, none, none) for _ in range(layers)]
         for frames, labels in utterances:
-            told = self.logits(torch.from_numpy(frames).to(self.weight.device)).argmax(-1).cpu().numpy()
-            for layer, predicted in enumerate(told):
-                found[layer] += PhoneCounts.of(predicted, labels, phones)
-        return found
+            logits = self.logits(torch.from_numpy(frames).to(self.weight.device))
+            for layer, predicted in enumerate(logits.argmax(-1).cpu().numpy()):
+                counts[layer] += PhoneCounts.of(predicted, labels, phones)
+        return counts
 
 
 def train_probes(
@@ -90,10 +143,10 @@ def train_probes(
     recipe: ProbeRecipe,
     device: torch.device | str = "cpu",
 ) -> LinearProbes:
-    """Train a probe a layer by cross-entropy.
+    """Train a probe for each layer by cross-entropy.
 
-    frames: (N, L, D) float32; labels: (N,) int in 0 … phones − 1. The layers do not touch one another: each
-    gets what it would get alone, but for rounding.
+    frames: (N, L, D) float32; labels: (N,) int in 0 … phones − 1. Each layer gets the probe that it would get
+    alone, but for rounding.
     """
     count, layers, dim = frames.shape
     moments = FrameMoments(layers, dim)
@@ -114,11 +167,48 @@ def train_probes(
         place += recipe.batch_frames
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * (1 - update / recipe.updates)
-        wanted = torch.from_numpy(labels[rows]).to(device).repeat(layers)
+        targets = torch.from_numpy(labels[rows]).to(device).repeat(layers)
         logits = probes.logits(torch.from_numpy(frames[rows]).to(device))
         # (L, N, P) -> (L · N, P); times L, so that each layer has the mean over its own frames
-        loss = layers * torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted)
+        loss = layers * torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     return LinearProbes(mean, scale, weight.detach(), bias.detach())
+
+
+def probe_layers(
+    splits: dict[str, LabelledFrames],
+    names: Sequence[str],
+    dim: int,
+    phones: int,
+    recipe: ProbeRecipe,
+    max_frames: int,
+    device: torch.device | str = "cpu",
+) -> dict[str, Any]:
+    """Train a probe on every layer and score it on every split but train.
+
+    splits: train, valid and others. names: of the layers; dim: D; phones: their number. max_frames: that are
+    trained on, drawn at random where there are more.
+    Returns: accuracy and macro-F1 of each layer and split in percent, the layer that is best on valid, and
+    chance, the accuracy of always predicting the phone that is most frequent in train.
+    """
+    tested = {name: split for name, split in splits.items() if name != "train"}
+    frames, labels = splits["train"].sample(max_frames, len(names), dim, recipe.seed)
+    probes = train_probes(frames, labels, phones, recipe, device)
+    del frames
+    scores: dict[str, dict[str, Any]] = {layer: {} for layer in names}
+    for name, split in tested.items():
+        for layer, counts in zip(names, probes.score(split.utterances()), strict=True):
+            scores[layer][name] = {"accuracy": counts.accuracy(), "macro_f1": counts.macro_f1()}
+    best = max(names, key=lambda layer: scores[layer]["valid"]["accuracy"])
+    usual = int(np.bincount(labels).argmax())
+    return {
+        "phones": phones,
+        "train_frames": len(labels),
+        "frames": {name: len(split) for name, split in tested.items()},
+        **asdict(recipe),
+        "chance": {name: split.share_of(usual) for name, split in tested.items()},
+        "scores": scores,
+        "best": {"layer": best, **scores[best]},
+    }

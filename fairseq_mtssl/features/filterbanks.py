@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -21,10 +19,10 @@ class LogMel(SpectralFeatures):
     dim = MEL_BINS
 
     def __init__(self) -> None:
-        self.source: dict[str, Any] = {"features": "log-mel"}
+        super().__init__("log-mel")
 
     def _frames(self, wav: Tensor) -> np.ndarray:
         energies = log_mel(wav[None], MEL_BINS)
         # (1, T, 80) -> (T, 80)
-        found: np.ndarray = normalise(energies, torch.tensor([energies.size(1)]))[0].numpy()
-        return found
+        frames: np.ndarray = normalise(energies, torch.tensor([energies.size(1)]))[0].numpy()
+        return frames

@@ -1,4 +1,4 @@
-"""Frozen features as a module: layers of an encoder kept with its weights, or MFCCs."""
+"""Frozen features as a module: layers of an encoder that is kept in checkpoints, or MFCCs."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.features.layers import LayerStack, stream
+from fairseq_mtssl.features.base import Extractor, batch_samples, stream
+from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.features.mfcc import Mfcc
-from fairseq_mtssl.frames import SAMPLE_RATE_HZ, hop_samples, min_samples
+from fairseq_mtssl.frames import hop_samples, min_samples
 from fairseq_mtssl.modules.frozen import Frozen
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.prefetch import read_ahead
 
 WEIGHTED = "weighted"
-BATCH_S = 400  # audio put through at once on a GPU
 
 
 def plain_encoder(sizes: dict[str, Any]) -> SpeechEncoder:
@@ -35,7 +35,7 @@ def plain_encoder(sizes: dict[str, Any]) -> SpeechEncoder:
 
 
 def parse_layer(text: str, count: int) -> list[int]:
-    """`weighted`: all layers 1 … count; else the one. Raises: ConfigError."""
+    """The layers that model.layer names: 1 to count for `weighted`, else the one. Raises: ConfigError."""
     if text == WEIGHTED:
         return list(range(1, count + 1))
     if not text.isdecimal() or not 1 <= int(text) <= count:
@@ -44,11 +44,12 @@ def parse_layer(text: str, count: int) -> list[int]:
 
 
 class FrozenFeatures(Frozen):
-    """(T, L, D) of waveforms: one layer or all of an encoder that never changes, then mean 0 and spread 1.
+    """The features of a probe, of one layer or all of them, from an encoder that is never trained.
 
-    sizes: of the encoder; None: MFCCs, which have one layer. layer: a number from 1, or `weighted`.
-    Always in evaluation mode, in single precision, without gradients; its weights, and the mean and scale of
-    `standardise`, go into checkpoints.
+    sizes: of the encoder; None: MFCCs, which have one layer. layer: a number from 1, or `weighted` for all.
+    The module is always in evaluation mode, in single precision and without gradients. Its weights go into
+    checkpoints, with the mean and scale, (L, D) each, by which `evaluation.probing.standardise` gives
+    features of mean 0 and std 1 over the training frames.
     Raises: ConfigError for a layer that there is not.
     """
 
@@ -58,7 +59,6 @@ class FrozenFeatures(Frozen):
 
     def __init__(self, sizes: dict[str, Any] | None, layer: str) -> None:
         super().__init__()
-        self.mfcc = Mfcc() if sizes is None else None
         self.speech_encoder = None if sizes is None else plain_encoder(sizes)
         if self.speech_encoder is not None:
             self.layers = parse_layer(layer, self.speech_encoder.num_layers)
@@ -72,27 +72,23 @@ class FrozenFeatures(Frozen):
         self.register_buffer("mean", torch.zeros(len(self.layers), self.dim))
         self.register_buffer("scale", torch.ones(len(self.layers), self.dim))
         self.register_buffer("measured", torch.tensor(False))
-        self.source: dict[str, Any] = {"layers": self.layers}
 
     @torch.no_grad()
     def measure(self, mean: Tensor, scale: Tensor) -> None:
-        """Take the mean and scale, (L, D) each, that frames get from now on."""
+        """Set the mean and scale, (L, D) each."""
         self.mean.copy_(mean)
         self.scale.copy_(scale)
         self.measured.fill_(True)
 
-    def standardise(self, frames: Tensor) -> Tensor:
-        """(…, L, D) -> the same in single precision, of mean 0 and spread 1 over what was measured."""
-        return (frames.float() - self.mean) * self.scale
-
     def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """(S,) float waveforms -> (T, L, D) float32 each, not standardised; the batch changes nothing."""
-        if self.mfcc is not None:
-            return [frames[:, np.newaxis] for frames in self.mfcc.extract(wavs)]
-        stack = LayerStack(self, self.layers, prepare=np.asarray, source={}, device=self.mean.device)
-        return stack.extract(wavs)
+        """See Extractor. The frames are not standardised."""
+        return self._extractor().extract(wavs)
 
     def stream(self, read: Callable[[int], np.ndarray], rows: Sequence[int]) -> Iterator[np.ndarray]:
-        """`extract` of the waveforms that `read` gives of rows, in their order."""
-        batch = BATCH_S * SAMPLE_RATE_HZ if self.mean.device.type == "cuda" else None
-        return stream(self, read_ahead(read, rows), batch)
+        """`extract` of the waveforms that `read` gives of rows, in their order, read ahead."""
+        return stream(self._extractor(), read_ahead(read, rows), batch_samples(None, self.mean.device))
+
+    def _extractor(self) -> Extractor:
+        if self.speech_encoder is None:
+            return Mfcc()
+        return ModelLayers(self, self.layers, device=self.mean.device)

@@ -1,11 +1,10 @@
-"""What is clustered: frames of whole utterances; here layers of a trained model at 50 Hz, in `mfcc` MFCCs."""
+"""Layers of a trained speech model as frames of whole utterances."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,7 +13,6 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import (
-    SAMPLE_RATE_HZ,
     ConvLayer,
     conv_length,
     hop_samples,
@@ -26,96 +24,26 @@ from fairseq_mtssl.kernels.conv_features import can_run, conv_features
 from fairseq_mtssl.modules.precision import mixed, resolve, rounded_copy
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
-BATCHES_SORTED = 16  # batches whose clips are sorted by length together
 
+class ModelLayers:
+    """Transformer layers of a trained speech model, all from one pass, at the frame rate of its convolutions.
 
-class Features(Protocol):
-    """Something that turns 16 kHz waveforms into frames.
-
-    dim: D; hop_samples, window_samples: of its frames; source: what it is, for targets.json.
-    """
-
-    dim: int
-    hop_samples: int
-    window_samples: int
-    source: dict[str, Any]
-
-    def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """(S,) float waveforms -> (T, D) float32 each, T = frame_count(S); the batch changes nothing."""
-        ...
-
-
-def rate_hz(features: Features) -> float:
-    """Frames a second."""
-    return SAMPLE_RATE_HZ / features.hop_samples
-
-
-def stream(
-    features: Features, wavs: Iterable[np.ndarray], batch_samples: int | None = None
-) -> Iterator[np.ndarray]:
-    """Features of utterances, in their order.
-
-    batch_samples: None takes them one by one, which is fastest on a CPU; else clips alike in length are put
-    through together, so many samples with their padding, taken from a window of BATCHES_SORTED batches.
-    """
-    if batch_samples is None:
-        for wav in wavs:
-            yield features.extract([wav])[0]
-        return
-    window: list[np.ndarray] = []
-    held = 0
-    for wav in wavs:
-        window.append(wav)
-        held += len(wav)
-        if held >= BATCHES_SORTED * batch_samples:
-            yield from _by_length(features, window, batch_samples)
-            window, held = [], 0
-    yield from _by_length(features, window, batch_samples)
-
-
-def _by_length(features: Features, wavs: list[np.ndarray], batch_samples: int) -> list[np.ndarray]:
-    found: list[Any] = [None] * len(wavs)
-    for batch in bucket([len(wav) for wav in wavs], batch_samples):
-        for index, frames in zip(batch, features.extract([wavs[index] for index in batch]), strict=True):
-            found[index] = frames
-    return found
-
-
-def bucket(lengths: Sequence[int], batch_samples: int) -> list[list[int]]:
-    """Indices in batches of neighbours in length; clips × the longest ≤ batch_samples, or one clip alone.
-
-    batch_samples: 0 leaves every clip alone.
-    """
-    batches: list[list[int]] = []
-    # longest first: a batch that does not fit in memory shows at once
-    for index in sorted(range(len(lengths)), key=lambda each: -lengths[each]):
-        last = batches[-1] if batches else []
-        if last and lengths[last[0]] * (len(last) + 1) <= batch_samples:
-            last.append(index)
-        else:
-            batches.append([index])
-    return batches
-
-
-class LayerStack:
-    """Several transformer layers of a trained speech model out of one pass, at the rate of its convolutions.
-
-    As `Features`, but `extract` gives (T, L, D), the layers in the order asked for.
-    model: one of ours (anything with a SpeechEncoder as `speech_encoder`), or fairseq's wav2vec2, hubert or
-        data2vec_audio; it is put in evaluation mode and never masked.
-    layers: counted from 1; None takes all. prepare: what training did to a waveform, such as normalising it.
-    precision: of the matrix products (see `modules.precision`); in bfloat16 features are off by a per cent,
-        and differ by as much between batches.
-    Raises: ConfigError for a layer or a model that does not fit.
+    It is an `Extractor`. model: one of ours (anything with a SpeechEncoder as `speech_encoder`), or fairseq's
+    wav2vec2, hubert or data2vec_audio; it is put in evaluation mode and never masked. layers: one number from
+    1, several, or None for all; `extract` gives them in the order asked for. prepare: what training did to a
+    waveform, such as normalising it. source: what the model is, for targets.json. precision: of the matrix
+    products (see `modules.precision`); in bfloat16 features are off by about one percent, and differ by as
+    much between batches.
+    Raises: ConfigError for a layer that there is not, or a model that is none of these.
     """
 
     def __init__(
         self,
         model: Any,
-        layers: Sequence[int] | None,
+        layers: int | Sequence[int] | None,
         *,
-        prepare: Callable[[np.ndarray], np.ndarray],
-        source: dict[str, Any],
+        prepare: Callable[[np.ndarray], np.ndarray] = np.asarray,
+        source: dict[str, Any] | None = None,
         device: torch.device | str = "cpu",
         precision: str = "float32",
     ) -> None:
@@ -123,55 +51,34 @@ class LayerStack:
         rounded = self._precision == "bfloat16"
         self._parts = _parts_of(model.to(device).float().eval(), rounded)
         count = self._parts.num_layers
-        self.layers = list(range(1, count + 1) if layers is None else layers)
+        asked = range(1, count + 1) if layers is None else layers
+        self.layers = [asked] if isinstance(asked, int) else list(asked)
         if not self.layers or not all(1 <= layer <= count for layer in self.layers):
             got = ", ".join(map(str, self.layers)) or "none"
             raise ConfigError("layers", [f"layer {got} of a model of {count}; wanted 1 to that"])
+        self.names = [str(layer) for layer in self.layers]
         self.dim: int = self._parts.dim
         self.hop_samples = hop_samples(self._parts.conv_layers)
         self.window_samples = min_samples(self._parts.conv_layers)
-        self.source = {**source, **({"precision": "bfloat16"} if rounded else {}), "layers": self.layers}
+        self.source: dict[str, Any] = {**(source or {}), **({"precision": "bfloat16"} if rounded else {})}
+        self.source |= {"layer": layers} if isinstance(layers, int) else {"layers": self.layers}
         self._prepare = prepare
         self._device = torch.device(device)
 
     def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Features. Padding is kept out of everything: a batch gives what each clip gives alone."""
-        frames = [conv_length(len(wav), self._parts.conv_layers) for wav in wavs]
-        kept = [index for index, count in enumerate(frames) if count > 0]
-        found = [np.zeros((0, len(self.layers), self.dim), dtype=np.float32) for _ in wavs]
+        """See Extractor. Padding is kept out of everything: a batch gives what each clip gives alone."""
+        counts = [conv_length(len(wav), self._parts.conv_layers) for wav in wavs]
+        kept = [row for row, count in enumerate(counts) if count > 0]
+        frames = [np.zeros((0, len(self.layers), self.dim), dtype=np.float32) for _ in wavs]
         if kept:
-            clips = [torch.from_numpy(np.ascontiguousarray(self._prepare(wavs[index]))) for index in kept]
+            clips = [torch.from_numpy(np.ascontiguousarray(self._prepare(wavs[row]))) for row in kept]
             mixing = mixed(self._precision, self._device)
             with torch.inference_mode(), _exact_float32(self._device), mixing:
                 hidden = self._parts.run([clip.float().to(self._device) for clip in clips], self.layers)
                 stacked = torch.stack(hidden, dim=2).float().cpu()  # L of (B, T, D) -> (B, T, L, D)
-            for index, states in zip(kept, stacked, strict=True):
-                found[index] = states[: frames[index]].numpy()
-        return found
-
-
-class LayerFeatures(LayerStack):
-    """The output of one transformer layer, as `LayerStack` takes it; `extract` gives (T, D)."""
-
-    def __init__(
-        self,
-        model: Any,
-        layer: int,
-        *,
-        prepare: Callable[[np.ndarray], np.ndarray],
-        source: dict[str, Any],
-        device: torch.device | str = "cpu",
-        precision: str = "float32",
-    ) -> None:
-        super().__init__(model, [layer], prepare=prepare, source=source, device=device, precision=precision)
-        self.layer = layer
-        self.source = {name: value for name, value in self.source.items() if name != "layers"}
-        self.source["layer"] = layer
-
-    def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """See Features."""
-        # (T, 1, D) -> (T, D)
-        return [frames[:, 0] for frames in super().extract(wavs)]
+            for row, states in zip(kept, stacked, strict=True):
+                frames[row] = states[: counts[row]].numpy()
+        return frames
 
 
 def _exact_float32(device: torch.device) -> Any:
@@ -294,25 +201,3 @@ def _silent_padding(pos_conv: nn.Module, frames: Tensor, prefix: int) -> Iterato
     finally:
         for handle in handles:
             handle.remove()
-
-
-@lru_cache(maxsize=1)
-def library_versions() -> dict[str, str]:
-    """Versions of what the numbers depend on, for targets.json."""
-    import importlib.metadata
-
-    names = (
-        "fairseq-mtssl",
-        "torch",
-        "numpy",
-        "faiss-cpu",
-        "faiss-gpu",
-        "scikit-learn",
-    )
-    found = {}
-    for name in names:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,19 +16,19 @@ CEPSTRA, MEL_BINS, LIFTER = 13, 23, 22
 
 
 class Mfcc(SpectralFeatures):
-    """13 MFCCs with first and second differences: 39 dimensions at 100 Hz, as HuBERT's first iteration.
+    """13 MFCCs with first and second differences: 39 dimensions at 100 Hz, as in HuBERT's first iteration.
 
     Kaldi's defaults without dither and energy: windows of 25 ms, 23 mel filters from 20 Hz, lifter 22.
-    centred: from each coefficient its mean over the utterance is taken away, and with it much of what the
-    microphone and the voice add to all frames alike.
+    centred: subtract from each coefficient its mean over the utterance (cepstral mean normalisation), which
+    removes much of what the microphone and the voice add to all frames.
     Source: Hsu et al. 2021, arXiv 2106.07447; the options of fairseq's dump_mfcc_feature.py.
     """
 
     dim = 3 * CEPSTRA
 
     def __init__(self, centred: bool = False) -> None:
+        super().__init__("mfcc-cmn" if centred else "mfcc")
         self.centred = centred
-        self.source: dict[str, Any] = {"features": "mfcc-cmn" if centred else "mfcc"}
 
     def _frames(self, wav: Tensor) -> np.ndarray:
         static: np.ndarray = _cepstra(wav).numpy()

@@ -1,9 +1,10 @@
-"""What features computed of short windows of the waveform have in common."""
+"""What MFCCs and log-mel energies have in common."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,15 +14,23 @@ from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES
 
 
 class SpectralFeatures(ABC):
-    """Features of windows of 25 ms every 10 ms, one utterance at a time. See Features."""
+    """Features of windows of 25 ms every 10 ms, one utterance at a time. It is an `Extractor` of one layer.
+
+    name: of the features, as --features gives it.
+    """
 
     dim: int
     hop_samples = HOP_SAMPLES
     window_samples = WINDOW_SAMPLES
 
+    def __init__(self, name: str) -> None:
+        self.names = [name]
+        self.source: dict[str, Any] = {"features": name}
+
     def extract(self, wavs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """(S,) waveforms -> (T, dim) float32 each; an utterance shorter than a window has no frames."""
-        return [self._extract_one(wav) for wav in wavs]
+        """See Extractor: (T, 1, D) each; an utterance shorter than a window has no frames."""
+        # (T, D) -> (T, 1, D)
+        return [self._extract_one(wav)[:, np.newaxis] for wav in wavs]
 
     def _extract_one(self, wav: np.ndarray) -> np.ndarray:
         if len(wav) < self.window_samples:
@@ -31,4 +40,4 @@ class SpectralFeatures(ABC):
 
     @abstractmethod
     def _frames(self, wav: Tensor) -> np.ndarray:
-        """(S,) float32, a window at least -> (T, dim) float32."""
+        """A waveform (S,) of one window or more, float32 -> (T, D) float32."""

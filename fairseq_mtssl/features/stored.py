@@ -1,13 +1,15 @@
-"""Features stored in shards: written as a stream, whole or not at all, mapped into memory when read.
+"""Features stored in shards: written utterance by utterance, mapped into memory when they are read.
 
 - `{split}_{rank}_{nshard}.npy`: (rows, D) features of a shard's utterances, one after the other;
-- `{split}_{rank}_{nshard}.len`: the frames of each utterance, one a line.
+- `{split}_{rank}_{nshard}.len`: the number of frames of each utterance, one per line;
+- `features.json`: what the features are, written by `mtssl dump-features`.
 
 Rows are in the order of `{split}.tsv`. Source of the format: fairseq's examples/hubert/simple_kmeans.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -18,6 +20,8 @@ import numpy as np
 from fairseq_mtssl.errors import ConfigError, TargetError
 from fairseq_mtssl.files import replacing, write_text
 
+DESCRIPTION = "features.json"
+DTYPE = "<f4"
 _HEADER_BYTES = 128
 
 
@@ -30,7 +34,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def shard_rows(total: int, rank: int, nshard: int) -> range:
-    """The rows of a manifest that a shard holds: neighbours, and shards differ by one row at most."""
+    """The rows of a manifest that a shard holds: consecutive ones. Sizes of shards differ by at most one."""
     return range(total * rank // nshard, total * (rank + 1) // nshard)
 
 
@@ -40,9 +44,9 @@ def shard_path(folder: Path, split: str, rank: int, nshard: int, suffix: str) ->
 
 
 def find_nshard(folder: Path, split: str, suffix: str) -> int:
-    """In how many shards a split lies in a folder.
+    """The number of shards in which a split is stored in a folder.
 
-    Raises: TargetError if there is none, if two ways of sharding are mixed, or naming every missing shard.
+    Raises: TargetError if there is none, if shards of two numbers are mixed, or naming every missing shard.
     """
     pattern = re.compile(rf"{re.escape(split)}_(\d+)_(\d+){re.escape(suffix)}")
     matches = [match for path in folder.glob(f"{split}_*{suffix}") if (match := pattern.fullmatch(path.name))]
@@ -62,18 +66,36 @@ def find_nshard(folder: Path, split: str, suffix: str) -> int:
     return ways[0]
 
 
-class FeatureWriter:
-    """Appends utterances to one shard's .npy and .len; both appear, complete, when the block ends.
+def write_description(folder: Path, about: dict[str, Any]) -> None:
+    """Write features.json, which says what the stored features are.
 
-    dtype: what is stored, float32 or float16. As a context manager only.
+    Raises: TargetError if the folder holds other features.
+    """
+    path = folder / DESCRIPTION
+    if path.is_file() and read_description(folder) != about:
+        got = f"holds {read_description(folder)}, now asked for {about}"
+        raise TargetError(path, [f"{got}. Give another --out."])
+    write_text(path, json.dumps(about, indent=2) + "\n")
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """What the features stored in a folder are. Raises: TargetError if the file is absent or no JSON."""
+    path = folder / DESCRIPTION
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise TargetError(path, [f"cannot be read ({error}). Dump the features again."]) from error
+
+
+class FeatureWriter:
+    """Appends utterances to the .npy and .len of one shard, as a context manager.
+
+    Both files appear, complete, when the block ends.
     """
 
-    def __init__(
-        self, folder: Path, split: str, rank: int, nshard: int, dim: int, dtype: Any = "<f4"
-    ) -> None:
+    def __init__(self, folder: Path, split: str, rank: int, nshard: int, dim: int) -> None:
         self.path = shard_path(folder, split, rank, nshard, ".npy")
         self.dim = dim
-        self.dtype = np.dtype(dtype).newbyteorder("<")
         self.lengths: list[int] = []
 
     def __enter__(self) -> FeatureWriter:
@@ -84,34 +106,34 @@ class FeatureWriter:
         return self
 
     def append(self, features: np.ndarray) -> None:
-        """features: (T, D) of the next utterance; T may be 0. Raises: TargetError if D is another."""
+        """Append the next utterance. features: (T, D); T may be 0. Raises: TargetError for another D."""
         if features.ndim != 2 or features.shape[1] != self.dim:
             got = f"utterance {len(self.lengths)}: features of shape {features.shape}, wanted (T, {self.dim})"
             raise TargetError(self.path, [f"{got}. Dump the whole split with one extractor."])
-        self._file.write(np.ascontiguousarray(features, dtype=self.dtype).tobytes())
+        self._file.write(np.ascontiguousarray(features, dtype=DTYPE).tobytes())
         self.lengths.append(len(features))
 
     def __exit__(self, *error: Any) -> None:
         if error[0] is None:
             self._file.seek(0)
-            self._file.write(_npy_header(sum(self.lengths), self.dim, self.dtype))
+            self._file.write(_npy_header(sum(self.lengths), self.dim))
             # .len first: a shard counts as there when its .npy is
             write_text(self.path.with_suffix(".len"), "".join(f"{length}\n" for length in self.lengths))
         self._replacing.__exit__(*error)
 
 
-def _npy_header(rows: int, dim: int, dtype: np.dtype) -> bytes:
-    """The header of format 1.0, of always the same length, so that it can be filled in at the end."""
-    text = f"{{'descr': '{dtype.str}', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
+def _npy_header(rows: int, dim: int) -> bytes:
+    """A header of format 1.0. Its length is always the same, so that it can be written when rows is known."""
+    text = f"{{'descr': '{DTYPE}', 'fortran_order': False, 'shape': ({rows}, {dim}), }}"
     size = _HEADER_BYTES - 10
     return b"\x93NUMPY\x01\x00" + size.to_bytes(2, "little") + text.ljust(size - 1).encode() + b"\n"
 
 
 class FeatureShards:
-    """All utterances of a split's stored features, memory-mapped, in the manifest's order.
+    """The stored features of all utterances of a split, memory-mapped, in the manifest's order.
 
-    lengths: (N,) frames; dim: D. Indexing gives (T, D). Raises: TargetError when a shard is missing, cut
-    short, or has not the rows its .len says.
+    lengths: (N,) frames; dim: D. Indexing gives (T, D). Raises: TargetError if a shard is missing, cut short,
+    or has another number of rows than its .len says.
     """
 
     def __init__(self, folder: str | Path, split: str) -> None:
@@ -142,9 +164,13 @@ class FeatureShards:
         start = self._start[index]
         return self._arrays[self._rank[index]][start : start + self.lengths[index]]
 
+    def frames(self, index: int) -> np.ndarray:
+        """(T, 1, D) of an utterance, a copy in memory: what an `Extractor` of one layer gives."""
+        return np.array(self[index])[:, np.newaxis]
+
 
 def read_features(path: Path) -> np.ndarray:
-    """A shard's (rows, D), memory-mapped. Raises: TargetError if it is none or cut short."""
+    """The features of a shard, (rows, D), memory-mapped. Raises: TargetError if unreadable or cut short."""
     try:
         # a file of no rows cannot be mapped
         array = np.load(path, mmap_mode="r" if os.path.getsize(path) > _HEADER_BYTES else None)
@@ -156,7 +182,7 @@ def read_features(path: Path) -> np.ndarray:
 
 
 def read_lengths(path: Path, rows: int) -> np.ndarray:
-    """(N,) frames of a shard's utterances, which must sum to rows. Raises: TargetError."""
+    """(N,) frames of the utterances of a shard. Raises: TargetError unless they sum to rows."""
     if not path.is_file():
         raise TargetError(path, [f"{path.name} is missing. Dump this shard again."])
     lines = path.read_text(encoding="utf-8").splitlines()

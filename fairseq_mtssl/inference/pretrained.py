@@ -23,7 +23,7 @@ from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import normalise, read_audio
 from fairseq_mtssl.data.images import square_pixels
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.features.layers import LayerFeatures
+from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
 from fairseq_mtssl.inference.embeddings import encode, encode_clips, file_reader
 
@@ -46,7 +46,7 @@ class Pretrained:
         self.task = task
         self.is_normalised = is_normalised
         self.device = device
-        self._layers: dict[int, LayerFeatures] = {}
+        self._layers: dict[int, ModelLayers] = {}
 
     @property
     def num_layers(self) -> int:
@@ -65,8 +65,9 @@ class Pretrained:
         Raises: AudioError for a file that cannot be read, ConfigError for a layer that there is not, or for a
         waveform of another shape.
         """
-        found = self._layer(self.num_layers if layer is None else layer)
-        return torch.from_numpy(found.extract([read_speech(speech)])[0])
+        extractor = self._layer(self.num_layers if layer is None else layer)
+        # (T, 1, D) -> (T, D)
+        return torch.from_numpy(extractor.extract([read_speech(speech)])[0][:, 0])
 
     def embed_speech(self, speech: Sequence[Speech], batch_size: int = 32) -> Tensor:
         """(N, D) float32: the embeddings of spoken captions, to be multiplied with those of images.
@@ -92,12 +93,10 @@ class Pretrained:
 
         return encode(list(images), load, self.model.encode_image, batch_size, self.device, "images")
 
-    def _layer(self, layer: int) -> LayerFeatures:
+    def _layer(self, layer: int) -> ModelLayers:
         if layer not in self._layers:
             prepare = normalise if self.is_normalised else np.asarray
-            self._layers[layer] = LayerFeatures(
-                self.model, layer, prepare=prepare, source={}, device=self.device
-            )
+            self._layers[layer] = ModelLayers(self.model, layer, prepare=prepare, device=self.device)
         return self._layers[layer]
 
     def _reader(self) -> Any:

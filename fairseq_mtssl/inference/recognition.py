@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from fairseq_mtssl.decoding.vocabulary import Vocabulary
 from fairseq_mtssl.errors import CheckpointError, ConfigError, MtsslError
-from fairseq_mtssl.features.layers import bucket
+from fairseq_mtssl.features.base import bucket
 from fairseq_mtssl.inference.embeddings import QUIET_S
 from fairseq_mtssl.prefetch import read_ahead
 

@@ -100,7 +100,7 @@ class LabelFolder:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise TargetError(path, [f"cannot be used, no JSON ({error}). {_AGAIN}"]) from error
+            raise TargetError(path, [f"cannot be used ({error}). Delete it and run again."]) from error
         return content if isinstance(content, dict) else {}
 
     @cached_property

@@ -1,31 +1,28 @@
-"""From waveforms to labels: each stage a function, and all of them in one run that a kill does not spoil."""
+"""The stages from frames to labels, and all of them in one run that can be killed and called again."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import math
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-from tqdm import tqdm
 
 from fairseq_mtssl.errors import ConfigError, TargetError
 from fairseq_mtssl.features import stored
-from fairseq_mtssl.features.layers import Features, library_versions, stream
+from fairseq_mtssl.features.utterances import UtteranceFrames
 from fairseq_mtssl.files import write_text
-from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ
 from fairseq_mtssl.labels import shards
-from fairseq_mtssl.labels.folder import TARGETS
+from fairseq_mtssl.labels.folder import TARGETS, LabelFolder
 from fairseq_mtssl.labels.kmeans import (
     OVERSAMPLING,
     Codebook,
@@ -35,41 +32,19 @@ from fairseq_mtssl.labels.kmeans import (
     sample_size,
 )
 from fairseq_mtssl.labels.quantizer import Quantizer
-from fairseq_mtssl.prefetch import read_ahead
 
-logger = logging.getLogger(__name__)
-
-T = TypeVar("T")
 FORMAT = 1
 CODEBOOK = "codebook.npy"
 PLAN = "plan.json"
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """The utterances of a split, in the manifest's order.
-
-    sizes: (N,) samples at 16 kHz; read: a row's waveform, (S,) float, exactly so long; digest: of the
-    manifest's rows, the same wherever the corpus lies.
-    """
-
-    name: str
-    sizes: np.ndarray
-    read: Callable[[int], np.ndarray]
-    digest: str
-
-    def frames(self, about: dict[str, Any]) -> np.ndarray:
-        """(N,) frames of each utterance for features described as `describe` does."""
-        sizes = torch.from_numpy(np.asarray(self.sizes))
-        return frame_count(sizes, about["hop_samples"], about["window_samples"]).numpy()
 
 
 @dataclass(frozen=True)
 class Recipe:
     """What make_targets is to make.
 
-    fit_split: whose frames k-means sees; sample_frames: how many (None: what fits in 400 MB); kmeans: its
-    backend; batch_samples: see features.stream; shard_minutes: audio of one part, what a kill can cost.
+    fit_split: whose frames k-means sees. sample_frames: how many of them; None: what fits in 400 MB. kmeans:
+    its backend. store_features: keep the features, too. shard_minutes: audio of one part of the work, which
+    is what a kill can cost.
     """
 
     clusters: int
@@ -78,74 +53,20 @@ class Recipe:
     sample_frames: int | None = None
     kmeans: str = "auto"
     store_features: bool = False
-    batch_samples: int | None = None
     shard_minutes: float = 30.0
 
 
-class Source:
-    """Frames of a split's utterances, computed from its audio by `features` or read from stored shards."""
-
-    def __init__(
-        self,
-        split: Split,
-        features: Features | None,
-        batch_samples: int | None = None,
-        stored: Path | None = None,
-    ) -> None:
-        self.split = split
-        self._features = features
-        self._batch_samples = batch_samples
-        self._folder = stored
-
-    @cached_property
-    def _stored(self) -> stored.FeatureShards | None:
-        return None if self._folder is None else stored.FeatureShards(self._folder, self.split.name)
-
-    def __call__(self, rows: Sequence[int]) -> Iterator[np.ndarray]:
-        """(T, D) of each row in turn."""
-        if self._stored is not None:
-            return (np.array(self._stored[row]) for row in rows)
-        if self._features is None:
-            raise ValueError("a source needs features or stored shards")
-        return stream(self._features, read_ahead(self.split.read, rows), self._batch_samples)
-
-
-def describe(features: Features) -> dict[str, Any]:
-    """Features as codebook.json and targets.json name them."""
-    shape = {name: getattr(features, name) for name in ("dim", "hop_samples", "window_samples")}
-    return {**features.source, **shape}
-
-
-def shown(items: Iterable[T], total: int, what: str) -> Iterator[T]:
-    """The items, under a progress bar where a person is looking."""
-    return iter(tqdm(items, total=total, desc=what, unit="utt", disable=None, delay=1.0, leave=False))
-
-
-def checked(
-    found: Iterable[np.ndarray], rows: Sequence[int], frames: np.ndarray, place: str
-) -> Iterator[np.ndarray]:
-    """The features, as long as each utterance has its frames. Raises: TargetError."""
-    for row, each in zip(rows, found, strict=True):
-        if len(each) != frames[row]:
-            got = f"row {row + 1}: features of {len(each)} frames, wanted {frames[row]}"
-            raise TargetError(place, [f"{got}. Dump features again from this manifest."])
-        yield each
-
-
-def dump_shard(source: Source, about: dict[str, Any], folder: Path, rank: int, nshard: int) -> int:
-    """Store the features of one shard. Returns: its utterances."""
-    split = source.split
-    rows = stored.shard_rows(len(split.sizes), rank, nshard)
-    found = checked(source(rows), rows, split.frames(about), split.name)
-    with stored.FeatureWriter(folder, split.name, rank, nshard, about["dim"]) as writer:
-        for each in shown(found, len(rows), f"features {split.name} {rank + 1}/{nshard}"):
-            writer.append(each)
+def dump_shard(frames: UtteranceFrames, folder: Path, rank: int, nshard: int) -> int:
+    """Store the features of one shard, of one layer. Returns: the number of its utterances."""
+    rows = stored.shard_rows(len(frames), rank, nshard)
+    with stored.FeatureWriter(folder, frames.split, rank, nshard, frames.dim) as writer:
+        for each in frames.read(rows, f"features {frames.split} {rank + 1}/{nshard}"):
+            writer.append(each[:, 0])
     return len(rows)
 
 
 def fit_codebook(
-    source: Source,
-    about: dict[str, Any],
+    frames: UtteranceFrames,
     *,
     clusters: int,
     seed: int,
@@ -155,48 +76,46 @@ def fit_codebook(
 ) -> Codebook:
     """k-means over a sample of a split's frames, uniform among those of utterances drawn at random.
 
-    No more than sample_frames are in memory, and the utterances visited hold OVERSAMPLING times as many.
+    No more than sample_frames are in memory; the utterances visited hold OVERSAMPLING times as many.
     """
-    split = source.split
-    frames = split.frames(about)
-    size = sample_frames or sample_size(about["dim"])
-    rows = pick_utterances(frames, OVERSAMPLING * size, seed)
-    sample = FrameSample(min(size, int(frames[rows].sum())), about["dim"], seed)
-    found = checked(source(rows.tolist()), rows.tolist(), frames, split.name)
-    for row, each in zip(rows.tolist(), shown(found, len(rows), f"sample {split.name}"), strict=True):
-        sample.add(row, each)
+    size = sample_frames or sample_size(frames.dim)
+    rows = pick_utterances(frames.counts, OVERSAMPLING * size, seed)
+    sample = FrameSample(min(size, int(frames.counts[rows].sum())), frames.dim, seed)
+    for row, each in zip(rows.tolist(), frames.read(rows.tolist(), f"sample {frames.split}"), strict=True):
+        sample.add(row, each[:, 0])
     centroids, fit = learn(sample.rows(), clusters, seed=seed, backend=kmeans, device=device)
-    fit |= {"seed": seed, "split": split.name, "utterances": len(rows), "frames_seen": sample.seen}
-    return Codebook(centroids, about, fit)
+    fit |= {"seed": seed, "split": frames.split, "utterances": len(rows), "frames_seen": sample.seen}
+    return Codebook(centroids, frames.about, fit)
 
 
-def label_shard(
-    source: Source, codebook: Codebook, assign: Quantizer, folder: Path, rank: int, nshard: int
-) -> int:
-    """Write the labels of one shard. Returns: its utterances."""
-    split = source.split
-    rows = stored.shard_rows(len(split.sizes), rank, nshard)
-    found = checked(source(rows), rows, split.frames(codebook.source), split.name)
-    bar = shown(found, len(rows), f"labels {split.name} {rank + 1}/{nshard}")
-    path = stored.shard_path(folder, split.name, rank, nshard, ".km")
-    return shards.write_labels(path, (assign(each) for each in bar))
+def label_shard(frames: UtteranceFrames, quantize: Quantizer, folder: Path, rank: int, nshard: int) -> int:
+    """Write the labels of one shard. Returns: the number of its utterances."""
+    rows = stored.shard_rows(len(frames), rank, nshard)
+    read = frames.read(rows, f"labels {frames.split} {rank + 1}/{nshard}")
+    path = stored.shard_path(folder, frames.split, rank, nshard, ".km")
+    return shards.write_labels(path, (quantize(each[:, 0]) for each in read))
 
 
-def merge_split(split: Split, codebook: Codebook, parts: Path, out: Path, nshard: int) -> dict[str, Any]:
-    """Merge the shards of a split's labels, verified. Returns: its entry in targets.json."""
-    frames = split.frames(codebook.source)
-    counts = shards.merge_labels(parts, out, split.name, nshard, frames, len(codebook.centroids))
+def merge_split(
+    frames: UtteranceFrames, codebook: Codebook, parts: Path, out: Path, nshard: int
+) -> dict[str, Any]:
+    """Merge the shards of a split's labels after checking them. Returns: its entry in targets.json."""
+    clusters = len(codebook.centroids)
+    counts = shards.merge_labels(parts, out, frames.split, nshard, frames.counts, clusters)
     return {
         "utterances": len(frames),
         "frames": int(counts.sum()),
         "labels_used": int((counts > 0).sum()),
-        "without_frames": int((frames == 0).sum()),
-        "manifest_sha256": split.digest,
+        "without_frames": int((frames.counts == 0).sum()),
+        "manifest_sha256": frames.digest,
     }
 
 
 def finish(out: Path, codebook: Codebook, splits: dict[str, Any], extra: dict[str, Any]) -> dict[str, Any]:
-    """Write dict.km.txt, then targets.json, which says that all is there. Returns: its content."""
+    """Write dict.km.txt, then targets.json, whose presence says that the folder is complete.
+
+    Returns: the content of targets.json.
+    """
     clusters = len(codebook.centroids)
     shards.write_dictionary(out, clusters)
     about = {
@@ -216,76 +135,99 @@ def finish(out: Path, codebook: Codebook, splits: dict[str, Any], extra: dict[st
     return about
 
 
-def make_targets(
-    splits: Sequence[Split],
-    features: Features,
-    out: Path,
-    recipe: Recipe,
-    device: torch.device | str = "cpu",
-) -> dict[str, Any]:
-    """Labels of every split under one codebook fitted on one of them.
+def labelled_splits(folder: Path, codebook: Codebook) -> dict[str, Any]:
+    """The entries in targets.json of splits that were labelled before by the same codebook.
 
-    What a stage has finished stays: after a kill the same call goes on, and ends in the same bytes.
-    Returns: the content of targets.json, whose presence says that the folder is complete.
-    Raises: ConfigError for a recipe that cannot be, TargetError for a folder of another recipe or in use.
+    Raises: TargetError if the folder holds labels of another codebook.
     """
-    by_name = {split.name: split for split in splits}
+    about = LabelFolder(folder).about
+    if about and (about.get("source"), about.get("kmeans")) != (codebook.source, codebook.fit):
+        error = "is of another codebook. Give another --out for these labels."
+        raise TargetError(folder / TARGETS, [error])
+    return about.get("splits", {})
+
+
+@lru_cache(maxsize=1)
+def library_versions() -> dict[str, str]:
+    """Versions of the libraries that the numbers depend on, for targets.json."""
+    import importlib.metadata
+
+    names = ("fairseq-mtssl", "torch", "numpy", "faiss-cpu", "faiss-gpu", "scikit-learn")
+    versions = {}
+    for name in names:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def make_targets(
+    splits: Sequence[UtteranceFrames], out: Path, recipe: Recipe, device: torch.device | str = "cpu"
+) -> dict[str, Any]:
+    """Label every split by one codebook, which is fitted on one of them.
+
+    splits: of the same features, each with one layer. Stages that are finished are kept: after a kill, the
+    same call continues, and ends in the same bytes.
+    Returns: the content of targets.json.
+    Raises: ConfigError if the recipe's split is not given; TargetError if the folder is of another recipe or
+    another process is working in it.
+    """
+    by_name = {frames.split: frames for frames in splits}
     if recipe.fit_split not in by_name:
         given = ", ".join(by_name)
         raise ConfigError(
             "--fit-split", [f"{recipe.fit_split!r} is not among the splits ({given}); name one"]
         )
     parts = out / "parts"
-    plan = plan_of(splits, features, recipe)
+    plan = plan_of(splits, recipe)
     out.mkdir(parents=True, exist_ok=True)
     with locked(out):
         done = finished(out, plan)
         if done is None:
             start(out, parts, plan)
-            sources = _sources(splits, features, recipe, out)
-            codebook = _codebook(sources[recipe.fit_split], describe(features), out, recipe, device)
-            assign = Quantizer(codebook.centroids, device)
+            if recipe.store_features:
+                by_name = {name: _store(frames, out / "features", recipe) for name, frames in by_name.items()}
+            codebook = _codebook(by_name[recipe.fit_split], out, recipe, device)
+            quantize = Quantizer(codebook.centroids, device)
             merged = {
-                split.name: _labels(sources[split.name], codebook, assign, parts, out, recipe)
-                for split in splits
+                name: _labels(frames, codebook, quantize, parts, out, recipe)
+                for name, frames in by_name.items()
             }
             done = finish(out, codebook, merged, {"plan": plan})
         shutil.rmtree(parts, ignore_errors=True)
     return done
 
 
-def plan_of(splits: Sequence[Split], features: Features, recipe: Recipe) -> dict[str, Any]:
-    """What decides the bytes that make_targets ends in, apart from the versions of libraries."""
+def plan_of(splits: Sequence[UtteranceFrames], recipe: Recipe) -> dict[str, Any]:
+    """Everything that decides the bytes of the labels, but for the versions of libraries."""
     return {
-        "source": describe(features),
+        "source": splits[0].about,
         "clusters": recipe.clusters,
         "seed": recipe.seed,
         "fit_split": recipe.fit_split,
-        "sample_frames": recipe.sample_frames or sample_size(features.dim),
+        "sample_frames": recipe.sample_frames or sample_size(splits[0].dim),
         "kmeans": recipe.kmeans,
-        "splits": {split.name: split.digest for split in splits},
+        "splits": {frames.split: frames.digest for frames in splits},
     }
 
 
 def finished(out: Path, plan: dict[str, Any]) -> dict[str, Any] | None:
-    """targets.json of a complete folder, None of an incomplete one. Raises: TargetError for another plan."""
+    """targets.json of a complete folder; None if it is incomplete. Raises: TargetError for another plan."""
     path = out / TARGETS
     if not path.exists():
         return None
-    try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise TargetError(path, [f"cannot be read ({error}). Delete it and run again."]) from error
+    about = LabelFolder(out).about
     _same_plan(path, about.get("plan", {}), plan)
-    errors = [f"{name}.km is missing. Delete {TARGETS} and run again." for name in plan["splits"]]
-    errors = [error for name, error in zip(plan["splits"], errors) if not (out / f"{name}.km").is_file()]
+    missing = [name for name in plan["splits"] if not (out / f"{name}.km").is_file()]
+    errors = [f"{name}.km is missing. Delete {TARGETS} and run again." for name in missing]
     if errors:
         raise TargetError(out, errors)
     return about
 
 
 def start(out: Path, parts: Path, plan: dict[str, Any]) -> None:
-    """Note the plan in a new folder, or hold it to the one that was begun there."""
+    """Write the plan into a new folder, or compare it with the plan that was begun there."""
     path = parts / PLAN
     if path.is_file():
         _same_plan(path, json.loads(path.read_text(encoding="utf-8")), plan)
@@ -300,12 +242,12 @@ def start(out: Path, parts: Path, plan: dict[str, Any]) -> None:
     write_text(path, json.dumps(plan, indent=2) + "\n")
 
 
-def _same_plan(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+def _same_plan(path: Path, begun: dict[str, Any], wanted: dict[str, Any]) -> None:
     errors = [
-        f"made with {key} {json.dumps(found.get(key))}, now asked for {json.dumps(value)}. "
+        f"made with {key} {json.dumps(begun.get(key))}, now asked for {json.dumps(value)}. "
         "Give another --out, or delete that folder."
         for key, value in wanted.items()
-        if found.get(key) != value
+        if begun.get(key) != value
     ]
     if errors:
         raise TargetError(path, errors)
@@ -313,7 +255,10 @@ def _same_plan(path: Path, found: dict[str, Any], wanted: dict[str, Any]) -> Non
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Only one process at a time. Raises: TargetError if another has it; a killed one never keeps it."""
+    """Let one process work in a folder at a time; a killed process does not keep the lock.
+
+    Raises: TargetError if another process has it.
+    """
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -326,34 +271,25 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _nshard(split: Split, recipe: Recipe) -> int:
-    minutes = float(split.sizes.sum()) / SAMPLE_RATE_HZ / 60
-    return max(1, math.ceil(minutes / recipe.shard_minutes))
+def _nshard(frames: UtteranceFrames, recipe: Recipe) -> int:
+    return max(1, math.ceil(frames.audio_s / 60 / recipe.shard_minutes))
 
 
-def _sources(splits: Sequence[Split], features: Features, recipe: Recipe, out: Path) -> dict[str, Source]:
-    """Where each split's frames come from: its audio, or, with store_features, the shards stored first."""
-    sources = {split.name: Source(split, features, recipe.batch_samples) for split in splits}
-    if not recipe.store_features:
-        return sources
-    folder = out / "features"
+def _store(frames: UtteranceFrames, folder: Path, recipe: Recipe) -> UtteranceFrames:
+    """Store the features of a split, but for shards that are there. Returns: the frames, read from there."""
     folder.mkdir(exist_ok=True)
-    for split in splits:
-        nshard = _nshard(split, recipe)
-        for rank in range(nshard):
-            if not stored.shard_path(folder, split.name, rank, nshard, ".npy").exists():
-                dump_shard(sources[split.name], describe(features), folder, rank, nshard)
-    return {split.name: Source(split, features, None, folder) for split in splits}
+    nshard = _nshard(frames, recipe)
+    for rank in range(nshard):
+        if not stored.shard_path(folder, frames.split, rank, nshard, ".npy").exists():
+            dump_shard(frames, folder, rank, nshard)
+    return replace(frames, stream=partial(map, stored.FeatureShards(folder, frames.split).frames))
 
 
-def _codebook(
-    source: Source, about: dict[str, Any], out: Path, recipe: Recipe, device: torch.device | str
-) -> Codebook:
+def _codebook(frames: UtteranceFrames, out: Path, recipe: Recipe, device: torch.device | str) -> Codebook:
     path = out / CODEBOOK
     if not path.with_suffix(".json").exists():
         fit_codebook(
-            source,
-            about,
+            frames,
             clusters=recipe.clusters,
             seed=recipe.seed,
             sample_frames=recipe.sample_frames,
@@ -364,11 +300,10 @@ def _codebook(
 
 
 def _labels(
-    source: Source, codebook: Codebook, assign: Quantizer, parts: Path, out: Path, recipe: Recipe
+    frames: UtteranceFrames, codebook: Codebook, quantize: Quantizer, parts: Path, out: Path, recipe: Recipe
 ) -> dict[str, Any]:
-    split = source.split
-    nshard = _nshard(split, recipe)
+    nshard = _nshard(frames, recipe)
     for rank in range(nshard):
-        if not stored.shard_path(parts, split.name, rank, nshard, ".km").exists():
-            label_shard(source, codebook, assign, parts, rank, nshard)
-    return merge_split(split, codebook, parts, out, nshard)
+        if not stored.shard_path(parts, frames.split, rank, nshard, ".km").exists():
+            label_shard(frames, quantize, parts, rank, nshard)
+    return merge_split(frames, codebook, parts, out, nshard)

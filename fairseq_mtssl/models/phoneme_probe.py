@@ -13,12 +13,11 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.evaluation.probing import standardise
 from fairseq_mtssl.features.frozen import WEIGHTED, FrozenFeatures
 
 HEADS = ("frame", "ctc")
 MFCC = "mfcc"
-BLANK = 0
-"""Index of the CTC blank; phone p has the index p + 1."""
 
 
 @dataclass
@@ -112,7 +111,7 @@ class PhonemeProbeModel(BaseFairseqModel):
             lengths = torch.tensor([len(each) for each in found], device=device)
             frames = [torch.from_numpy(each).to(device) for each in found]
             features = nn.utils.rnn.pad_sequence(frames, batch_first=True)
-        x = self.frozen.standardise(features)
+        x = standardise(features, self.frozen.mean, self.frozen.scale)
         if self.layer_logits is None:
             x = x[:, :, 0]
         else:

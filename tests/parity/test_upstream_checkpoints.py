@@ -18,10 +18,10 @@ from omegaconf import OmegaConf
 from training import compose
 
 from fairseq_mtssl.checkpoints import load_upstream, read_encoder, trained_on_normalised
-from fairseq_mtssl.cli.target_sources import open_features
 from fairseq_mtssl.errors import CheckpointError, ConfigError
 from fairseq_mtssl.features.frozen import FrozenFeatures
-from fairseq_mtssl.features.layers import LayerFeatures, LayerStack
+from fairseq_mtssl.features.layers import ModelLayers
+from fairseq_mtssl.features.opening import open_features
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 SIZES: dict[str, Any] = {
@@ -83,7 +83,7 @@ def test_a_checkpoint_of_fairseqs_gives_its_own_layers(name: str, normalize: boo
     upstream = load_upstream(save(tmp_path / "c.pt", name, model, cfg, normalize))
     assert (upstream.name, upstream.normalised, upstream.model.training) == (name, normalize, False)
     wav = np.random.default_rng(0).standard_normal(6000).astype(np.float32)
-    found = LayerFeatures(upstream.model, 2, prepare=np.asarray, source={}).extract([wav])[0]
+    found = ModelLayers(upstream.model, 2).extract([wav])[0][:, 0]
     with torch.no_grad():
         model.eval()
         wanted = theirs(torch.from_numpy(wav).unsqueeze(0), 2)[0].numpy()
@@ -117,7 +117,7 @@ def test_a_probe_freezes_the_layers_of_fairseqs_as_they_are(name: str, mode: str
     frozen = FrozenFeatures(source.sizes, "weighted")
     assert frozen.speech_encoder is not None and not source.normalised
     frozen.speech_encoder.load_state_dict(source.weights)
-    upstream = LayerStack(load_upstream(path).model, None, prepare=np.asarray, source={})
+    upstream = ModelLayers(load_upstream(path).model, None)
     rng = np.random.default_rng(0)
     wavs = [rng.standard_normal(size).astype(np.float32) for size in (6000, 4321)]
     for found, wanted in zip(frozen.extract(wavs), upstream.extract(wavs), strict=True):

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import training
 
-from fairseq_mtssl.cli import abx_sources
 from fairseq_mtssl.cli.main import main
-from fairseq_mtssl.evaluation.abx_items import read_items
+from fairseq_mtssl.evaluation import frame_store
 
 HEADER = "#file onset offset #phone prev-phone next-phone speaker"
 
@@ -113,8 +112,8 @@ def test_frames_beyond_the_memory_lie_in_a_file(
     data: Path, checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = evaluate(data, tmp_path / "a.json", "--checkpoint", checkpoint)
-    monkeypatch.setattr(abx_sources, "MEMORY_BYTES", 1000)
-    assert isinstance(abx_sources.allocate((3, 100, 4), np.float32), np.memmap)
+    monkeypatch.setattr(frame_store, "MEMORY_BYTES", 1000)
+    assert isinstance(frame_store.allocate((3, 100, 4), np.float32), np.memmap)
     assert evaluate(data, tmp_path / "b.json", "--checkpoint", checkpoint) == wanted
 
 
@@ -157,12 +156,15 @@ def test_what_does_not_fit_is_said(
     assert told in capsys.readouterr().err
 
 
-def test_every_unknown_file_is_named_at_once(data: Path, tmp_path: Path) -> None:
+def test_every_unknown_file_is_named_at_once(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "valid.item"
     path.write_text(f"{HEADER}\nnone 0 1 a q n s\nvalid_1 0 1 a q n s\nother 0 1 b q n s\nnone 0 1 b q n s\n")
-    with pytest.raises(Exception, match="2 errors") as error:
-        abx_sources.find_rows(read_items(path), data, "valid")
-    assert "none: 2 items, but" in str(error.value) and "other: 1 items, but" in str(error.value)
+    words = ["evaluate-abx", "--data", str(data), "--item", str(path), "--features", "mfcc"]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "2 errors" in told and "none: 2 items, but" in told and "other: 1 items, but" in told
 
 
 def test_stored_features_of_other_rows_are_refused(

@@ -21,7 +21,7 @@ from fairseq_mtssl.checkpoints import load_model, load_upstream, read_encoder
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.data.audio import normalise, read_audio
 from fairseq_mtssl.errors import ConfigError, ManifestError
-from fairseq_mtssl.features.layers import LayerFeatures
+from fairseq_mtssl.features.layers import ModelLayers
 
 TINY_PROBE = {
     "common.log_interval": 1,
@@ -84,13 +84,13 @@ def predictions(data: Path, checkpoint: Path, split: str) -> tuple[list[str], li
     """Phones of the labelled frames of a split and what a probe of layer 1 tells, one frame at a time."""
     loaded = load_model(checkpoint)
     state, names = loaded.model.state_dict(), loaded.task.phones
-    features = LayerFeatures(_Encoder(loaded.model.frozen.speech_encoder), 1, prepare=np.asarray, source={})
+    features = ModelLayers(_Encoder(loaded.model.frozen.speech_encoder), 1)
     lines = (data / f"{split}.phn").read_text().splitlines()
     root, *rows = (data / f"{split}.tsv").read_text().splitlines()
     wanted, told = [], []
     for row, line in zip(rows, lines, strict=True):
         wav = normalise(read_audio(Path(root) / row.split("\t")[0]))
-        for frame, phone in zip(features.extract([wav])[0], line.split(), strict=True):
+        for frame, phone in zip(features.extract([wav])[0][:, 0], line.split(), strict=True):
             x = (torch.from_numpy(frame) - state["frozen.mean"][0]) * state["frozen.scale"][0]
             scores = state["head.weight"] @ x + state["head.bias"]
             if phone != "<pad>":
@@ -332,9 +332,9 @@ def test_a_probe_stopped_and_resumed_is_the_uninterrupted_one(
 
 def test_the_layers_of_the_recipes_are_those_of_the_upstream(pretrained: Path, probed: Path) -> None:
     """The encoder in a probe gives what the checkpoint itself gives."""
-    upstream = LayerFeatures(load_upstream(pretrained).model, 1, prepare=np.asarray, source={})
+    upstream = ModelLayers(load_upstream(pretrained).model, 1)
     wav = np.random.default_rng(0).standard_normal(6000).astype(np.float32)
-    kept = load_model(probed).model.frozen.extract([wav])[0][:, 0]
+    kept = load_model(probed).model.frozen.extract([wav])[0]
     np.testing.assert_allclose(kept, upstream.extract([wav])[0], atol=1e-6)
     assert (
         compose("phoneme_probe", **{"task.data": "d", "model.checkpoint": "c", "model.layer": 2}).model.layer

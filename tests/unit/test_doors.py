@@ -22,10 +22,12 @@ DOORS: dict[str, set[str]] = {
     "prefetch": set(),
     "kernels": BASE | {"frames"},
     "modules": PURE | {"kernels"},
-    "features": PURE | {"kernels", "modules"},
-    "labels": PURE | {"data", "features"},
+    "features": BASE | {"frames", "kernels", "modules", "data", "checkpoints"},
+    # evaluation: the quality of labels
+    "labels": BASE | {"frames", "data", "features", "evaluation"},
     "ssl": PURE | {"modules"},
-    "models": PURE | {"kernels", "modules", "ssl", "features"},
+    # evaluation: a phone probe standardises as all probes do
+    "models": PURE | {"kernels", "modules", "ssl", "features", "evaluation"},
     "data": BASE | {"frames"},
     "criterions": BASE | {"schedule", "evaluation", "ssl"},
     # report: a training judges its phases as the page of it does
@@ -34,7 +36,7 @@ DOORS: dict[str, set[str]] = {
     "evaluation": BASE | {"frames"},
     "decoding": BASE | {"data"},
     "report": BASE | {"frames"},
-    "inference": PURE | {"data", "decoding", "features", "checkpoints"},
+    "inference": BASE | {"frames", "data", "decoding", "features", "checkpoints"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
     "fairseq_patches": BASE | {"checkpoints", "resuming"},

@@ -11,8 +11,8 @@ import torch
 
 from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.features import layers as features
-from fairseq_mtssl.features.layers import LayerFeatures, LayerStack
+from fairseq_mtssl.features import base as features
+from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.frames import conv_length, frame_count, parse_conv_layers
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
@@ -83,8 +83,8 @@ def our_model(mode: str, use_cls: bool, **changes: Any) -> Any:
     return model
 
 
-def layers(model: Any, layer: int = 2) -> LayerFeatures:
-    return LayerFeatures(model, layer, prepare=normalise, source={})
+def layers(model: Any, layer: int = 2) -> ModelLayers:
+    return ModelLayers(model, layer, prepare=normalise)
 
 
 @pytest.mark.parametrize("mode", ["default", "layer_norm"])
@@ -93,7 +93,7 @@ def test_fairseqs_models_give_what_their_extract_features_gives(name: str, mode:
     model, theirs = fairseq_model(name, mode)
     for layer in (1, 3):
         extractor = layers(model, layer)
-        for wav, found in zip(waves(), (extractor.extract([each])[0] for each in waves()), strict=True):
+        for wav, found in zip(waves(), (extractor.extract([each])[0][:, 0] for each in waves()), strict=True):
             if len(wav) < 400:
                 continue
             with torch.no_grad():
@@ -120,7 +120,7 @@ def test_a_batch_changes_no_feature(name: str, mode: str, batch_samples: int) ->
 def test_a_batch_changes_no_feature_over_filterbanks(use_cls: bool, batch_samples: int) -> None:
     fbank = {"conv_layers": "[(80,400,160)] + [(16,5,2,2)] * 2", "front_end": "fbank"}
     extractor = layers(our_model("layer_norm", use_cls, **fbank), 3)
-    assert (extractor.window_samples, extractor.hop_samples, features.rate_hz(extractor)) == (400, 640, 25.0)
+    assert (extractor.window_samples, extractor.hop_samples) == (400, 640)
     alone = list(features.stream(extractor, waves()))
     batched = list(features.stream(extractor, waves(), batch_samples))
     assert [len(each) for each in alone] == [frame_count(length, 640, 400) for length in LENGTHS]
@@ -131,7 +131,7 @@ def test_a_batch_changes_no_feature_over_filterbanks(use_cls: bool, batch_sample
 def test_our_layers_are_those_the_encoder_collects() -> None:
     model = our_model("layer_norm", True)
     wav = waves()[0]
-    found = layers(model, 2).extract([wav])[0]
+    found = layers(model, 2).extract([wav])[0][:, 0]
     encoder, collected = model.speech_encoder, []
     with torch.no_grad():
         front = encoder.front_end(torch.from_numpy(normalise(wav)).unsqueeze(0), torch.tensor([len(wav)]))
@@ -146,22 +146,23 @@ def test_a_stack_of_layers_is_each_layer_out_of_one_pass(name: str) -> None:
     encoder = getattr(model, "speech_encoder", model)
     encoder.feature_extractor.register_forward_hook(lambda *_: passes.append(1))
     for wanted in (None, [3, 1]):
-        stack = LayerStack(model, wanted, prepare=normalise, source={})
+        stack = ModelLayers(model, wanted, prepare=normalise)
         before = len(passes)
         found = list(features.stream(stack, waves(), 100_000))
         assert len(passes) == before + 1
-        assert stack.layers == (wanted or [1, 2, 3])
+        assert stack.layers == (wanted or [1, 2, 3]) == stack.source["layers"]
+        assert stack.names == [str(layer) for layer in stack.layers]
         for place, layer in enumerate(stack.layers):
             alone = features.stream(layers(model, layer), waves(), 100_000)
             for many, one in zip(found, alone, strict=True):
-                np.testing.assert_array_equal(many[:, place], one)
+                np.testing.assert_array_equal(many[:, place], one[:, 0])
 
 
 @pytest.mark.parametrize("name", ["ours", "wav2vec2"])
 def test_bfloat16_features_are_float32_and_within_a_few_per_cent(name: str) -> None:
     model = our_model("layer_norm", True) if name == "ours" else fairseq_model(name, "layer_norm")[0]
     exact, narrow = (
-        LayerStack(model, None, prepare=normalise, source={}, precision=precision)
+        ModelLayers(model, None, prepare=normalise, precision=precision)
         for precision in ("float32", "bfloat16")
     )
     assert narrow.source["precision"] == "bfloat16" and "precision" not in exact.source
@@ -173,7 +174,7 @@ def test_bfloat16_features_are_float32_and_within_a_few_per_cent(name: str) -> N
 
 def test_window_and_hop_count_the_frames_of_the_convolutions() -> None:
     extractor = layers(our_model("layer_norm", False))
-    assert (extractor.window_samples, extractor.hop_samples, features.rate_hz(extractor)) == (400, 320, 50.0)
+    assert (extractor.window_samples, extractor.hop_samples) == (400, 320)
     for samples in range(0, 3000, 37):
         assert frame_count(samples, 320, 400) == conv_length(samples, parse_conv_layers(CONV))
 

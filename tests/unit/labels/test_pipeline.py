@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fairseq_mtssl.data.splits import Split
 from fairseq_mtssl.errors import ConfigError, TargetError
+from fairseq_mtssl.features.utterances import UtteranceFrames, computed
 from fairseq_mtssl.labels import pipeline
-from fairseq_mtssl.labels.pipeline import Recipe, Split, make_targets
+from fairseq_mtssl.labels.pipeline import Recipe, make_targets
 from fairseq_mtssl.prefetch import read_ahead
 
 SIZES = np.array([4000, 399, 8000, 2500, 6400, 700])
@@ -22,29 +24,31 @@ class Energies:
     dim, hop_samples, window_samples = 2, 320, 400
 
     def __init__(self, slip: int = 0) -> None:
-        self.source: dict[str, Any] = {"features": "energies"}
+        self.names, self.source = ["energies"], {"features": "energies"}
         self.slip = slip
 
     def extract(self, wavs: Any) -> list[np.ndarray]:
         frames = [max(0, (len(wav) - 400) // 320 + 1) + self.slip for wav in wavs]
-        return [
+        found = [
             np.stack([wav[: 320 * count : 320][:count], wav[10 : 320 * count + 10 : 320][:count]], axis=1)
             if count
             else np.zeros((0, 2), dtype=np.float32)
             for wav, count in zip(wavs, frames, strict=True)
         ]
+        return [each[:, np.newaxis] for each in found]
 
 
 def read(row: int) -> np.ndarray:
     return np.random.default_rng(row).standard_normal(SIZES[row]).astype(np.float32)
 
 
-def splits() -> list[Split]:
-    return [Split("train", SIZES, read, "t"), Split("valid", SIZES[:2], read, "v")]
+def splits(batch_samples: int | None = None, slip: int = 0) -> list[UtteranceFrames]:
+    both = [Split("train", SIZES, read, "t"), Split("valid", SIZES[:2], read, "v")]
+    return [computed(split, Energies(slip), batch_samples) for split in both]
 
 
-def make(out: Path, **changes: Any) -> dict[str, Any]:
-    return make_targets(splits(), Energies(), out, Recipe(**{"clusters": 5, "kmeans": "torch", **changes}))
+def make(out: Path, batch_samples: int | None = None, **changes: Any) -> dict[str, Any]:
+    return make_targets(splits(batch_samples), out, Recipe(**{"clusters": 5, "kmeans": "torch", **changes}))
 
 
 def test_labels_are_the_same_bytes_whatever_the_sharding_and_the_batch(tmp_path: Path) -> None:
@@ -64,7 +68,7 @@ def test_clips_without_a_frame_have_an_empty_line_and_are_counted(tmp_path: Path
 
 def test_features_that_miss_their_frames_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="row 1: features of 13 frames, wanted 12"):
-        make_targets(splits(), Energies(slip=1), tmp_path, Recipe(clusters=5, kmeans="torch"))
+        make_targets(splits(slip=1), tmp_path, Recipe(clusters=5, kmeans="torch"))
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -81,7 +85,7 @@ def test_files_of_something_else_are_not_overwritten(tmp_path: Path) -> None:
 
 
 def test_a_begun_folder_of_another_recipe_is_refused(tmp_path: Path) -> None:
-    plan = pipeline.plan_of(splits(), Energies(), Recipe(clusters=4))
+    plan = pipeline.plan_of(splits(), Recipe(clusters=4))
     pipeline.start(tmp_path, tmp_path / "parts", plan)
     with pytest.raises(TargetError, match="made with clusters 4, now asked for 5"):
         make(tmp_path)

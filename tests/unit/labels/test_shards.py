@@ -53,12 +53,6 @@ def test_a_shard_is_a_plain_npy_and_its_lengths_are_lines(tmp_path: Path) -> Non
     assert (tmp_path / "train_0_1.len").read_text() == "3\n0\n5\n1\n2\n"
 
 
-def test_half_precision_is_stored_as_asked(tmp_path: Path) -> None:
-    with stored.FeatureWriter(tmp_path, "train", 0, 1, DIM, np.float16) as writer:
-        writer.append(utterances()[0])
-    assert np.load(tmp_path / "train_0_1.npy").dtype == np.float16
-
-
 def test_a_failing_writer_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(TargetError, match=r"\(2, 3\), wanted \(T, 4\)"),

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from fairseq_mtssl.cli.target_sources import utterance_ids
-from fairseq_mtssl.data.manifest import PairRow, read_audio_manifest, write_pair_manifest
+from fairseq_mtssl.data.manifest import PairRow, read_audio_manifest, utterance_ids, write_pair_manifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.evaluation.label_quality import read_phones
 from fairseq_mtssl.frames import conv_length, parse_conv_layers
