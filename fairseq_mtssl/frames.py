@@ -24,6 +24,9 @@ SAMPLE_RATE_HZ = 16_000
 IGNORED_LABEL = 1
 """fairseq's padding index: a frame without a label."""
 
+UNLABELLED = -100
+"""The label of a frame in no phone, which torch's cross-entropy leaves out."""
+
 SPECIAL_SYMBOLS = 4
 """Classes of a label dictionary that are no label: the special symbols at its front, padding among them."""
 

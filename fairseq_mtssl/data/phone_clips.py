@@ -1,4 +1,4 @@
-"""Utterances with their phones, their frozen features kept in memory once they have been computed."""
+"""Utterances with their phones, and frozen features that are kept in memory once they are computed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch.nn.utils.rnn import pad_sequence
 from fairseq_mtssl.data.audio import read_audio
 from fairseq_mtssl.data.clips import ClipDataset
 from fairseq_mtssl.data.manifest import AudioManifest
-from fairseq_mtssl.data.phones import UNLABELLED, phones_of_frames
-from fairseq_mtssl.frames import frame_count
+from fairseq_mtssl.data.phones import phones_of_frames
+from fairseq_mtssl.frames import UNLABELLED, frame_count
 
 
 class PhoneDataset(ClipDataset):
-    """Whole utterances; targets: (T,) the phone of every 20 ms or, with sequences, (L,) the phones said.
+    """Whole utterances with their phones.
 
-    hop_samples, window_samples: of the features' frames. options: of ClipDataset. Before `keep`, samples hold
-    waveforms, afterwards features.
+    targets: of each utterance; the phone of every 20 ms, (T,), or with sequences the phones in order, (L,).
+    hop_samples, window_samples: of the features' frames. options: of ClipDataset. Samples hold waveforms
+    before `keep` is called, and features afterwards.
     """
 
     def __init__(
@@ -42,7 +43,7 @@ class PhoneDataset(ClipDataset):
         self.features: list[np.ndarray] | None = None
 
     def frames_of(self, samples: Any) -> Any:
-        """Frames of so many samples, an int or a tensor."""
+        """The number of frames of so many samples, an int or a tensor."""
         return frame_count(samples, self.hop_samples, self.window_samples)
 
     @property
@@ -55,16 +56,16 @@ class PhoneDataset(ClipDataset):
         return torch.from_numpy(self._as_trained(wav))
 
     def waveform(self, index: int) -> np.ndarray:
-        """`caption` as an array; in training, of a file that cannot be read, nothing, named and counted."""
+        """`caption` as an array; in training (0,) for a file that cannot be read, with a warning."""
         clip = self._or_skip(lambda: self.caption(index))
         return np.zeros(0, dtype=np.float32) if clip is None else clip.numpy()
 
     def keep(self, features: Iterable[np.ndarray]) -> None:
-        """Take the features of all rows, (T, L, D) each, in their order; no audio is read from now on."""
+        """Keep the features of all rows, (T, L, D) each, in their order; no audio is read from now on."""
         self.features = list(features)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"id", "target", and "features" (T, L, D) or "clip" (S,)}; no target for what was skipped."""
+        """{"id", "target", and "features" (T, L, D) or "clip" (S,)}; a skipped file has no target."""
         index = int(index)
         if self.features is not None:
             frames = torch.from_numpy(self.features[index])

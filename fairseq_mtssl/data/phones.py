@@ -15,12 +15,9 @@ import numpy as np
 
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest, read_lines
 from fairseq_mtssl.errors import ManifestError
-from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ, UNLABELLED, frame_count
 
 NO_PHONE = "<pad>"
-UNLABELLED = -100
-"""The label of a frame in no phone, which torch's cross-entropy leaves out."""
-
 LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES = 320, 400
 _AGAIN = "Make it again: manifests/aligned_phones.py."
 

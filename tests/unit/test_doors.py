@@ -29,7 +29,7 @@ DOORS: dict[str, set[str]] = {
     # evaluation: a phone probe standardises as all probes do
     "models": PURE | {"kernels", "modules", "ssl", "features", "evaluation"},
     "data": BASE | {"frames"},
-    "criterions": BASE | {"schedule", "evaluation", "ssl"},
+    "criterions": BASE | {"frames", "schedule", "evaluation", "ssl"},
     # report: a training judges its phases as the page of it does
     "tasks": PURE | {"kernels", "data", "labels", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,

@@ -8,7 +8,8 @@ import torch
 from fairseq.logging import metrics
 from torch import Tensor
 
-from fairseq_mtssl.criterions.phoneme_probe import UNLABELLED, PhonemeProbeCriterion, decode
+from fairseq_mtssl.criterions.phoneme_probe import PhonemeProbeCriterion, decode
+from fairseq_mtssl.frames import UNLABELLED
 
 
 class Told(torch.nn.Module):

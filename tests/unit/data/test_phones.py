@@ -7,13 +7,13 @@ import pytest
 
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.data.phones import (
-    UNLABELLED,
     phones_of_frames,
     read_phone_frames,
     read_phone_names,
     read_phone_sequences,
 )
 from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.frames import UNLABELLED
 
 NAMES = ["sil", "ae", "t"]
 

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 
-from fairseq_mtssl.evaluation.probing import FrameMoments, LinearProbes, ProbeRecipe, train_probes
+from fairseq_mtssl.evaluation.probing import (
+    FrameMoments,
+    LabelledFrames,
+    LinearProbes,
+    ProbeRecipe,
+    probe_layers,
+    train_probes,
+)
 
 RECIPE = ProbeRecipe(updates=150, batch_frames=64, lr=0.05)
 
@@ -74,3 +83,49 @@ def test_logits_are_those_of_each_layers_own_weights() -> None:
             layer
         ] + probes.bias[layer]
         torch.testing.assert_close(probes.logits(frames)[layer], wanted)
+
+
+def labelled(seed: int = 0, unlabelled: int = 100) -> tuple[LabelledFrames, np.ndarray, np.ndarray]:
+    """Three utterances, the second without phones; all frames and labels of those that have phones."""
+    frames, labels = make_frames(400, seed)
+    labels[:unlabelled] = -100
+    utterances = (
+        np.split(frames, [150, 200]),
+        np.split(np.r_[labels[:150], [-100] * 50, labels[200:]], [150, 200]),
+    )
+
+    def read(rows: Sequence[int]) -> Iterator[np.ndarray]:
+        return (utterances[0][row] for row in rows)
+
+    kept = np.r_[unlabelled:150, 200:400]
+    return LabelledFrames(utterances[1], read), frames[kept], labels[kept]
+
+
+def test_frames_without_a_phone_are_left_out() -> None:
+    split, frames, labels = labelled()
+    assert len(split) == 250 == len(labels)
+    pairs = list(split.utterances())
+    assert len(pairs) == 2
+    np.testing.assert_array_equal(np.concatenate([each for each, _ in pairs]), frames)
+    np.testing.assert_array_equal(np.concatenate([each for _, each in pairs]), labels)
+    assert split.share_of(2) == 100 * (labels == 2).mean()
+
+
+def test_a_sample_is_of_distinct_frames_with_their_own_phones() -> None:
+    split, frames, labels = labelled()
+    for most, count in ((60, 60), (250, 250), (10_000, 250)):
+        sampled, phones = split.sample(most, 3, 5, seed=1)
+        rows = [int(np.flatnonzero((frames == each).all((1, 2)))[0]) for each in sampled]
+        assert len(set(rows)) == len(rows) == count
+        np.testing.assert_array_equal(phones, labels[rows])
+    assert not np.array_equal(split.sample(60, 3, 5, seed=1)[0], split.sample(60, 3, 5, seed=2)[0])
+
+
+def test_every_layer_is_scored_on_every_split_but_train_and_the_best_is_named() -> None:
+    splits = {name: labelled(seed)[0] for seed, name in enumerate(("train", "valid", "test"))}
+    found = probe_layers(splits, ["1", "2", "3"], 5, 4, RECIPE, max_frames=200)
+    assert found["train_frames"] == 200 and found["frames"] == {"valid": 250, "test": 250}
+    assert found["best"]["layer"] in ("2", "3") and found["scores"]["1"]["valid"]["accuracy"] < 40
+    assert found["best"]["test"] == found["scores"][found["best"]["layer"]]["test"]
+    usual = np.bincount(splits["train"].sample(200, 3, 5, RECIPE.seed)[1]).argmax()
+    assert found["chance"] == {name: splits[name].share_of(usual) for name in ("valid", "test")}
