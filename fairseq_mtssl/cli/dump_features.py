@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from fairseq_mtssl.cli.options import pick_device
-from fairseq_mtssl.cli.target_options import add_data_argument, add_feature_arguments
+from fairseq_mtssl.cli.target_options import add_data_argument, add_feature_arguments, open_frames
 
 HELP = "store features of a split as {split}_{rank}_{nshard}.npy and .len"
 
@@ -24,19 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Dump one shard and note beside it what the features are."""
     from fairseq_mtssl.features import stored
-    from fairseq_mtssl.features.opening import open_frames
     from fairseq_mtssl.labels.pipeline import dump_shard
 
     rank, nshard = stored.parse_shard(args.shard)
-    frames = open_frames(
-        args.split,
-        pick_device(args.device),
-        data=args.data,
-        features=args.features,
-        stored_folder=None,
-        precision=args.precision,
-        batch_seconds=args.batch_seconds,
-    )
+    frames = open_frames(args, pick_device(args.device))
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     stored.write_description(out, frames.about)

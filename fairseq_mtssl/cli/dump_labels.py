@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 
 from fairseq_mtssl.cli.options import pick_device
-from fairseq_mtssl.cli.target_options import add_data_argument, add_feature_arguments, add_stored_argument
+from fairseq_mtssl.cli.target_options import (
+    add_data_argument,
+    add_feature_arguments,
+    add_stored_argument,
+    open_frames,
+)
 from fairseq_mtssl.errors import ConfigError
 
 HELP = "write {split}.km by a codebook, from stored features or straight from audio"
@@ -29,7 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Label a shard; when all are there, join them, every count verified."""
     from fairseq_mtssl.features import stored
-    from fairseq_mtssl.features.opening import open_frames
     from fairseq_mtssl.labels import pipeline
     from fairseq_mtssl.labels.kmeans import Codebook
     from fairseq_mtssl.labels.quantizer import Quantizer
@@ -41,15 +45,7 @@ def run(args: argparse.Namespace) -> int:
     rank, nshard = stored.parse_shard(args.shard) if args.merge is None else (0, args.merge)
     if nshard < 1:
         raise ConfigError("--merge", [f"got {nshard}, wanted the number of shards"])
-    frames = open_frames(
-        args.split,
-        device,
-        data=args.data,
-        features=args.features,
-        stored_folder=args.stored,
-        precision=args.precision,
-        batch_seconds=args.batch_seconds,
-    )
+    frames = open_frames(args, device)
     if frames.about != codebook.source:
         got = f"learned on {codebook.source}, but the features are {frames.about}"
         raise ConfigError("--codebook", [f"{got}. Learn a codebook on these features"])

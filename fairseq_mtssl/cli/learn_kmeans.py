@@ -10,6 +10,7 @@ from fairseq_mtssl.cli.target_options import (
     add_feature_arguments,
     add_kmeans_arguments,
     add_stored_argument,
+    open_frames,
 )
 
 HELP = "learn a k-means codebook on a sample of a split's frames"
@@ -29,20 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Sample, fit, save."""
-    from fairseq_mtssl.features.opening import open_frames
     from fairseq_mtssl.labels.pipeline import fit_codebook
 
     out = prepare_output(args.out).with_suffix(".npy")
     device = pick_device(args.device)
-    frames = open_frames(
-        args.split,
-        device,
-        data=args.data,
-        features=args.features,
-        stored_folder=args.stored,
-        precision=args.precision,
-        batch_seconds=args.batch_seconds,
-    )
+    frames = open_frames(args, device)
     codebook = fit_codebook(
         frames,
         clusters=args.clusters,

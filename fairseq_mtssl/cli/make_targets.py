@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make, or go on making, and say what came out."""
-    from fairseq_mtssl.data.splits import find_splits, open_split
+    from fairseq_mtssl.data.manifest import find_splits
+    from fairseq_mtssl.data.splits import open_split
     from fairseq_mtssl.features.base import batch_samples
     from fairseq_mtssl.features.opening import open_features
     from fairseq_mtssl.features.utterances import computed

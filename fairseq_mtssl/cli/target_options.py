@@ -1,17 +1,23 @@
-"""Options that the subcommands of offline targets share."""
+"""Options that the commands for cluster labels share."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from fairseq_mtssl.cli.options import add_compute_arguments, positive_int
+
+if TYPE_CHECKING:
+    import torch
+
+    from fairseq_mtssl.features.utterances import UtteranceFrames
 
 FEATURES = (
     "mfcc, mfcc-cmn (less the mean of each utterance), log-mel (80 filterbanks, normalised per utterance), "
     "or CHECKPOINT:LAYER, layers counted from 1"
 )
 PRECISIONS = ("float32", "bfloat16", "auto")  # of modules.precision, which is slow to import
-BACKENDS = ("auto", "faiss", "torch", "sklearn")  # of targets.kmeans, which is slow to import
+BACKENDS = ("auto", "faiss", "torch", "sklearn")  # of labels.kmeans, which is slow to import
 
 
 def add_data_argument(parser: argparse.ArgumentParser, required: bool = True) -> None:
@@ -56,4 +62,19 @@ def add_stored_argument(parser: argparse.ArgumentParser) -> None:
     """--stored."""
     parser.add_argument(
         "--stored", metavar="DIR", help="folder of dump-features, in place of --data and --features"
+    )
+
+
+def open_frames(args: argparse.Namespace, device: torch.device) -> UtteranceFrames:
+    """The frames of --split, computed or stored. Raises: MtsslError, see `features.opening.open_frames`."""
+    from fairseq_mtssl.features import opening
+
+    return opening.open_frames(
+        args.split,
+        device,
+        data=args.data,
+        features=args.features,
+        stored_folder=getattr(args, "stored", None),
+        precision=args.precision,
+        batch_seconds=args.batch_seconds,
     )

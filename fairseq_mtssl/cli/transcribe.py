@@ -225,7 +225,11 @@ def _recognise(
 
     device = pick_device(args.device)
     samples = batch_samples(args.batch_seconds, device)
-    return recognise(loaded.model, decoder, paths, lengths, read, device=device, batch_samples=samples)
+    heard = recognise(loaded.model, decoder, lengths, read, device=device, batch_samples=samples)
+    for row, error in heard.errors.items():
+        if not error.startswith(paths[row]):  # the model's: it knows no files
+            heard.errors[row] = f"{paths[row]}: {error}"
+    return heard
 
 
 def write_hypotheses(path: str | Path, rows: Sequence[dict[str, str]]) -> None:

@@ -1,4 +1,4 @@
-"""The loss of phone probes: cross-entropy with accuracy and macro-F1, or CTC with the phone error rate."""
+"""Cross-entropy of the frames' phones, or CTC of the phones said; accuracy and macro-F1, or error rate."""
 
 from dataclasses import dataclass
 from typing import Any, List, Tuple
@@ -18,15 +18,15 @@ BLANK = 0
 
 @dataclass
 class PhonemeProbeCriterionConfig(FairseqDataclass):
-    """The loss has no options: model.head decides which of the two it is."""
+    """Nothing to choose: model.head says which of the two losses it is."""
 
 
 @register_criterion("phoneme_probe", dataclass=PhonemeProbeCriterionConfig)
 class PhonemeProbeCriterion(FairseqCriterion):
-    """Sums over labelled frames, or over phones; fairseq divides by their number in all processes."""
+    """Sums over labelled frames, or phones; fairseq divides by their number over all ranks and batches."""
 
     def forward(self, model: Any, sample: dict[str, Any]) -> Tuple[Tensor, int, dict[str, Any]]:
-        """Returns: the loss (a sum, in nats), the number of labelled frames or phones, and what is logged."""
+        """Returns: loss (a sum, in nats), labelled frames or phones, what to log."""
         out = model(**sample["net_input"])
         logits, lengths, target = out["logits"].float(), out["lengths"], sample["target"]
         log: dict[str, Any] = {"ntokens": sample["ntokens"], "nsentences": sample["nsentences"]}
@@ -41,16 +41,16 @@ class PhonemeProbeCriterion(FairseqCriterion):
             # (B, T, phones) -> (N, phones): labelled frames only
             kept, labels = logits[labelled], target[labelled]
             loss = torch.nn.functional.cross_entropy(kept, labels, reduction="sum")
-            predicted = kept.detach().argmax(-1)
-            log["correct"] = int((predicted == labels).sum())
+            told = kept.detach().argmax(-1)
+            log["correct"] = int((told == labels).sum())
             if not model.training:
-                log["counts"] = PhoneCounts.of(predicted.cpu().numpy(), labels.cpu().numpy(), logits.size(-1))
+                log["counts"] = PhoneCounts.of(told.cpu().numpy(), labels.cpu().numpy(), logits.size(-1))
         size = sample["ntokens"]
         return loss, size, {"loss": float(loss.detach()), "sample_size": size, **log}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[dict[str, Any]]) -> None:
-        """Log the loss in nats per frame or phone; accuracy, macro_f1 and per in percent over all batches."""
+        """loss in nats a frame or phone; accuracy, macro_f1 and per in percent, of all that was seen."""
 
         def total(name: str) -> Any:
             return sum(log.get(name, 0) for log in logging_outputs)
@@ -61,7 +61,7 @@ class PhonemeProbeCriterion(FairseqCriterion):
             metrics.log_scalar("accuracy", 100.0 * total("correct") / (size or 1), size, round=3)
         counts = [log["counts"] for log in logging_outputs if "counts" in log]
         if counts:
-            # a tensor in a meter of fairseq's own: a resumed training can read no other meters
+            # as a tensor in a meter of fairseq's own, which are all that a resumed training can read again
             metrics.log_scalar_sum("_counts", torch.from_numpy(sum(counts[1:], counts[0]).table()))
             metrics.log_derived("macro_f1", lambda meters: _macro_f1(meters["_counts"].sum))
         if any("edits" in log for log in logging_outputs):
@@ -70,7 +70,7 @@ class PhonemeProbeCriterion(FairseqCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """They cannot: counts are gathered from every process as they are."""
+        """No: counts are gathered as they are."""
         return False
 
 
@@ -80,9 +80,9 @@ def _macro_f1(counts: Tensor) -> float:
 
 
 def _ctc_loss(logits: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:
-    """The sum over utterances, in nats; 0 for an utterance that is too short for its phones."""
+    """The sum over utterances, in nats; 0 for one too short to spell, which cannot be learned from."""
     log_probs = logits.log_softmax(-1).transpose(0, 1)
-    with torch.backends.cudnn.flags(enabled=False):  # cuDNN's CTC is not deterministic
+    with torch.backends.cudnn.flags(enabled=False):  # whose CTC is not deterministic
         spelled = (target + 1).clamp(min=BLANK)
         loss: Tensor = torch.nn.functional.ctc_loss(
             *(log_probs, spelled, lengths, target_lengths), blank=BLANK, reduction="sum", zero_infinity=True
@@ -91,7 +91,7 @@ def _ctc_loss(logits: Tensor, lengths: Tensor, target: Tensor, target_lengths: T
 
 
 def decode(logits: Tensor, lengths: Tensor) -> List[List[int]]:
-    """Greedy decoding of (B, T, 1 + phones): the best symbol per frame, without repetitions and blanks."""
+    """(B, T, 1 + phones) -> the phones of each: the best of every frame, runs made one, blanks dropped."""
     best = logits.detach().argmax(-1).cpu()
     runs = [row[:length].unique_consecutive() for row, length in zip(best, lengths.tolist())]
     return [(run[run != BLANK] - 1).tolist() for run in runs]

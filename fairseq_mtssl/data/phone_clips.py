@@ -1,4 +1,4 @@
-"""Utterances with their phones, and frozen features that are kept in memory once they are computed."""
+"""Utterances with their phones, their frozen features kept in memory once they have been computed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,10 @@ from fairseq_mtssl.frames import UNLABELLED, frame_count
 
 
 class PhoneDataset(ClipDataset):
-    """Whole utterances with their phones.
+    """Whole utterances; targets: (T,) the phone of every 20 ms or, with sequences, (L,) the phones said.
 
-    targets: of each utterance; the phone of every 20 ms, (T,), or with sequences the phones in order, (L,).
-    hop_samples, window_samples: of the features' frames. options: of ClipDataset. Samples hold waveforms
-    before `keep` is called, and features afterwards.
+    hop_samples, window_samples: of the features' frames. options: of ClipDataset. Before `keep`, samples hold
+    waveforms, afterwards features.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class PhoneDataset(ClipDataset):
         self.features: list[np.ndarray] | None = None
 
     def frames_of(self, samples: Any) -> Any:
-        """The number of frames of so many samples, an int or a tensor."""
+        """Frames of so many samples, an int or a tensor."""
         return frame_count(samples, self.hop_samples, self.window_samples)
 
     @property
@@ -56,16 +55,16 @@ class PhoneDataset(ClipDataset):
         return torch.from_numpy(self._as_trained(wav))
 
     def waveform(self, index: int) -> np.ndarray:
-        """`caption` as an array; in training (0,) for a file that cannot be read, with a warning."""
+        """`caption` as an array; in training, of a file that cannot be read, nothing, named and counted."""
         clip = self._or_skip(lambda: self.caption(index))
         return np.zeros(0, dtype=np.float32) if clip is None else clip.numpy()
 
     def keep(self, features: Iterable[np.ndarray]) -> None:
-        """Keep the features of all rows, (T, L, D) each, in their order; no audio is read from now on."""
+        """Take the features of all rows, (T, L, D) each, in their order; no audio is read from now on."""
         self.features = list(features)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"id", "target", and "features" (T, L, D) or "clip" (S,)}; a skipped file has no target."""
+        """{"id", "target", and "features" (T, L, D) or "clip" (S,)}; no target for what was skipped."""
         index = int(index)
         if self.features is not None:
             frames = torch.from_numpy(self.features[index])

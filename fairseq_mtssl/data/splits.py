@@ -1,4 +1,4 @@
-"""The splits of a data folder: which there are, and the audio of their utterances."""
+"""The audio of a split of a data folder, row by row."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from fairseq_mtssl.data.audio import read_audio
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
-from fairseq_mtssl.errors import AudioError, ConfigError
+from fairseq_mtssl.errors import AudioError
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,30 +27,6 @@ class Split:
     sizes: np.ndarray
     read: Callable[[int], np.ndarray]
     digest: str
-
-
-def find_splits(data: str | Path, names: str | None) -> list[str]:
-    """The splits that --splits names, or every split that has a manifest in the folder, train first.
-
-    Raises: ConfigError if there is none.
-    """
-    if names is not None:
-        given = [name.strip() for name in names.split(",") if name.strip()]
-        if not given or len(set(given)) < len(given):
-            raise ConfigError("--splits", [f"got {names!r}, wanted names such as train,valid, each once"])
-        return given
-    if not Path(data).is_dir():
-        raise ConfigError("--data", [f"{data} is no folder; give the one that holds train.tsv"])
-    paths = [path for path in Path(data).glob("*.tsv") if "." not in path.stem and _is_manifest(path)]
-    if not paths:
-        raise ConfigError("--data", [f"{data} holds no manifest; make it with a script of manifests/"])
-    return sorted((path.stem for path in paths), key=lambda name: (name != "train", name))
-
-
-def _is_manifest(path: Path) -> bool:
-    """The first line of a manifest is a folder alone; that of a table has tabs."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return "\t" not in file.readline()
 
 
 def open_split(data: str | Path, name: str) -> Split:

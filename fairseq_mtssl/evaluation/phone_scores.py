@@ -1,4 +1,4 @@
-"""How well phones are predicted: accuracy and macro-F1 of frames, phone error rate of sequences."""
+"""How well phones were told: accuracy and macro-F1 of frames, the phone error rate of sequences."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class PhoneCounts:
-    """Frames of each phone, from which accuracy and F1 follow; the counts of batches are added up.
+    """Frames of each phone, all that accuracy and F1 need; those of batches are added up.
 
     correct, predicted, labelled: (P,) int64.
     """
@@ -57,8 +57,8 @@ class PhoneCounts:
 
 
 def phone_edits(references: Sequence[Sequence[int]], hypotheses: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """The insertions, deletions and substitutions that turn hypotheses into references, and the phones of
-    the references. The error rate of a set of utterances is the sum of the first over that of the second.
+    """Insertions, deletions and substitutions that turn the hypotheses into the references, and the phones
+    of the references; the error rate of a set is the one sum over the other.
     """
     import editdistance
 

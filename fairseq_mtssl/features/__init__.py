@@ -1,1 +1,1 @@
-"""Frames of utterances: MFCCs, log-mel energies, layers of a model, and all of these as they are stored."""
+"""Frames of utterances: MFCCs, log-mel energies and layers of a model, computed or stored."""

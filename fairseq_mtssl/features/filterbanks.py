@@ -1,4 +1,4 @@
-"""Log-mel filterbanks of whole utterances at 100 Hz: what a model with `front_end=fbank` is given."""
+"""Log-mel filterbanks of whole utterances at 100 Hz, as models with `front_end=fbank` get them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MEL_BINS = 80
 
 
 class LogMel(SpectralFeatures):
-    """80 log-mel energies at 100 Hz, of mean 0 and variance 1 in each bin over the utterance."""
+    """80 log-mel energies at 100 Hz, each bin with mean 0 and variance 1 over the utterance."""
 
     dim = MEL_BINS
 

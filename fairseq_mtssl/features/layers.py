@@ -82,13 +82,15 @@ class ModelLayers:
 
 
 def _exact_float32(device: torch.device) -> Any:
-    """No 10-bit mantissas in cuDNN's convolutions: labels must not depend on the batch."""
+    """Turn off TF32 in cuDNN's convolutions: labels must not depend on the batch."""
     if device.type != "cuda":
         return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
 
 
 class _OurParts:
+    """The parts of a SpeechEncoder."""
+
     def __init__(self, encoder: SpeechEncoder) -> None:
         self.encoder = encoder
         self.dim = encoder.dim
@@ -96,7 +98,7 @@ class _OurParts:
         self.conv_layers = encoder.conv_layers
 
     def run(self, clips: list[Tensor], layers: Sequence[int]) -> list[Tensor]:
-        """(B, T, D) of each layer."""
+        """Clips, (S,) each -> the output of each of the layers, (B, T, D)."""
         encoder = self.encoder
         lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
         features = _apart(
@@ -111,7 +113,7 @@ class _OurParts:
 
 
 class _FairseqParts:
-    """What wav2vec2, hubert and data2vec_audio have in common; the same numbers as their extract_features."""
+    """The parts of fairseq's wav2vec2, hubert and data2vec_audio; they give what extract_features gives."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -120,7 +122,7 @@ class _FairseqParts:
         self.dim = int(model.encoder.embedding_dim)
 
     def run(self, clips: list[Tensor], layers: Sequence[int]) -> list[Tensor]:
-        """(B, T, D) of each layer."""
+        """Clips, (S,) each -> the output of each of the layers, (B, T, D)."""
         model = self.model
         lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
         # (B, S) -> (B, C, T) -> (B, T, C)
@@ -144,7 +146,7 @@ class _FairseqParts:
 
 
 def _conv_text(model: Any) -> str:
-    """fairseq's models keep their configuration under one of two names, or not at all (hubert)."""
+    """The conv_feature_layers of a model of fairseq, which has a configuration under either name or none."""
     cfg = getattr(model, "cfg", None) or getattr(model.encoder, "args", None)
     text = getattr(cfg, "conv_feature_layers", None) or getattr(model, "conv_feature_layers", None)
     if text is not None:
@@ -155,7 +157,7 @@ def _conv_text(model: Any) -> str:
 
 
 def _parts_of(model: Any, rounded: bool) -> _OurParts | _FairseqParts:
-    """rounded: with weights of matrix products in bfloat16."""
+    """The encoder of a model. rounded: with the weights of its matrix products in bfloat16."""
     if isinstance(getattr(model, "speech_encoder", None), SpeechEncoder):
         return _OurParts(rounded_copy(model.speech_encoder) if rounded else model.speech_encoder)
     needed = ("feature_extractor", "layer_norm", "post_extract_proj", "encoder")
@@ -168,9 +170,10 @@ def _parts_of(model: Any, rounded: bool) -> _OurParts | _FairseqParts:
 
 
 def _apart(clips: list[Tensor], extractor: nn.Module, front: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """(B, T, C) conv features of clips; front makes them of (B, S) waveforms and their (B,) lengths.
+    """The conv features of clips, (B, T, C). front: (B, S) waveforms, (B,) lengths -> (B, T, C).
 
-    A group norm takes its statistics over time: with one, each clip goes through alone.
+    A group norm computes its statistics over time. With one, each clip is processed alone, because padding
+    would change them.
     """
     lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
     if len(clips) > 1 and any(isinstance(module, nn.GroupNorm) for module in extractor.modules()):
@@ -181,10 +184,10 @@ def _apart(clips: list[Tensor], extractor: nn.Module, front: Callable[[Tensor, T
 
 @contextmanager
 def _silent_padding(pos_conv: nn.Module, frames: Tensor, prefix: int) -> Iterator[None]:
-    """Zero the padding again between the layers of a stacked positional convolution.
+    """Set the padding to zero after each layer of a stacked positional convolution.
 
-    frames: (B,) valid frames; prefix: positions before the first frame. Without this, padded batches of
-    data2vec's encoder differ by 12 %.
+    frames: (B,) valid frames. prefix: positions before the first frame. Without this, data2vec's features
+    differ by up to 12 % in padded batches.
     """
     blocks = list(pos_conv) if isinstance(pos_conv, nn.Sequential) else []
     padded = int(frames.min()) < int(frames.max())

@@ -1,4 +1,4 @@
-"""MFCCs of whole utterances at 100 Hz: Kaldi's."""
+"""Kaldi's MFCCs of whole utterances at 100 Hz."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _cepstra(wav: Tensor) -> Tensor:
 
 @lru_cache(maxsize=1)
 def _cosines() -> Tensor:
-    """The cosine transform with its lifter: (23, 13)."""
+    """The discrete cosine transform with its lifter, (23, 13)."""
     order = torch.arange(CEPSTRA, dtype=torch.float64)
     cosines = torch.cos(math.pi * order * (torch.arange(MEL_BINS)[:, None] + 0.5) / MEL_BINS)
     cosines *= torch.where(order == 0, 1.0, 2.0).div(MEL_BINS).sqrt()

@@ -1,4 +1,4 @@
-"""Embeddings of a split, or of single files, computed in batches and returned in the order asked for."""
+"""Embeddings of a split, or of loose files: batched, with a progress bar, back in the order asked for."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
-from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.inference.batches import progress_bar, run_batches, to_device
+from fairseq_mtssl.errors import ConfigError, MtsslError
 from fairseq_mtssl.prefetch import read_ahead
 
 T = TypeVar("T")
+QUIET_S = 1.0  # jobs shorter than this show no bar
 
 
 class Encoder(Protocol):
-    """What this module needs of a model."""
+    """What is used of a model."""
 
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor: ...
 
@@ -29,7 +30,7 @@ class Encoder(Protocol):
 
 
 class FileReader(Protocol):
-    """What this module needs of a PairDataset to encode single files."""
+    """What is used of a PairDataset to encode loose files."""
 
     def read_speech_file(self, path: str) -> Tensor: ...
 
@@ -43,7 +44,7 @@ class FileReader(Protocol):
 
 
 class PairSource(FileReader, Protocol):
-    """What this module needs of a PairDataset to encode its split."""
+    """What is used of a PairDataset to encode its split."""
 
     manifest: PairManifest
 
@@ -54,10 +55,7 @@ class PairSource(FileReader, Protocol):
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """The embeddings of a split, float32 on the CPU.
-
-    speech: (N, D), one row per caption; image: (M, D), one row per unique image id.
-    """
+    """speech: (N, D), a row a caption; image: (M, D), a row a unique image id; on the CPU, float32."""
 
     manifest: PairManifest
     speech: Tensor
@@ -66,10 +64,7 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class EncodedFiles:
-    """The embeddings of files.
-
-    embeddings: (F, D), one row per file of `paths`; skipped: the other files, each with the reason.
-    """
+    """embeddings: (F, D), a row a file of `paths`; skipped: (file, why) of those that could not be used."""
 
     paths: list[Path]
     embeddings: Tensor
@@ -84,9 +79,8 @@ def encode_clips(model: Encoder, batch: dict[str, Tensor]) -> Tensor:
 def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: torch.device) -> EncodedSplit:
     """Every caption and every distinct image of a split, once each.
 
-    Captions are encoded longest first: those of a batch have similar lengths, and a batch that does not fit
-    in memory shows at once. A file that cannot be read is an error: without it, the evaluation would be
-    another one.
+    Captions go through the model longest first: alike in length within a batch, and a batch that does not fit
+    in memory shows at once. A file that cannot be read is an error: leaving it out would change the task.
     """
     manifest = dataset.manifest
     by_length = np.argsort(-manifest.audio.sizes, kind="stable").tolist()
@@ -114,7 +108,7 @@ def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: t
 def encode_speech_files(
     model: Encoder, reader: FileReader, paths: Sequence[Path], batch_size: int, device: torch.device
 ) -> EncodedFiles:
-    """The embeddings of audio files in the order given; files that cannot be used are skipped and named."""
+    """Audio files in the order given; unusable ones are skipped and named."""
     return _encode_files(
         paths,
         reader.read_speech_file,
@@ -129,14 +123,14 @@ def encode_speech_files(
 def encode_image_files(
     model: Encoder, reader: FileReader, paths: Sequence[Path], batch_size: int, device: torch.device
 ) -> EncodedFiles:
-    """The embeddings of image files in the order given; files that cannot be used are skipped and named."""
+    """Image files in the order given; unusable ones are skipped and named."""
     return _encode_files(
         paths, reader.read_image_file, reader.collate_images, model.encode_image, batch_size, device, "images"
     )
 
 
 def file_reader(task: Any) -> FileReader:
-    """A reader that gives single files as the task's evaluation would, without any data folder.
+    """Reads loose files as the task's evaluation would, without any data folder.
 
     Raises: ConfigError for a model of region features, which no image file can give.
     """
@@ -168,7 +162,7 @@ def encode(
     """
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     rows = []
-    with progress_bar(len(items), f"encode {what}") as bar, torch.inference_mode():
+    with _bar(len(items), what) as bar, torch.inference_mode():
         for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
             rows.append(_to_cpu(encode(to_device(loaded, device))))
             bar.update(len(batch))
@@ -184,17 +178,38 @@ def _encode_files(
     device: torch.device,
     what: str,
 ) -> EncodedFiles:
-    """Files of similar size share a batch; one that cannot be read, or that the model refuses, is skipped."""
+    """Files of like size share a batch; one that cannot be read, or that the model refuses, is skipped."""
     by_size = sorted(range(len(paths)), key=lambda i: paths[i].stat().st_size, reverse=True)
     batches = [by_size[start : start + batch_size] for start in range(0, len(by_size), batch_size)]
-    names = [str(path) for path in paths]
-    rows, reasons = run_batches(
-        batches,
-        names,
-        lambda item: read(names[item]),
-        lambda loaded: _to_cpu(encode(to_device(collate(loaded), device))),
-        f"encode {what}",
-    )
+    rows: dict[int, Tensor] = {}
+    reasons: dict[int, str] = {}
+
+    def load(indices: Sequence[int]) -> list[tuple[int, T]]:
+        read_well = []
+        for i in indices:
+            try:
+                read_well.append((i, read(str(paths[i]))))
+            except MtsslError as error:
+                reasons[i] = str(error)
+        return read_well
+
+    def embed(loaded: Sequence[tuple[int, T]]) -> None:
+        try:
+            embedded = _to_cpu(encode(to_device(collate([item for _, item in loaded]), device)))
+        except MtsslError as error:
+            if len(loaded) == 1:
+                reasons[loaded[0][0]] = f"{paths[loaded[0][0]]}: {error}"
+                return
+            for one in loaded:  # the model refuses the batch for one of its files: find which
+                embed([one])
+        else:
+            rows.update(zip((i for i, _ in loaded), embedded, strict=True))
+
+    with _bar(len(paths), what) as bar, torch.inference_mode():
+        for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
+            if loaded:
+                embed(loaded)
+            bar.update(len(batch))
     kept = sorted(rows)
     embeddings = torch.stack([rows[i] for i in kept]) if kept else torch.empty(0, 0)
     return EncodedFiles(
@@ -202,5 +217,17 @@ def _encode_files(
     )
 
 
+def to_device(batch: Any, device: torch.device) -> Any:
+    """A tensor, or a dict of them, on the device."""
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return batch.to(device)
+
+
 def _to_cpu(embeddings: Tensor) -> Tensor:
     return embeddings.to("cpu", torch.float32)
+
+
+def _bar(total: int, what: str) -> tqdm:
+    """A progress bar on stderr with the time left."""
+    return tqdm(total=total, desc=f"encode {what}", unit="", delay=QUIET_S, dynamic_ncols=True)

@@ -1,7 +1,7 @@
-"""`.km` files as arrays: one utterance a line, labels separated by spaces. The only reader of their text.
+"""`.km` files as arrays. A `.km` has one utterance per line, as labels separated by spaces.
 
-The text of 960 h takes a minute to read, so it is read once. What came out lies beside `{split}.km` as
-`{split}.km.bin`, which every process maps into memory:
+The text of 960 h takes a minute to read, and is therefore read once. The result is written beside
+`{split}.km` as `{split}.km.bin`, which every process maps into memory:
 
 - the labels of all utterances end to end, as places in the list of symbols, 16 bits each (32 above 65,536
   symbols), padded to a multiple of 8 bytes;
@@ -9,8 +9,9 @@ The text of 960 h takes a minute to read, so it is read once. What came out lies
 - JSON: format, dtype, labels, lines, symbols, and the size and SHA-256 of the `.km`;
 - the length of the JSON in 64 bits, and `MTSSL.KM`.
 
-All numbers are little-endian. The same `.km` gives the same bytes. The file's time of change is set to that
-of its `.km`: while they agree, and the size does, the two belong together; else the hash decides.
+All numbers are little-endian. The same `.km` gives the same bytes. The modification time of the binary file
+is set to that of its `.km`. While the times and the size agree, the two belong together; otherwise the hash
+decides.
 """
 
 from __future__ import annotations
@@ -38,16 +39,16 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 MAGIC = b"MTSSL.KM"
 TAIL_BYTES = 8 + len(MAGIC)
-CLOCK_TICK_NS = 1_000_000_000  # no file system counts more coarsely, but for FAT
+CLOCK_TICK_NS = 1_000_000_000  # file systems keep times at least this precisely, except FAT
 
 
 @dataclass(frozen=True, eq=False)
 class LabelFile:
-    """The lines of a `.km`, whatever its labels mean.
+    """The lines of a `.km`, as text labels whose meaning is not known here.
 
-    symbols: the distinct labels in order of first appearance; values: (M,) the labels of all lines end to
-    end, as places in symbols; ends: (N + 1,) where each line begins and ends; whole: the last line has its
-    end.
+    symbols: the distinct labels in order of first appearance. values: (M,) the labels of all lines one after
+    the other, as places in symbols. ends: (N + 1,) where each line begins and ends in values. whole: whether
+    the last line has a line end.
     """
 
     symbols: list[str]
@@ -63,7 +64,7 @@ class LabelFile:
         return self.values[self.ends[row] : self.ends[row + 1]]
 
     def lines_with(self, wrong: np.ndarray) -> Iterator[tuple[int, list[str]]]:
-        """Number, from 1, of each line that has one of the symbols marked in wrong, (S,) bool; and which."""
+        """The number, from 1, of each line that has symbols marked in wrong, (S,) bool; and these symbols."""
         for row in range(len(self)) if wrong.any() else ():
             labels = self.line(row)
             found = dict.fromkeys(labels[wrong[labels]].tolist())
@@ -73,9 +74,10 @@ class LabelFile:
     def wrong_lengths(
         self, sizes: np.ndarray, rate_hz: float, window_samples: int, slack: int
     ) -> Iterator[tuple[int, int, str]]:
-        """Line, labels there and what is wrong, where a line is more than slack off its utterance's frames.
+        """The lines whose number of labels differs by more than slack from the frames of their utterances.
 
-        sizes: (N,) samples; rate_hz: labels a second, each over a window. Lines past the N are left out.
+        sizes: (N,) samples. rate_hz: labels per second. window_samples: that a label covers. Lines after the
+        first N are not checked. Returns: number of the line, from 1, number of its labels, and the error.
         """
         got = np.diff(self.ends)[: len(sizes)]
         sizes = np.asarray(sizes)[: len(got)]
@@ -93,10 +95,10 @@ def binary_path(km: Path) -> Path:
 
 
 def open_labels(km: Path) -> LabelFile:
-    """The labels of a `.km`, mapped; of the first reader's making where the binary file is absent or stale.
+    """The labels of a `.km`, mapped from its binary file, which is written if it is absent or out of date.
 
-    Where that cannot be written, or the last line is cut off, the labels are held in memory.
-    Raises: OSError if the `.km` cannot be read.
+    If the binary file cannot be written, or the last line of the text is cut off, the labels are held in
+    memory. Raises: OSError if the `.km` cannot be read.
     """
     found = _mapped(km)
     if found is not None:
@@ -121,7 +123,7 @@ def open_labels(km: Path) -> LabelFile:
 
 
 def read_text(km: Path) -> LabelFile:
-    """The labels of a `.km` in memory, out of its text. Raises: OSError."""
+    """The labels of a `.km`, read from its text into memory. Raises: OSError."""
     buffer = io.BytesIO()
     _convert(km, buffer)
     raw = np.frombuffer(buffer.getbuffer(), dtype=np.uint8)
@@ -129,16 +131,16 @@ def read_text(km: Path) -> LabelFile:
 
 
 def write_binary(km: Path, file: IO[bytes]) -> None:
-    """Write the binary file of a `.km` into an open one, stamped with its time. Raises: OSError."""
-    stamp = km.stat().st_mtime_ns  # before it is read: what is written later has another
+    """Write the binary form of a `.km` into an open file, with the time of the `.km`. Raises: OSError."""
+    stamp = km.stat().st_mtime_ns  # taken before it is read, so that a later change shows
     _convert(km, file)
     file.flush()
     os.utime(file.fileno(), ns=(stamp, stamp))
 
 
 def _write_beside(km: Path) -> None:
-    """Write the binary file, whole or not at all; a killed process leaves a `.part`, which is of no use."""
-    with replacing(binary_path(km), is_shared=True) as file:  # other ranks may be at it too
+    """Write the binary file; a killed process leaves a `.part`, which is never read."""
+    with replacing(binary_path(km), is_shared=True) as file:  # other processes may write it, too
         write_binary(km, file)
 
 
@@ -150,7 +152,7 @@ def _is_whole(km: Path) -> bool:
 
 
 def _convert(km: Path, file: IO[bytes], dtype: str = "<u2") -> None:
-    """Read the text of a `.km` line by line; write what the top of this module describes."""
+    """Read the text of a `.km` line by line, and write the format that the top of this module describes."""
     places: defaultdict[bytes, int] = defaultdict()
     places.default_factory = places.__len__
     digest, size, ends, line = hashlib.sha256(), 0, [0], b"\n"
@@ -183,12 +185,12 @@ def _convert(km: Path, file: IO[bytes], dtype: str = "<u2") -> None:
 
 
 def _labels_bytes(about: dict[str, Any]) -> int:
-    """Bytes of the labels, padding included."""
+    """The number of bytes of the labels, padding included."""
     return -(-about["labels"] * np.dtype(about["dtype"]).itemsize // 8) * 8
 
 
 def _footer(raw: np.ndarray) -> dict[str, Any]:
-    """The JSON of a binary file, (bytes,) uint8. Raises: ValueError if it is none, or not complete."""
+    """The JSON of a binary file. raw: (bytes,) uint8. Raises: ValueError if the file is not complete."""
     tail = raw[-TAIL_BYTES:].tobytes()
     length = int.from_bytes(tail[:8], "little")
     if tail[8:] != MAGIC:
@@ -209,7 +211,7 @@ def _labels(raw: np.ndarray, about: dict[str, Any]) -> LabelFile:
 
 
 def _mapped(km: Path) -> LabelFile | None:
-    """The labels of a `.km` mapped from its binary file; None if that is absent, broken or of another `.km`.
+    """The labels of a `.km`, mapped from its binary file; None if that is absent, broken or of another `.km`.
 
     Raises: OSError if the `.km` cannot be read.
     """
@@ -223,16 +225,16 @@ def _mapped(km: Path) -> LabelFile | None:
 
 
 def _belongs(path: Path, km: Path, about: dict[str, Any]) -> bool:
-    """Whether a binary file was made of this `.km` as it is now."""
+    """Whether a binary file was made from this `.km` as it is now."""
     ours, text = path.stat(), km.stat()
     if text.st_size != about["km_bytes"]:
         return False
-    # A change within the clock's tick leaves the time as it was; so the time speaks only for an older text.
+    # a change within one clock tick may keep the time, so that only the times of older texts can be trusted
     settled = ours.st_ctime_ns - text.st_mtime_ns > CLOCK_TICK_NS
     if settled and ours.st_mtime_ns == text.st_mtime_ns:
         return True
     if sha256_of(km) != about["km_sha256"]:
         return False
-    with suppress(OSError):  # a copy, whose time is its own: next time it need not be hashed
+    with suppress(OSError):  # a copy has its own time; with the right one it is not hashed again
         os.utime(path, ns=(text.st_mtime_ns, text.st_mtime_ns))
     return True

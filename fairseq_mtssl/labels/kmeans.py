@@ -1,4 +1,4 @@
-"""Codebooks: a streamed sample of frames, k-means over it, and the files that keep the result."""
+"""Codebooks: k-means over a sample of frames, and the files that hold the centroids."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ logger = logging.getLogger(__name__)
 
 BACKENDS = ("auto", "faiss", "torch", "sklearn")
 SAMPLE_BYTES = 400_000_000
-OVERSAMPLING = 8  # utterances are visited until they hold so many times the frames that are kept
-SEED_ROWS = 30_000  # rows among which k-means++ looks for first centroids
+OVERSAMPLING = 8  # the utterances that are sampled have so many times the frames that are kept
+SEED_ROWS = 30_000  # rows from which k-means++ chooses the initial centroids
 BLOCK_ROWS = 8192
 MAX_UPDATES = 60
-TOLERANCE = 1e-3  # stop when an update lowers the inertia by less, relatively
+TOLERANCE = 1e-3  # relative decrease of the inertia below which k-means stops
 
 
 def sample_size(dim: int) -> int:
-    """Frames that k-means sees by default: as many as fit in 400 MB of float32 (2.56M MFCCs, 130k of 768)."""
+    """Frames for k-means by default: those that fit into 400 MB in float32 (2.56M MFCCs, 130k of 768)."""
     return SAMPLE_BYTES // (4 * dim)
 
 
 def pick_utterances(frames: np.ndarray, wanted: int, seed: int) -> np.ndarray:
-    """Rows of a manifest to sample frames of, in the manifest's order: at random, until they hold `wanted`.
+    """Rows of a manifest whose frames are sampled: random ones that together have `wanted` frames or more.
 
-    frames: (N,) frames of each. Returns: (M,) int, at least one row if there is any.
+    frames: (N,) frames of each row. Returns: (M,) int, ascending; at least one row if there is any.
     """
     order = np.random.default_rng([seed, 1]).permutation(len(frames))
     enough = int(np.searchsorted(np.cumsum(frames[order]), wanted)) + 1
@@ -46,8 +46,8 @@ def pick_utterances(frames: np.ndarray, wanted: int, seed: int) -> np.ndarray:
 class FrameSample:
     """A uniform sample without replacement of at most `size` frames of a stream, in bounded memory.
 
-    Each frame draws a number from (seed, utterance, frame); the smallest are kept, so that which frames are
-    taken does not depend on what else passes by. Memory: 1.25 × size × dim × 4 bytes.
+    Each frame draws a random number from (seed, utterance, frame), and the frames with the smallest numbers
+    are kept. Memory: 1.25 × size × dim × 4 bytes.
     """
 
     def __init__(self, size: int, dim: int, seed: int) -> None:
@@ -62,7 +62,7 @@ class FrameSample:
         self._bound = math.inf
 
     def add(self, utterance: int, frames: np.ndarray) -> None:
-        """frames: (T, D) of one utterance. utterance: its row in the manifest."""
+        """Add the frames of one utterance, (T, D). utterance: its row in the manifest."""
         self.seen += len(frames)
         keys = np.random.default_rng([self.seed, 2, utterance]).random(len(frames))
         chosen = np.flatnonzero(keys < self._bound)
@@ -77,7 +77,7 @@ class FrameSample:
                 chosen = chosen[keys[chosen] < self._bound]
 
     def _prune(self) -> None:
-        """Keep the `size` smallest keys, in place: kept rows at the end move into the holes before them."""
+        """Keep the `size` smallest keys, in place: kept rows at the end move to places that become free."""
         if self._held <= self.size:
             return
         self._bound = float(np.partition(self._keys[: self._held], self.size)[self.size])
@@ -89,21 +89,21 @@ class FrameSample:
         self._held = self.size
 
     def rows(self) -> Tensor:
-        """(min(size, seen), D) float32, in an order that only the stream decides."""
+        """The sampled frames, (min(size, seen), D) float32, in an order that depends on the stream alone."""
         self._prune()
         return self._rows[: self._held]
 
 
 @dataclass(frozen=True)
 class Codebook:
-    """centroids: (K, D) float32; source: of the features; fit: how it came about (backend, inertia, …)."""
+    """Centroids, (K, D) float32. source: what the features are; fit: backend, inertia and other results."""
 
     centroids: np.ndarray
     source: dict[str, Any]
     fit: dict[str, Any] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
-        """Write `path` (.npy) and, when it is complete, the .json beside it."""
+        """Write `path` (.npy), then the .json beside it."""
         with replacing(path) as file:
             np.save(file, self.centroids.astype("<f4"))
         about = {"clusters": len(self.centroids), "dim": self.centroids.shape[1]}
@@ -134,9 +134,11 @@ def learn(
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """k-means over sampled frames.
 
-    rows: (N, D) float32. backend: auto takes faiss where it can be imported, else torch, and says so.
-    Returns: (K, D) float32 centroids and {"backend", "frames", "inertia"}, inertia the mean squared distance.
-    Raises: ConfigError if there are fewer frames than clusters, or faiss is asked for and not there.
+    rows: (N, D) float32. backend: one of BACKENDS; auto is faiss if it can be imported, else torch, with a
+    warning. Returns: the centroids, (K, D) float32, and "backend", "frames" and "inertia", the mean squared
+    distance to the nearest centroid.
+    Raises: ConfigError if there are fewer frames than clusters, if the frames are not finite, or if faiss is
+    asked for and cannot be imported.
     """
     if len(rows) < clusters:
         hint = "Ask for fewer, or give more audio"
@@ -160,7 +162,7 @@ def learn(
 
 
 def _import_faiss() -> tuple[Any, str]:
-    """faiss, or None and why: its CUDA build fails in ways of its own where CUDA is not."""
+    """faiss, or None and the reason: the import of its CUDA build fails in several ways without CUDA."""
     try:
         import faiss
     except (ImportError, OSError, RuntimeError) as error:
@@ -170,7 +172,7 @@ def _import_faiss() -> tuple[Any, str]:
 
 def _learn_faiss(faiss: Any, rows: Tensor, clusters: int, seed: int) -> np.ndarray:
     gpu = getattr(faiss, "get_num_gpus", lambda: 0)() > 0
-    # left alone, faiss keeps 256 points a cluster of what it is given, and warns below 39
+    # by default faiss keeps 256 points per cluster, and warns below 39
     settings: dict[str, Any] = {"max_points_per_centroid": len(rows), "min_points_per_centroid": 1}
     if hasattr(faiss, "ClusteringInitMethod_KMEANS_PLUS_PLUS"):
         settings["init_method"] = faiss.ClusteringInitMethod_KMEANS_PLUS_PLUS
@@ -193,11 +195,12 @@ def learn_torch(
     device: torch.device | str = "cpu",
     on_update: Callable[[int, float], None] | None = None,
 ) -> np.ndarray:
-    """Greedy k-means++ and Lloyd on 30k rows, then Lloyd on all, until an update gains less than 0.1 %.
+    """Greedy k-means++ and Lloyd's algorithm on 30,000 rows, then Lloyd's algorithm on all rows.
 
-    rows: (N, D) float32. on_update: called with each update on all rows and its mean squared
-        distance.
-    Returns: (K, D) float32. A centroid that loses all its rows moves to the row farthest from its own.
+    It stops when an update lowers the mean squared distance by less than 0.1 %. This backend needs no other
+    library. rows: (N, D) float32. on_update: called with the number of each update on all rows and its mean
+    squared distance.
+    Returns: (K, D) float32. A centroid without rows moves to the row that is farthest from its centroid.
     Source: Arthur & Vassilvitskii 2007; Lloyd 1982.
     """
     generator = np.random.default_rng([seed, 3])
@@ -222,7 +225,7 @@ def _converge(rows: Tensor, centroids: Tensor, on_update: Callable[[int, float],
 
 
 def _plus_plus(rows: Tensor, clusters: int, generator: np.random.Generator) -> Tensor:
-    """(n, D) -> (K, D): each centroid the best of a few rows drawn by squared distance to those before."""
+    """(n, D) -> (K, D) initial centroids: each the best of a few rows, drawn by squared distance."""
     trials = 2 + int(math.log(clusters))
     squares = rows.pow(2).sum(1)
     first = int(generator.integers(len(rows)))
@@ -247,7 +250,7 @@ def _squared(rows: Tensor, squares: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _blocks(rows: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """(block, squared distance to the nearest centroid, its number) over rows, on the centroids' device."""
+    """(block, squared distance to the nearest centroid, its number) of the rows, block by block."""
     squares = centroids.pow(2).sum(1)
     for start in range(0, len(rows), BLOCK_ROWS):
         block = rows[start : start + BLOCK_ROWS].to(centroids.device)
@@ -257,7 +260,7 @@ def _blocks(rows: Tensor, centroids: Tensor) -> Iterator[tuple[Tensor, Tensor, T
 
 
 def _lloyd(rows: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
-    """One update. Returns: new centroids, and the mean squared distance to the old ones."""
+    """One update of Lloyd's algorithm. Returns: new centroids, the mean squared distance to the old ones."""
     clusters = len(centroids)
     sums = torch.zeros(centroids.shape, dtype=torch.float64, device=centroids.device)
     counts = torch.zeros(clusters, dtype=torch.long, device=centroids.device)
@@ -275,7 +278,7 @@ def _lloyd(rows: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
 
 def _sum_by(block: Tensor, nearest: Tensor, clusters: int) -> Tensor:
     """(n, D), (n,) -> (K, D): the sum of each cluster's rows."""
-    if block.is_cuda:  # there index_add_ adds in any order
+    if block.is_cuda:  # where index_add_ adds in no fixed order
         return (torch.nn.functional.one_hot(nearest, clusters).to(block.dtype).T @ block).double()
     return torch.zeros(clusters, block.size(1)).index_add_(0, nearest, block).double()
 

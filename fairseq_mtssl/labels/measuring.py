@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_mtssl.data.manifest import read_audio_manifest, utterance_ids
-from fairseq_mtssl.data.splits import find_splits
+from fairseq_mtssl.data.manifest import find_splits, read_audio_manifest, utterance_ids
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.label_quality import measure, read_phones
 from fairseq_mtssl.features.utterances import UtteranceFrames

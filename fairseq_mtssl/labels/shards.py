@@ -1,8 +1,8 @@
-"""Cluster labels as text: written shard by shard, verified and merged, and their dictionary.
+"""Writing cluster labels: shard by shard, then merged after a check, with their dictionary.
 
-- `{split}_{rank}_{nshard}.km` and, merged, `{split}.km`: one utterance a line, labels separated by spaces;
-- `{split}.km.bin`: the merged ones again, for mapping into memory (see km_files);
-- `dict.km.txt`: `<label> 1` a line, which is what fairseq's `Dictionary` reads.
+- `{split}_{rank}_{nshard}.km` and, merged, `{split}.km`: one utterance per line, labels separated by spaces;
+- `{split}.km.bin`: the merged labels in binary (see km_files);
+- `dict.km.txt`: `<label> 1` per line, which is what fairseq's `Dictionary` reads.
 
 Rows are in the order of `{split}.tsv`. Source of the format: fairseq's examples/hubert/simple_kmeans.
 """
@@ -23,9 +23,10 @@ from fairseq_mtssl.labels.km_files import binary_path, write_binary
 
 
 def write_labels(path: Path, utterances: Iterable[np.ndarray]) -> int:
-    """Write a .km of one line an utterance, whole or not at all; returns how many lines.
+    """Write a `.km`, whole or not at all.
 
-    utterances: (T,) int each; T may be 0, which gives an empty line.
+    utterances: the labels of each, (T,) int; T may be 0, which gives an empty line.
+    Returns: the number of lines.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = 0
@@ -37,7 +38,7 @@ def write_labels(path: Path, utterances: Iterable[np.ndarray]) -> int:
 
 
 def label_line_errors(path: Path, line: bytes, number: int, frames: int, clusters: int) -> list[str]:
-    """What is wrong with one line of a .km that must hold `frames` labels under `clusters`."""
+    """Errors of a line of a `.km`, which must have `frames` labels, all smaller than `clusters`."""
     place = f"{path.name} line {number}"
     if not line.endswith(b"\n"):
         return [f"{place}: cut off, with no line end. Delete {path.name} and label again."]
@@ -57,11 +58,12 @@ def label_line_errors(path: Path, line: bytes, number: int, frames: int, cluster
 def merge_labels(
     parts: Path, out: Path, split: str, nshard: int, frames: Sequence[int] | np.ndarray, clusters: int
 ) -> np.ndarray:
-    """Join the shards of a split's labels into `{out}/{split}.km`, every line verified, and `.km.bin`.
+    """Join the shards of a split's labels into `{out}/{split}.km`, checking every line, and write `.km.bin`.
 
-    frames: (N,) labels that each line must hold. Returns: (clusters,) int64, how often each label occurs.
-    Raises: TargetError naming each missing shard, wrong line count, wrong label count and unknown label; then
-    nothing is written.
+    frames: (N,) the number of labels that each line must have.
+    Returns: (clusters,) int64, how often each label occurs.
+    Raises: TargetError naming each missing shard, wrong line count, wrong label count and unknown label; in
+    that case nothing is written.
     """
     paths = [shard_path(parts, split, rank, nshard, ".km") for rank in range(nshard)]
     errors = [
@@ -88,7 +90,7 @@ def merge_labels(
 def _append_verified(
     merged: IO[bytes], path: Path, rows: range, frames: Sequence[int] | np.ndarray, counts: np.ndarray
 ) -> list[str]:
-    """Copy one shard's lines and count its labels. Returns: its errors."""
+    """Copy the lines of one shard and count its labels. Returns: the errors of the shard."""
     errors: list[str] = []
     number = 0
     with open(path, "rb") as file:
@@ -101,7 +103,7 @@ def _append_verified(
                 counts += np.bincount(np.array(line.split(), dtype=np.int64), minlength=len(counts))
                 merged.write(line)
     if number != len(rows):
-        got = f"{path.name}: {number} lines, wanted {len(rows)}, one an utterance"
+        got = f"{path.name}: {number} lines, wanted {len(rows)}, one per utterance"
         errors.append(f"{got}. Delete {path.name} and label again.")
     return errors
 

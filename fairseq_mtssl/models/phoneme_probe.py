@@ -1,9 +1,8 @@
-"""A linear phone probe on the frozen features of a speech encoder, trained by fairseq.
+"""A linear layer on the frozen features of a speech encoder, which tells phones.
 
-With head=frame it predicts the phone of each frame. With head=ctc it predicts the sequence of phones with two
-linear layers (D → 256 → phones), as SUPERB's phoneme recognition does. `mtssl probe-layers` trains probes of
-all layers at once (`evaluation.probing`), from which this model has the standardisation of its features; its
-linear layer is an nn.Linear of its own, so that fairseq's optimizers, schedulers and checkpoints apply to it.
+`mtssl probe-layers` trains probes of all layers at once. This model standardises features as they do; it has
+an nn.Linear of its own, so that fairseq's optimizers, schedules and checkpoints apply to it.
+head=frame: the phone of each frame. head=ctc: the phones said, Linear → 256 → phones, as SUPERB's PR.
 Source: Yang et al. 2021, arXiv 2105.01051, section 3.1; Pasad et al. 2021, arXiv 2107.04734.
 """
 
@@ -28,8 +27,8 @@ class PhonemeProbeConfig(FairseqDataclass):
     checkpoint: Optional[str] = field(
         default=None,
         metadata={
-            "help": "checkpoint whose layers are probed: one of this package, or fairseq's wav2vec2, hubert "
-            "or data2vec_audio; or mfcc; not needed again to evaluate"
+            "help": "checkpoint whose layers are probed: one of ours, or fairseq's wav2vec2, hubert or "
+            "data2vec_audio; or mfcc; not needed again to evaluate"
         },
     )
     random_weights: bool = field(
@@ -58,11 +57,7 @@ class PhonemeProbeConfig(FairseqDataclass):
 
 @register_model("phoneme_probe", dataclass=PhonemeProbeConfig)
 class PhonemeProbeModel(BaseFairseqModel):
-    """Linear layers on frozen features.
-
-    frozen: the features. layer_logits: (L,), whose softmax weighs the layers with layer=weighted, else None.
-    head: nn.Linear, or two of them with head=ctc.
-    """
+    """frozen: the features; layer_logits: (L,) with layer=weighted, else None; head: linear."""
 
     def __init__(self, cfg: PhonemeProbeConfig, phones: int) -> None:
         super().__init__()
@@ -78,7 +73,7 @@ class PhonemeProbeModel(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: PhonemeProbeConfig, task: Any = None) -> "PhonemeProbeModel":
-        """Called by fairseq. task: its `phones` are predicted. Raises: ConfigError naming every error."""
+        """Called by fairseq; task.phones gives the phones. Raises: ConfigError naming every error."""
         errors: List[str] = []
         if cfg.checkpoint is None:
             errors.append("checkpoint is null; give the one to probe, or mfcc")
@@ -98,7 +93,7 @@ class PhonemeProbeModel(BaseFairseqModel):
 
     @property
     def layer_weights(self) -> List[float]:
-        """The weight of each layer; they sum to 1."""
+        """What each layer counts for; they sum to 1."""
         if self.layer_logits is None:
             return [1.0]
         return self.layer_logits.detach().float().softmax(0).tolist()
@@ -109,16 +104,14 @@ class PhonemeProbeModel(BaseFairseqModel):
         lengths: Optional[Tensor] = None,
         clips: Optional[List[Tensor]] = None,
     ) -> dict[str, Tensor]:
-        """Predict phones from features, or from waveforms, whose features are computed.
-
-        features: (B, T, L, D); lengths: (B,) their frames. clips: (S,) waveforms, in place of both.
-        Returns: "logits" (B, T, phones), or with head=ctc (B, T, 1 + phones), the blank first; "lengths".
+        """features: (B, T, L, D) and lengths: (B,) of their frames; or clips: (S,) waveforms, whose features
+        are computed. Returns: logits (B, T, phones), with ctc (B, T, 1 + phones) the blank first; lengths.
         """
         if features is None:
-            extracted = self.frozen.extract([clip.float().cpu().numpy() for clip in clips or []])
+            found = self.frozen.extract([clip.float().cpu().numpy() for clip in clips or []])
             device = self.frozen.mean.device
-            lengths = torch.tensor([len(each) for each in extracted], device=device)
-            frames = [torch.from_numpy(each).to(device) for each in extracted]
+            lengths = torch.tensor([len(each) for each in found], device=device)
+            frames = [torch.from_numpy(each).to(device) for each in found]
             features = nn.utils.rnn.pad_sequence(frames, batch_first=True)
         x = standardise(features, self.frozen.mean, self.frozen.scale)
         if self.layer_logits is None:

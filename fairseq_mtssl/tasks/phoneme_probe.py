@@ -1,4 +1,4 @@
-"""The task of phone probes: utterances with their phones, and frozen features that are computed once.
+"""Phones of frozen features: utterances with their phones, and features that are computed once.
 
 Source: Yang et al. 2021, arXiv 2105.01051; Khorrami et al. 2023, arXiv 2306.02972.
 """
@@ -6,7 +6,7 @@ Source: Yang et al. 2021, arXiv 2105.01051; Khorrami et al. 2023, arXiv 2306.029
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Iterable, List
+from typing import Any, List
 
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from fairseq_mtssl.tasks.base import BaseTask
 logger = logging.getLogger(__name__)
 
 MFCC = "mfcc"
-MEASURED_UTTERANCES = 1000  # whose frames give the mean and std
+MEASURED_UTTERANCES = 1000  # whose frames give the mean and spread
 
 
 @dataclass
@@ -59,7 +59,7 @@ class PhonemeProbeTaskConfig(FairseqDataclass):
 
 @register_task("phoneme_probe", dataclass=PhonemeProbeTaskConfig)
 class PhonemeProbeTask(BaseTask):
-    """Checkpoints hold the phones and the encoder's sizes and weights, and load without other files."""
+    """The phones, the encoder's sizes and weights go into checkpoints, which load without any other file."""
 
     def __init__(self, cfg: PhonemeProbeTaskConfig) -> None:
         super().__init__(cfg)
@@ -70,7 +70,7 @@ class PhonemeProbeTask(BaseTask):
 
     @classmethod
     def setup_task(cls, cfg: PhonemeProbeTaskConfig, **_: Any) -> "PhonemeProbeTask":
-        """Called by fairseq, which also passes ``from_checkpoint`` when it loads a model."""
+        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
         return cls(cfg)
 
     def _read_phones(self) -> List[str]:
@@ -78,7 +78,7 @@ class PhonemeProbeTask(BaseTask):
 
     @property
     def phones(self) -> List[str]:
-        """The phones of a checkpoint, or those of task.data."""
+        """A checkpoint's, or those of task.data."""
         return list(self.state.phones)
 
     # -- model
@@ -140,7 +140,7 @@ class PhonemeProbeTask(BaseTask):
         )
 
     def _usable(self, manifest: AudioManifest, targets: List[np.ndarray], training: bool) -> np.ndarray:
-        """The rows that have phones and frames; in training with CTC, also enough frames for their phones."""
+        """Rows without those that have no phone or no frame, or in training too few frames to spell."""
         frozen = self.model.frozen
         rows = long_enough(manifest, frozen.window_samples, str(manifest.path))
         bare = np.array([len(targets[row]) == 0 for row in rows])
@@ -166,40 +166,38 @@ class PhonemeProbeTask(BaseTask):
     # -- features
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """Compute the features of a split before its first batch, and their mean and std in training."""
+        """Before a split is first gone through: its features, and the mean and spread over training."""
         self._keep_features(dataset)
         if dataset.training and not bool(self.model.frozen.measured):
             self._measure(dataset)
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def _keep_features(self, dataset: PhoneDataset) -> None:
-        """Compute a split's features and keep them, if they fit into what is left of task.cache_gb."""
+        """Compute a split's features once, if they fit in what task.cache_gb leaves."""
         if dataset.features is not None:
             return
         frozen = self.model.frozen
         size = dataset.total_frames * len(frozen.layers) * frozen.dim * 4
-        summary = f"features of {len(dataset)} utterances: {size / 1e9:.2f} GB"
+        told = f"features of {len(dataset)} utterances: {size / 1e9:.2f} GB"
         if self._kept_bytes + size > self.cfg.cache_gb * 1e9:
             left = self.cfg.cache_gb - self._kept_bytes / 1e9
-            if summary not in self._too_large:
-                logger.warning(
-                    "%s, %.2f left of task.cache_gb: they are computed anew each time", summary, left
-                )
-            self._too_large.add(summary)
+            if told not in self._too_large:
+                logger.warning("%s, %.2f left of task.cache_gb: they are computed anew each time", told, left)
+            self._too_large.add(told)
             return
         self._kept_bytes += size
-        logger.info("%s, computed once and kept", summary)
+        logger.info("%s, computed once and kept", told)
         dataset.keep(frozen.stream(dataset.waveform, range(len(dataset))))
 
     def _measure(self, dataset: PhoneDataset) -> None:
-        """Give the model the mean and std of training features, by which it standardises features."""
+        """Have the model give features of training mean 0 and spread 1."""
         frozen = self.model.frozen
         moments = FrameMoments(len(frozen.layers), frozen.dim)
         rows = np.random.default_rng(int(self.cfg.seed)).permutation(len(dataset))[:MEASURED_UTTERANCES]
         if dataset.features is None:
-            utterances: Iterable[np.ndarray] = frozen.stream(dataset.waveform, rows.tolist())
+            found = frozen.stream(dataset.waveform, rows.tolist())
         else:
-            utterances = (dataset.features[row] for row in rows)
-        for frames in utterances:
+            found = (dataset.features[row] for row in rows)
+        for frames in found:
             moments.add(frames)
         frozen.measure(*moments.finish())
