@@ -142,7 +142,7 @@ def _retrieval_sections(args: argparse.Namespace, about: RunFolder) -> list[Sect
 
 
 def _record_sections(about: RunFolder) -> list[Section]:
-    from fairseq_mtssl.report.page import Section, facts_markup
+    from fairseq_mtssl.report.page import Section
     from fairseq_mtssl.report.versions import versions
 
     command = Section("Command", f"Not recorded: {about.path} has no .hydra folder of a training.")
@@ -151,20 +151,17 @@ def _record_sections(about: RunFolder) -> list[Section]:
             "Command", f"It was trained, in the folder {about.cwd}, by", code=about.command_text
         )
     text = "All of the configuration that it ran with, defaults included, as its checkpoint has it."
-    environment = facts_markup(list(versions().items()))
     return [
         command,
         Section("Configuration", text, code=about.yaml, folded=True),
-        Section("Versions", "Of the environment that wrote this page.", markup=environment),
+        Section("Versions", "Of the environment that wrote this page.", facts=list(versions().items())),
     ]
 
 
-def _facts(about: RunFolder, log: TrainingLog) -> str:
-    """What a reader asks first, as an HTML list."""
-    from fairseq_mtssl.report.page import facts_markup
-
+def _facts(about: RunFolder, log: TrainingLog) -> list[tuple[str, str]]:
+    """What a reader asks first."""
     done = f"after {about.updates} updates and {_duration(about.seconds)}"
-    facts = [
+    return [
         ("recipe", about.recipe or ""),
         ("task", str(about.section("task").get("_name"))),
         ("trained", f"{log.last_update} updates"),
@@ -173,7 +170,6 @@ def _facts(about: RunFolder, log: TrainingLog) -> str:
         ("seed", str(about.section("common").get("seed", ""))),
         ("folder", str(about.path.resolve())),
     ]
-    return facts_markup(facts)
 
 
 def _duration(seconds: float) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from fairseq_mtssl.report.canvas import COLOURS
 from fairseq_mtssl.report.gallery import thumbnail
@@ -63,7 +63,7 @@ def audio_uri(pcm: np.ndarray, rate_hz: int) -> str:
     return data_uri(buffer.getvalue(), "audio/flac")
 
 
-def inline_svg(figure: Figure, name: str, label: str) -> str:
+def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     """A figure as SVG for a page's body, in the page's colours and letters.
 
     name: of letters and digits, no other drawing's of the page: ids within it begin with it.
@@ -79,7 +79,8 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     box = re.search(r'viewBox="[^"]*"', opening)
     if box is None:  # what matplotlib always writes
         raise ValueError("the drawing has no viewBox")
-    return f'<svg role="img" aria-label="{html.escape(label)}" {box[0]}>{rest.strip()}'
+    begin = Markup('<svg role="img" aria-label="{}" ').format(label)
+    return begin + Markup(f"{box[0]}>{rest.strip()}")
 
 
 def _for_page(element: str, name: str) -> str:
