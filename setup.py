@@ -55,6 +55,8 @@ EXTRAS["dev"] = [
     "hypothesis>=6.100",
     "kaldi-native-fbank>=1.20",
     "mypy>=1.11",
+    # drives Debian's Chromium in the tests of the report page; no browser of its own is downloaded
+    "playwright>=1.45",
     "pytest>=8",
     "ruff>=0.6",
     "safetensors>=0.4",

@@ -1,4 +1,4 @@
-"""One HTML page that needs no other file, with text, tables, pictures and commands; jinja2 fills templates/."""
+"""One HTML page that needs no other file: texts, tables, pictures and commands in templates of jinja2."""
 
 from __future__ import annotations
 
