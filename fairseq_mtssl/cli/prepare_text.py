@@ -54,9 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Read all, check all, write all, say what."""
-    from fairseq_mtssl.cli.target_sources import find_splits
     from fairseq_mtssl.data import finetuning_text
-    from fairseq_mtssl.data.manifest import read_lines
+    from fairseq_mtssl.data.manifest import find_splits, read_lines
     from fairseq_mtssl.data.text_source import read_split_texts
 
     if args.model and args.units == "letters":

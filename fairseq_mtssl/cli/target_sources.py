@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fairseq_mtssl.cli.target_options import FEATURES
-from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, normalise, read_audio
+from fairseq_mtssl.data.audio import normalise, read_audio
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
+from fairseq_mtssl.data.manifest import find_splits as find_splits
 from fairseq_mtssl.data.manifest import utterance_ids as utterance_ids
 from fairseq_mtssl.errors import AudioError, ConfigError, TargetError
 from fairseq_mtssl.files import sha256_of, write_text
+from fairseq_mtssl.inference.devices import batch_samples as batch_samples
 
 if TYPE_CHECKING:
     import torch
@@ -26,37 +28,6 @@ if TYPE_CHECKING:
     from fairseq_mtssl.labels.pipeline import Source, Split
 
 FEATURES_FILE = "features.json"
-
-
-def batch_samples(seconds: float | None, device: torch.device) -> int | None:
-    """--batch-seconds in samples; None: one by one."""
-    if seconds is None:
-        seconds = 400.0 if device.type == "cuda" else 0.0
-    return round(seconds * SAMPLE_RATE_HZ) if seconds > 0 else None
-
-
-def find_splits(data: str | Path, names: str | None) -> list[str]:
-    """The names given, or every `{name}.tsv` of a folder that is a manifest, train first.
-
-    Raises: ConfigError if there is none.
-    """
-    if names is not None:
-        found = [name.strip() for name in names.split(",") if name.strip()]
-        if not found or len(set(found)) < len(found):
-            raise ConfigError("--splits", [f"got {names!r}, wanted names such as train,valid, each once"])
-        return found
-    if not Path(data).is_dir():
-        raise ConfigError("--data", [f"{data} is no folder; give the one that holds train.tsv"])
-    paths = [path for path in Path(data).glob("*.tsv") if "." not in path.stem and _is_manifest(path)]
-    if not paths:
-        raise ConfigError("--data", [f"{data} holds no manifest; make it with a script of manifests/"])
-    return sorted((path.stem for path in paths), key=lambda name: (name != "train", name))
-
-
-def _is_manifest(path: Path) -> bool:
-    """The first line of a manifest is a folder alone; that of a table has tabs."""
-    with open(path, encoding="utf-8-sig", errors="replace") as file:
-        return "\t" not in file.readline()
 
 
 def open_split(data: str | Path, name: str) -> Split:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fairseq_mtssl.errors import ImageError, ManifestError
+from fairseq_mtssl.errors import ConfigError, ImageError, ManifestError
 from fairseq_mtssl.files import write_text
 
 PAIR_COLUMNS = ("caption_id", "image", "image_id", "label", "speaker", "text")
@@ -221,6 +221,30 @@ def utterance_ids(data_dir: str | Path, split: str) -> list[str]:
     if pairs_path(tsv).is_file():
         return read_pair_manifest(data_dir, split).caption_ids
     return [Path(file).stem for file in read_audio_manifest(tsv).files]
+
+
+def find_splits(data: str | Path, names: str | None) -> list[str]:
+    """The names given, or every `{name}.tsv` of a folder that is a manifest, train first.
+
+    Raises: ConfigError if there is none.
+    """
+    if names is not None:
+        found = [name.strip() for name in names.split(",") if name.strip()]
+        if not found or len(set(found)) < len(found):
+            raise ConfigError("--splits", [f"got {names!r}, wanted names such as train,valid, each once"])
+        return found
+    if not Path(data).is_dir():
+        raise ConfigError("--data", [f"{data} is no folder; give the one that holds train.tsv"])
+    paths = [path for path in Path(data).glob("*.tsv") if "." not in path.stem and _is_manifest(path)]
+    if not paths:
+        raise ConfigError("--data", [f"{data} holds no manifest; make it with a script of manifests/"])
+    return sorted((path.stem for path in paths), key=lambda name: (name != "train", name))
+
+
+def _is_manifest(path: Path) -> bool:
+    """The first line of a manifest is a folder alone; that of a table has tabs."""
+    with open(path, encoding="utf-8-sig", errors="replace") as file:
+        return "\t" not in file.readline()
 
 
 def _parse_pairs(lines: list[str]) -> tuple[list[list[str]], list[str]]:

@@ -99,7 +99,7 @@ def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
 
 
 def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
-    """Runs of each variant, one a seed. Raises: ConfigError if a seed is there twice."""
+    """Runs of each variant in the order of their seeds. Raises: ConfigError if a seed is there twice."""
     groups: dict[str, list[MeasuredRun]] = {}
     errors = []
     for run in runs:
@@ -113,7 +113,12 @@ def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
         same.append(run)
     if errors:
         raise ConfigError("runs", errors)
-    return groups
+    return {variant: sorted(same, key=_seed_order) for variant, same in groups.items()}
+
+
+def _seed_order(run: MeasuredRun) -> tuple[bool, int]:
+    """Numbers in their order, then others as they were given."""
+    return (False, int(run.seed)) if run.seed.isdecimal() else (True, 0)
 
 
 def _read(path: Path, take: Callable[[dict[str, Any]], Any], command: str) -> Any:

@@ -92,10 +92,15 @@ def in_series(results: Sequence[LayerResult]) -> list[list[LayerResult]]:
     return [[result for _, result in sorted(each, key=lambda pair: pair[0])] for each in series.values()]
 
 
-def find_layer_results(folder: Path) -> list[LayerResult]:
-    """Those of a folder and the folders in it, by path; other files are passed over."""
-    found = (_recognise(path) for path in sorted(folder.rglob("*.json")))
-    return [result for result in found if result is not None]
+def find_layer_results(folder: Path, others: Sequence[str | Path] = ()) -> list[LayerResult]:
+    """The results in a folder and the folders in it, by path, then other files that are not among them.
+
+    JSON of another kind in the folder is passed over. Raises: ConfigError for such a file among the others.
+    """
+    read = (_recognise(path) for path in sorted(folder.rglob("*.json")))
+    found = [result for result in read if result is not None]
+    known = {result.path.resolve() for result in found}
+    return found + [read_layer_result(path) for path in others if Path(path).resolve() not in known]
 
 
 def read_layer_result(path: str | Path) -> LayerResult:

@@ -1,29 +1,32 @@
-"""Captions and images of a split with what they retrieve, for the report page's galleries."""
+"""Captions and images of a split with the candidates that they retrieve, for galleries."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from fairseq_mtssl.cli.evaluate_retrieval import TOP, equally_spaced
-from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio, to_pcm16
+from fairseq_mtssl.data.audio import read_audio, to_pcm16
+from fairseq_mtssl.data.manifest import PairManifest
 from fairseq_mtssl.errors import ImageError
+from fairseq_mtssl.evaluation.ranking import compare, exact_scale, expected_rank, tie_counts, top_candidates
+from fairseq_mtssl.evaluation.relevance import relevance_groups
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ
+from fairseq_mtssl.report.gallery import GalleryRow, draw_gallery
 from fairseq_mtssl.report.inline import PICTURE_PX, audio_uri, picture_uri
 from fairseq_mtssl.report.retrieval_gallery import Answer, Clip, Picture, Query
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fairseq_mtssl.inference.embeddings import EncodedSplit
-
-MOST_IMAGES = 8  # asked with: each answer is a caption to be heard, which is what makes a page big
+TOP = 5
+MOST_IMAGES = 8  # queries among the images: each answer is a caption to be heard, which makes a page big
 
 
 @dataclass
 class Gallery:
-    """Both directions. absent: image ids on the page without a file that can be shown, and why."""
+    """Both directions. absent: ids of images on the page without a file that can be shown -> the reason."""
 
     captions: list[Query]
     images: list[Query]
@@ -31,32 +34,70 @@ class Gallery:
 
 
 def build_gallery(
-    encoded: EncodedSplit, relevance: str, count: int, max_samples: int | None = None
+    manifest: PairManifest,
+    speech: Tensor,
+    image: Tensor,
+    relevance: str,
+    count: int,
+    max_samples: int | None = None,
 ) -> Gallery:
-    """Ask with captions at equal distances through the split, whatever they score, and with their images.
+    """Queries are captions at equal distances through the split, whatever they score, and their images.
 
+    speech: (N, D), a row for each caption; image: (M, D), a row for each image id; float32 on the CPU.
     relevance: image or label, what makes an answer right. count: captions, each of another image; at most
-    MOST_IMAGES of their images are asked with. max_samples: of a clip, what the model has heard of it.
+    MOST_IMAGES of their images are queries. max_samples: the part of a clip that the model has heard.
     Raises: AudioError for a caption that cannot be read.
     """
-    from fairseq_mtssl.evaluation.relevance import relevance_groups
-
-    manifest, image_ids = encoded.manifest, encoded.manifest.unique_image_ids
+    image_ids = manifest.unique_image_ids
     groups = relevance_groups(manifest.image_ids, manifest.labels, image_ids, relevance)
-    items = _Items(encoded, max_samples)
+    items = _Items(manifest, max_samples)
     rows = equally_spaced(list(manifest.first_rows.values()), count)
     place = {image_id: row for row, image_id in enumerate(image_ids)}
     images = [place[manifest.image_ids[row]] for row in equally_spaced(rows, MOST_IMAGES)]
     captions = []
-    for row, found in zip(rows, _ask(encoded.speech, encoded.image, *groups, rows), strict=True):
+    for row, found in zip(rows, _retrieve(speech, image, *groups, rows), strict=True):
         answers = [Answer(items.picture(image_ids[i]), score, right) for i, score, right in found.best]
         own = items.picture(manifest.image_ids[row])
         captions.append(Query(items.clip(row), answers, found.rank, found.score, len(image_ids), own))
     asked = []
-    for row, found in zip(images, _ask(encoded.image, encoded.speech, *groups[::-1], images), strict=True):
+    for row, found in zip(images, _retrieve(image, speech, *groups[::-1], images), strict=True):
         answers = [Answer(items.clip(i), score, right) for i, score, right in found.best]
         asked.append(Query(items.picture(image_ids[row]), answers, found.rank, found.score, len(manifest)))
     return Gallery(captions, asked, items.absent)
+
+
+def draw_retrieved(
+    manifest: PairManifest,
+    speech: Tensor,
+    image: Tensor,
+    relevance: str,
+    count: int,
+    out: str | Path,
+    title: str,
+) -> Path:
+    """Draw the captions of `build_gallery` with their best images into a PNG; returns out.
+
+    Raises: ImageError where the manifest has no image files, MissingExtraError without matplotlib.
+    """
+    images = manifest.unique_image_ids
+    groups = relevance_groups(manifest.image_ids, manifest.labels, images, relevance)
+    rows = equally_spaced(list(manifest.first_rows.values()), count)
+    drawn = [
+        GalleryRow(
+            caption=manifest.texts[row] or manifest.caption_ids[row],
+            true_image=manifest.image_path(manifest.image_ids[row]),
+            retrieved=[manifest.image_path(images[i]) for i, _, _ in found.best],
+            hits=[right for _, _, right in found.best],
+        )
+        for row, found in zip(rows, _retrieve(speech, image, *groups, rows), strict=True)
+    ]
+    return draw_gallery(drawn, out, f"{title}: the {min(TOP, len(images))} best of {len(images)} images")
+
+
+def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
+    """So many of the rows at equal distances, or all where there are fewer."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
 
 
 @dataclass(frozen=True)
@@ -68,20 +109,10 @@ class _Found:
     score: float | None
 
 
-def _ask(
+def _retrieve(
     queries: Tensor, candidates: Tensor, query_group: np.ndarray, candidate_group: np.ndarray, rows: list[int]
 ) -> list[_Found]:
-    """What these rows of the queries find among all candidates."""
-    import torch
-
-    from fairseq_mtssl.evaluation.ranking import (
-        compare,
-        exact_scale,
-        expected_rank,
-        tie_counts,
-        top_candidates,
-    )
-
+    """What these rows of the queries retrieve among all candidates."""
     asked, groups = queries[torch.tensor(rows)], torch.from_numpy(query_group[rows])
     order, scores = top_candidates(asked, candidates, TOP)
     # (Q, D) and (C, D) -> (4, Q); both scaled by powers of two, which changes no rank
@@ -108,8 +139,8 @@ def _ask(
 class _Items:
     """Clips and pictures of a split, each read once."""
 
-    def __init__(self, encoded: EncodedSplit, max_samples: int | None) -> None:
-        self.manifest = encoded.manifest
+    def __init__(self, manifest: PairManifest, max_samples: int | None) -> None:
+        self.manifest = manifest
         self.max_samples = max_samples
         self.absent: dict[str, str] = {}
         self._clips: dict[int, Clip] = {}
