@@ -62,13 +62,10 @@ def rank_folder(
         raise ConfigError("--query", [f"{query}: no such file; give a recording or an image"])
     loaded = checkpoints.load_model(checkpoint)
     model, reader = loaded.model.to(device), embeddings.file_reader(loaded.task)
-    encode_query, encode_files = embeddings.encode_speech_files, embeddings.encode_image_files
-    if not images:
-        encode_query, encode_files = encode_files, encode_query
-    asked = encode_query(model, reader, [Path(query)], 1, device)
+    asked = embeddings.encode_files(model, reader, [Path(query)], 1, device, images=not images)
     if asked.skipped:
         raise ConfigError("--query", [asked.skipped[0][1]])
-    found = encode_files(model, reader, paths, batch_size, device)
+    found = embeddings.encode_files(model, reader, paths, batch_size, device, images=images)
     if not found.paths:
         got = f"none of {len(paths)} files can be used, first: {found.skipped[0][1]}"
         raise ConfigError(str(folder), [got])

@@ -69,13 +69,15 @@ class Transcriber:
             wav = read_audio(paths[row], resample=resample)
             return normalise(wav) if normalised else wav
 
-        found = recognise(
-            self.model, decoder, lengths, read, device=self.device, batch_samples=self.batch_samples
+        return recognise(
+            self.model,
+            decoder,
+            paths,
+            lengths,
+            read,
+            device=self.device,
+            batch_samples=self.batch_samples,
         )
-        for row, error in found.errors.items():
-            if not error.startswith(paths[row]):  # an error of the model, which knows no files
-                found.errors[row] = f"{paths[row]}: {error}"
-        return found
 
 
 def read_references(tsv: Path, labels: str, vocabulary: Vocabulary, rows: int) -> list[str]:

@@ -35,9 +35,9 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Abx:
-    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, only what has a number.
+    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, without layers that have none.
 
-    updates: done when it was saved. tokens: that were compared.
+    updates: of the checkpoint. tokens: the number of tokens that were compared.
     """
 
     updates: int
@@ -45,7 +45,7 @@ class Abx:
     errors: Mapping[str, Mapping[str, float]]
 
     def best(self, kind: str) -> tuple[str, float] | None:
-        """Layer and error where the error is lowest; the first of equals; None without any."""
+        """The layer of the lowest error (the first of equals) and the error; None without any."""
         errors = self.errors[kind]
         return min(errors.items(), key=lambda entry: entry[1]) if errors else None
 
@@ -68,9 +68,9 @@ class MeasuredRun:
 
 
 def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
-    """Read a run's folder.
+    """Read the folder of a run.
 
-    Raises: ConfigError if it is none, or a file in it is not what it should be; TrainingLogError without log.
+    Raises: ConfigError if it is no folder, or a file in it is malformed; TrainingLogError without a log.
     """
     if not folder.is_dir():
         got = "is a file" if folder.exists() else "is not there"

@@ -55,14 +55,14 @@ def build_gallery(
     place = {image_id: row for row, image_id in enumerate(image_ids)}
     images = [place[manifest.image_ids[row]] for row in equally_spaced(rows, MOST_IMAGES)]
     captions = []
-    for row, found in zip(rows, _retrieve(speech, image, *groups, rows), strict=True):
-        answers = [Answer(items.picture(image_ids[i]), score, right) for i, score, right in found.best]
+    for row, (best, rank, score) in zip(rows, _retrieve(speech, image, *groups, rows), strict=True):
+        answers = [Answer(items.picture(image_ids[i]), shown, right) for i, shown, right in best]
         own = items.picture(manifest.image_ids[row])
-        captions.append(Query(items.clip(row), answers, found.rank, found.score, len(image_ids), own))
+        captions.append(Query(items.clip(row), answers, rank, score, len(image_ids), own))
     asked = []
-    for row, found in zip(images, _retrieve(image, speech, *groups[::-1], images), strict=True):
-        answers = [Answer(items.clip(i), score, right) for i, score, right in found.best]
-        asked.append(Query(items.picture(image_ids[row]), answers, found.rank, found.score, len(manifest)))
+    for row, (best, rank, score) in zip(images, _retrieve(image, speech, *groups[::-1], images), strict=True):
+        answers = [Answer(items.clip(i), shown, right) for i, shown, right in best]
+        asked.append(Query(items.picture(image_ids[row]), answers, rank, score, len(manifest)))
     return Gallery(captions, asked, items.absent)
 
 
@@ -86,10 +86,10 @@ def draw_retrieved(
         GalleryRow(
             caption=manifest.texts[row] or manifest.caption_ids[row],
             true_image=manifest.image_path(manifest.image_ids[row]),
-            retrieved=[manifest.image_path(images[i]) for i, _, _ in found.best],
-            hits=[right for _, _, right in found.best],
+            retrieved=[manifest.image_path(images[i]) for i, _, _ in best],
+            hits=[right for _, _, right in best],
         )
-        for row, found in zip(rows, _retrieve(speech, image, *groups, rows), strict=True)
+        for row, (best, *_) in zip(rows, _retrieve(speech, image, *groups, rows), strict=True)
     ]
     return draw_gallery(drawn, out, f"{title}: the {min(TOP, len(images))} best of {len(images)} images")
 
@@ -100,18 +100,13 @@ def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-@dataclass(frozen=True)
-class _Found:
-    """best: (candidate, score, right), best first. rank and score: of the best right one."""
-
-    best: list[tuple[int, float, bool]]
-    rank: float | None
-    score: float | None
+Found = tuple[list[tuple[int, float, bool]], float | None, float | None]
+"""(candidate, score, right), best first; then the rank and the score of the best right candidate, if any."""
 
 
 def _retrieve(
     queries: Tensor, candidates: Tensor, query_group: np.ndarray, candidate_group: np.ndarray, rows: list[int]
-) -> list[_Found]:
+) -> list[Found]:
     """What these rows of the queries retrieve among all candidates."""
     asked, groups = queries[torch.tensor(rows)], torch.from_numpy(query_group[rows])
     order, scores = top_candidates(asked, candidates, TOP)
@@ -123,16 +118,16 @@ def _retrieve(
         torch.from_numpy(candidate_group),
     )
     counts = tie_counts(*compared).numpy()
-    found = []
+    found: list[Found] = []
     for query, (best, scored) in enumerate(zip(order.tolist(), scores.tolist(), strict=True)):
         right = candidate_group == query_group[rows[query]]
         shown = [(i, score, bool(right[i])) for i, score in zip(best, scored, strict=True)]
         if not right.any():
-            found.append(_Found(shown, None, None))
+            found.append((shown, None, None))
             continue
         rank = expected_rank(*(counts[:3, query : query + 1]))[0]
         relevant = candidates[torch.from_numpy(np.flatnonzero(right))].double()
-        found.append(_Found(shown, float(rank), float((relevant @ asked[query].double()).max())))
+        found.append((shown, float(rank), float((relevant @ asked[query].double()).max())))
     return found
 
 
