@@ -35,7 +35,7 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Abx:
-    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, without layers that have none.
+    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, of layers that have one.
 
     updates: of the checkpoint. tokens: the number of tokens that were compared.
     """

@@ -66,7 +66,7 @@ def audio_uri(pcm: np.ndarray, rate_hz: int) -> str:
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     """A figure as SVG for the body of a page, in the colours and the font of the page.
 
-    name: of letters and digits, different from the name of every other drawing of the page; ids begin with it.
+    name: of letters and digits, different for every drawing of the page; ids begin with it.
     label: a description for screen readers.
     """
     import matplotlib

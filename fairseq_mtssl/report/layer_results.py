@@ -82,8 +82,8 @@ class LayerResult:
 def in_series(results: Sequence[LayerResult]) -> list[list[LayerResult]]:
     """Results grouped by folder and name without its last number, in the order of that number.
 
-    Files of several checkpoints make one series. A file without a number, such as abx.json beside abx_100.json,
-    is the last of its series.
+    Files of several checkpoints make one series. A file without a number, such as abx.json beside
+    abx_100.json, is the last of its series.
     """
     series: dict[tuple[Path, str, bool], list[tuple[float, LayerResult]]] = {}
     for result in results:
