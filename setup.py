@@ -23,6 +23,8 @@ CORE = [
     "editdistance>=0.8.1",
     "fairseq-fixed>=0.12.3.1,<0.12.4",
     "hydra-core>=1.3,<1.4",
+    "jinja2>=3.1",
+    "markupsafe>=2.1",
     "numpy>=1.26",
     "omegaconf>=2.3,<2.4",
     "pillow>=10",
@@ -53,6 +55,8 @@ EXTRAS["dev"] = [
     "hypothesis>=6.100",
     "kaldi-native-fbank>=1.20",
     "mypy>=1.11",
+    # drives Debian's Chromium in the tests of the report page; no browser of its own is downloaded
+    "playwright>=1.45",
     "pytest>=8",
     "ruff>=0.6",
     "safetensors>=0.4",
@@ -118,7 +122,10 @@ setup(
         # a namespace shared with the plugins of other packages: hydra_plugins has no __init__.py
         *find_namespace_packages(include=["hydra_plugins.*"]),
     ],
-    package_data={"fairseq_mtssl.config": ["*.yaml"], "fairseq_mtssl.report": ["*.css", "*.js"]},
+    package_data={
+        "fairseq_mtssl.config": ["*.yaml"],
+        "fairseq_mtssl.report": ["*.css", "*.js", "templates/*.j2"],
+    },
     entry_points={"console_scripts": ["mtssl = fairseq_mtssl.cli.main:main"]},
     ext_modules=[native(*each) for each in BUILDS] if on_x86 else [],
     cmdclass={"build_ext": BuildApart},

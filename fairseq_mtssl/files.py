@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+from fairseq_mtssl.errors import ConfigError
 
 
 @contextmanager
@@ -49,3 +52,29 @@ def sha256_of(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def prepare_output(path: str | Path) -> Path:
+    """Make the folder of a file that a long job will write. Raises: ConfigError where that cannot be."""
+    path = Path(path)
+    if path.is_dir():
+        raise ConfigError(str(path), ["is a folder; give the path of the file to write"])
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        got = f"its folder cannot be made ({error.strerror})"
+        raise ConfigError(str(path), [f"{got}; give another"]) from error
+    return path
+
+
+def write_output(path: str | Path, text: str) -> None:
+    """Write a file that the user named, whole or not at all. Raises: ConfigError if it cannot be written."""
+    try:
+        write_text(Path(path), text)
+    except OSError as error:
+        raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another path"]) from error
+
+
+def write_json(path: str | Path, content: dict[str, Any]) -> None:
+    """Write indented JSON as `write_output` does."""
+    write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -325,12 +325,6 @@ def abx_stages(run: Stage, item: Path, data: Path, parts: Sequence[int]) -> list
     return [stages.abx_stage(run, kept[updates], updates, item, data, ABX_OPTIONS) for updates in chosen]
 
 
-def seed_of(run: Path) -> tuple[int, str]:
-    """The seed that the name of a run's folder ends in, then the name."""
-    seed = re.search(r"-seed(\d+)$", run.name)
-    return int(seed[1]) if seed else 0, run.name
-
-
 def papers_of(titles: Mapping[Path, str], out: Path, needs: Sequence[str] = ()) -> dict[str, Stage]:
     """`mtssl report … --paper`: of the nine, and where there are more, of all in a folder of its own.
 
@@ -338,11 +332,7 @@ def papers_of(titles: Mapping[Path, str], out: Path, needs: Sequence[str] = ()) 
     """
     nine = {variant.title for variant in NINE.values()}
     rows = [variant.title for variant in (*NINE.values(), *BRANCHES.values())]
-    # by seed within a row: figures of one seed stand at one place everywhere
-    ordered = sorted(
-        titles,
-        key=lambda run: (rows.index(titles[run]) if titles[run] in rows else len(rows), seed_of(run)),
-    )
+    ordered = sorted(titles, key=lambda run: rows.index(titles[run]) if titles[run] in rows else len(rows))
     chosen = {"paper": [folder for folder in ordered if titles[folder] in nine]}
     if len(chosen["paper"]) < len(titles):
         chosen["branches"] = ordered

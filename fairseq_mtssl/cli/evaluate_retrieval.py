@@ -3,26 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fairseq_mtssl.cli.options import (
-    add_model_arguments,
-    pick_device,
-    positive_int,
-    prepare_output,
-    write_json,
-)
-
-if TYPE_CHECKING:
-    import torch
-
-    from fairseq_mtssl.evaluation.retrieval import RetrievalResult
-    from fairseq_mtssl.inference.embeddings import EncodedSplit
+from fairseq_mtssl.cli.options import add_model_arguments, pick_device, positive_int
+from fairseq_mtssl.files import prepare_output, write_json
 
 HELP = "measure speech–image retrieval of a checkpoint on a split"
-TOP = 5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,73 +32,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode, score, print; write what was asked for."""
+    from fairseq_mtssl.inference.retrieval import evaluate_split
+    from fairseq_mtssl.report.retrieval_queries import draw_retrieved
+
     outputs = [prepare_output(path) for path in (args.json, args.gallery) if path]
-    encoded, result = evaluate(
-        args.checkpoint, args.data, args.split, args.relevance, args.batch_size, pick_device(args.device)
+    device = pick_device(args.device)
+    encoded, result = evaluate_split(
+        args.checkpoint, args.data, args.split, args.relevance, args.batch_size, device
     )
     if args.json:
         write_json(args.json, result.to_json())
     print(result.format_table(), flush=True)
     if args.gallery:
-        gallery(encoded, args.gallery, args.relevance, args.gallery_rows, args.split)
+        split = (encoded.manifest, encoded.speech, encoded.image)
+        draw_retrieved(*split, args.relevance, args.gallery_rows, args.gallery, f"split {args.split}")
     for path in outputs:
         print(f"wrote {path}")
     return 0
-
-
-def evaluate(
-    checkpoint: str | Path,
-    data: str | Path,
-    split: str,
-    relevance: str,
-    batch_size: int,
-    device: torch.device,
-) -> tuple[EncodedSplit, RetrievalResult]:
-    """Embeddings of a split and their retrieval scores. Raises: MtsslError of whatever does not fit."""
-    from fairseq_mtssl import checkpoints
-    from fairseq_mtssl.evaluation.relevance import relevance_groups
-    from fairseq_mtssl.evaluation.retrieval import evaluate_retrieval
-    from fairseq_mtssl.inference.embeddings import encode_split
-
-    # no split is the training split here: none is cut, shuffled or perturbed as in training
-    loaded = checkpoints.load_model(checkpoint, data=str(data), overrides={"task": {"train_subset": ""}})
-    loaded.task.load_dataset(split)
-    encoded = encode_split(loaded.model.to(device), loaded.task.dataset(split), batch_size, device)
-    manifest = encoded.manifest
-    groups = relevance_groups(manifest.image_ids, manifest.labels, manifest.unique_image_ids, relevance)
-    return encoded, evaluate_retrieval(
-        encoded.speech, encoded.image, *groups, split=split, relevance=relevance
-    )
-
-
-def gallery(encoded: EncodedSplit, out: str | Path, relevance: str, rows: int, split: str) -> Path:
-    """Draw captions, taken at equal distances through the split whatever they score, with their best images.
-
-    Raises: ImageError where the manifest has no image files, MissingExtraError without matplotlib.
-    """
-    import torch
-
-    from fairseq_mtssl.evaluation.ranking import top_candidates
-    from fairseq_mtssl.evaluation.relevance import relevance_groups
-    from fairseq_mtssl.report.gallery import GalleryRow, draw_gallery
-
-    manifest, images = encoded.manifest, encoded.manifest.unique_image_ids
-    caption_group, image_group = relevance_groups(manifest.image_ids, manifest.labels, images, relevance)
-    picked = equally_spaced(list(manifest.first_rows.values()), rows)
-    best, _ = top_candidates(encoded.speech[torch.tensor(picked)], encoded.image, TOP)
-    drawn = [
-        GalleryRow(
-            caption=manifest.texts[caption] or manifest.caption_ids[caption],
-            true_image=manifest.image_path(manifest.image_ids[caption]),
-            retrieved=[manifest.image_path(images[i]) for i in ranked],
-            hits=[bool(image_group[i] == caption_group[caption]) for i in ranked],
-        )
-        for caption, ranked in zip(picked, best.tolist(), strict=True)
-    ]
-    return draw_gallery(drawn, out, title=f"split {split}: the {best.shape[1]} best of {len(images)} images")
-
-
-def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
-    """So many of the rows, or all where there are fewer, at equal distances: chosen whatever they score."""
-    count = min(count, len(rows))
-    return [rows[i * len(rows) // count] for i in range(count)]

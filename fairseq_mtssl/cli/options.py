@@ -1,22 +1,21 @@
-"""Options and files that several subcommands share."""
+"""Options that several subcommands share."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.files import write_text
+from fairseq_mtssl.files import prepare_output as prepare_output
+from fairseq_mtssl.files import write_json as write_json
 
 if TYPE_CHECKING:
     import torch
 
 
 class Renamed(argparse.Action):
-    """An option with an earlier name, which still works and is warned of: the last of its names."""
+    """An option whose last name is an earlier one, which still works with a warning."""
 
     def __call__(
         self,
@@ -92,37 +91,6 @@ def positive_int(text: str) -> int:
 
 def pick_device(name: str) -> torch.device:
     """The device of a --device option. Raises: ConfigError for cuda without CUDA."""
-    import torch
+    from fairseq_mtssl.inference import devices
 
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    elif name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("--device", ["cuda, but torch finds no CUDA device; take cpu or auto"])
-    return torch.device(name)
-
-
-def prepare_output(path: str | Path) -> Path:
-    """Make the folder of a file that a long job will write. Raises: ConfigError where that cannot be."""
-    path = Path(path)
-    if path.is_dir():
-        raise ConfigError(str(path), ["is a folder; give the path of the file to write"])
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            str(path), [f"its folder cannot be made ({error.strerror}); give another"]
-        ) from error
-    return path
-
-
-def write_json(path: str | Path, content: dict[str, Any]) -> None:
-    """Write indented JSON, whole or not at all. Raises: ConfigError if the file cannot be written."""
-    write_output(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-
-
-def write_output(path: str | Path, text: str) -> None:
-    """Write a file that the user named, whole or not at all. Raises: ConfigError if it cannot be written."""
-    try:
-        write_text(Path(path), text)
-    except OSError as error:
-        raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another path"]) from error
+    return devices.pick_device(name)

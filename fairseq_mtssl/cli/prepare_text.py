@@ -1,4 +1,4 @@
-"""`mtssl prepare-text`: transcripts into what fine-tuning and decoding read."""
+"""`mtssl prepare-text`: make the files that fine-tuning and decoding read from transcripts."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read all, check all, write all, say what."""
+    """Read and check the texts of all splits, write the files, print what was written."""
     from fairseq_mtssl.data import finetuning_text
     from fairseq_mtssl.data.manifest import find_splits, read_lines
     from fairseq_mtssl.data.text_source import read_split_texts

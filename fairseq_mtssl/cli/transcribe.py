@@ -1,27 +1,16 @@
-"""`mtssl transcribe`: what a fine-tuned model hears, and how much of it is wrong."""
+"""`mtssl transcribe`: the text that a fine-tuned model recognises, and its word errors."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fairseq_mtssl.cli.options import (
-    add_compute_arguments,
-    pick_device,
-    positive_int,
-    prepare_output,
-    write_json,
-    write_output,
-)
-from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.cli.options import add_compute_arguments, pick_device, positive_int
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.files import prepare_output, write_json, write_output
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from fairseq_mtssl.decoding.vocabulary import Vocabulary
-    from fairseq_mtssl.inference.recognition import Decoder, Recognised
+    from fairseq_mtssl.inference.transcription import Transcriber
 
 HELP = "transcribe a split and measure word errors, or transcribe recordings, with a fine-tuned model"
 SOME_FAILED = 2
@@ -60,25 +49,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Transcribe, print, write."""
-    from fairseq_mtssl import checkpoints
-    from fairseq_mtssl.inference.recognition import vocabulary_of
+    from fairseq_mtssl.inference.transcription import Transcriber
 
     if (args.data is None) == (not args.audio):
         raise ConfigError("--data", ["give either --data DIR with --split S, or recordings"])
     check_search(args)
     outputs = [prepare_output(path) for path in (args.json, args.hypotheses) if path]
-    loaded = checkpoints.load_model(args.checkpoint)
-    symbols = vocabulary_of(loaded.task, args.checkpoint)
-    loaded.model.to(pick_device(args.device))
-    decoder = choose_decoder(args, symbols)
-    if args.data is not None:
-        answer = transcribe_split(args, loaded, symbols, decoder)
-    else:
-        answer = transcribe_files(args, loaded, decoder)
+    transcriber = Transcriber(args.checkpoint, pick_device(args.device), args.batch_seconds)
+    answer = print_files(args, transcriber) if args.data is None else print_split(args, transcriber)
     if args.json:
         write_json(args.json, answer)
     if args.hypotheses:
-        write_hypotheses(args.hypotheses, answer["hypotheses"])
+        write_output(args.hypotheses, format_hypotheses(answer["hypotheses"]))
     for path in outputs:
         print(f"wrote {path}")
     return SOME_FAILED if answer.get("skipped") else 0
@@ -101,139 +83,45 @@ def check_search(args: argparse.Namespace) -> None:
         raise ConfigError("--lexicon", ["missing", *errors])
 
 
-def choose_decoder(args: argparse.Namespace, symbols: Vocabulary) -> Any:
-    """Greedy, or with --lexicon a beam search."""
+def choose_decoder(args: argparse.Namespace, transcriber: Transcriber) -> Any:
+    """The greedy decoder, or with --lexicon a beam search."""
     from fairseq_mtssl.decoding.greedy import GreedyDecoder
     from fairseq_mtssl.decoding.lexicon import read_lexicon
     from fairseq_mtssl.decoding.lexicon_beam import BeamOptions, LexiconBeamDecoder
 
     if args.lexicon is None:
-        return GreedyDecoder(symbols)
+        return GreedyDecoder(transcriber.vocabulary)
     given = {name: getattr(args, name) for name in SEARCH if getattr(args, name) is not None}
-    decoder = LexiconBeamDecoder(symbols, read_lexicon(args.lexicon, symbols), args.lm, BeamOptions(**given))
+    vocabulary, options = transcriber.vocabulary, BeamOptions(**given)
+    decoder = LexiconBeamDecoder(vocabulary, read_lexicon(args.lexicon, vocabulary), args.lm, options)
     decoder.about["lexicon"] = str(args.lexicon)
     return decoder
 
 
-def transcribe_split(
-    args: argparse.Namespace, loaded: Any, symbols: Vocabulary, decoder: Any
-) -> dict[str, Any]:
-    """Numbers and texts of a split, as --json writes them; prints the numbers.
-
-    Raises: ManifestError if the manifest, the references or any recording cannot be used.
-    """
-    from fairseq_mtssl.data.manifest import read_audio_manifest
-    from fairseq_mtssl.evaluation.transcription import evaluate_transcription, import_jiwer
-
-    import_jiwer()
-    manifest = read_audio_manifest(Path(args.data) / f"{args.split}.tsv")
-    references = read_references(manifest.path, str(loaded.cfg.task.labels), symbols, len(manifest))
-    paths = [manifest.audio_path(row) for row in range(len(manifest))]
-    heard = _recognise(args, loaded, decoder, paths, manifest.sizes.tolist(), resample=False)
-    if heard.errors:
-        errors = [f"line {row + 2}: {error}" for row, error in sorted(heard.errors.items())]
-        raise ManifestError(manifest.path, errors)
-    texts = [heard.texts[row] for row in range(len(manifest))]
-    result = evaluate_transcription(references, texts)
+def print_split(args: argparse.Namespace, transcriber: Transcriber) -> dict[str, Any]:
+    """Print the word errors of a split. Returns: numbers and texts, as --json writes them."""
+    decoder = choose_decoder(args, transcriber)
+    result, hypotheses = transcriber.transcribe_split(args.data, args.split, decoder)
     print(f"split {args.split}, {decoder.about['name'].replace('_', ' ')} decoding")
     print(result.format_table(), flush=True)
-    rows = zip(manifest.files, texts, references, strict=True)
-    return {
-        "split": args.split,
-        **result.to_json(),
-        "decoder": decoder.about,
-        "hypotheses": [{"file": file, "hypothesis": text, "reference": said} for file, text, said in rows],
-    }
+    return {"split": args.split, **result.to_json(), "decoder": decoder.about, "hypotheses": hypotheses}
 
 
-def read_references(tsv: Path, labels: str, symbols: Vocabulary, rows: int) -> list[str]:
-    """The words of a split: those of its .wrd, or those that its labels spell.
-
-    Raises: ManifestError if there is neither, another number of rows than the manifest has, or an empty one.
-    """
-    from fairseq_mtssl.data.manifest import read_lines
-
-    path = tsv.with_suffix(".wrd")
-    spelled = tsv.with_suffix(f".{labels}")
-    if not path.is_file() and not spelled.is_file():
-        hint = "Write it with mtssl prepare-text, or name the recordings instead of --data"
-        raise ManifestError(
-            path, [f"is not there, nor is {spelled.name}: nothing to measure against. {hint}."]
-        )
-    if path.is_file():
-        references = [" ".join(line.split()) for line in read_lines(path)]
-    else:
-        path = spelled
-        references = [symbols.join(line.split()) for line in read_lines(path)]
-    errors = [f"line {row} is empty. Drop the row." for row, said in enumerate(references, 1) if not said]
-    if len(references) != rows:
-        errors.append(f"{len(references)} lines for {rows} utterances of {tsv.name}. Write both again.")
-    if errors:
-        raise ManifestError(path, errors)
-    return references
-
-
-def transcribe_files(args: argparse.Namespace, loaded: Any, decoder: Any) -> dict[str, Any]:
-    """Texts of recordings, as --json writes them; prints a line each. What cannot be used is named."""
-    lengths = [_claimed_samples(path) for path in args.audio]
-    heard = _recognise(args, loaded, decoder, args.audio, lengths, resample=True)
+def print_files(args: argparse.Namespace, transcriber: Transcriber) -> dict[str, Any]:
+    """Print the text of each recording. Returns: texts and what was skipped, as --json writes them."""
+    decoder = choose_decoder(args, transcriber)
+    found = transcriber.transcribe_files(args.audio, decoder)
     for row, path in enumerate(args.audio):
-        print(f"{path}\t{heard.texts[row]}" if row in heard.texts else f"skipped {heard.errors[row]}")
+        print(f"{path}\t{found.texts[row]}" if row in found.texts else f"skipped {found.errors[row]}")
+    texts, errors = sorted(found.texts.items()), sorted(found.errors.items())
     return {
         "decoder": decoder.about,
-        "hypotheses": [
-            {"file": args.audio[row], "hypothesis": text} for row, text in sorted(heard.texts.items())
-        ],
-        "skipped": [
-            {"file": args.audio[row], "reason": error} for row, error in sorted(heard.errors.items())
-        ],
+        "hypotheses": [{"file": args.audio[row], "hypothesis": text} for row, text in texts],
+        "skipped": [{"file": args.audio[row], "reason": error} for row, error in errors],
     }
 
 
-def _claimed_samples(path: str) -> int:
-    """Samples at 16 kHz as the header says; 0 of what cannot be read, which reading it will tell."""
-    from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_header
-    from fairseq_mtssl.errors import AudioError
-
-    try:
-        samples, rate_hz = read_header(path)
-    except AudioError:
-        return 0
-    return round(samples * SAMPLE_RATE_HZ / rate_hz)
-
-
-def _recognise(
-    args: argparse.Namespace,
-    loaded: Any,
-    decoder: Decoder,
-    paths: Sequence[str],
-    lengths: Sequence[int],
-    resample: bool,
-) -> Recognised:
-    """Read as the model was trained: normalised, or as the file has it."""
-    from fairseq_mtssl.checkpoints import trained_on_normalised
-    from fairseq_mtssl.data.audio import normalise, read_audio
-    from fairseq_mtssl.features.base import batch_samples
-    from fairseq_mtssl.inference.recognition import recognise
-
-    normalised = trained_on_normalised(loaded.cfg)
-    resample = resample or bool(getattr(loaded.cfg.task, "resample", False))
-
-    def read(row: int) -> np.ndarray:
-        wav = read_audio(paths[row], resample=resample)
-        return normalise(wav) if normalised else wav
-
-    device = pick_device(args.device)
-    samples = batch_samples(args.batch_seconds, device)
-    heard = recognise(loaded.model, decoder, lengths, read, device=device, batch_samples=samples)
-    for row, error in heard.errors.items():
-        if not error.startswith(paths[row]):  # the model's: it knows no files
-            heard.errors[row] = f"{paths[row]}: {error}"
-    return heard
-
-
-def write_hypotheses(path: str | Path, rows: Sequence[dict[str, str]]) -> None:
-    """A table with the columns on its first line. Raises: ConfigError if it cannot be written."""
+def format_hypotheses(rows: list[dict[str, str]]) -> str:
+    """A tab-separated table with the names of its columns on the first line."""
     names = list(rows[0]) if rows else ["file", "hypothesis"]
-    lines = ["\t".join(names), *("\t".join(row[name] for name in names) for row in rows)]
-    write_output(path, "".join(f"{line}\n" for line in lines))
+    return "".join("\t".join(cells) + "\n" for cells in (names, *(row.values() for row in rows)))

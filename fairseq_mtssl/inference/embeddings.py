@@ -1,4 +1,4 @@
-"""Embeddings of a split, or of loose files: batched, with a progress bar, back in the order asked for."""
+"""Embeddings of a split or of single files, in batches, with a progress bar, in the order asked for."""
 
 from __future__ import annotations
 
@@ -11,18 +11,17 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
-from fairseq_mtssl.errors import ConfigError, MtsslError
+from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.inference.batches import progress_bar, run_rows
 from fairseq_mtssl.prefetch import read_ahead
 
 T = TypeVar("T")
-QUIET_S = 1.0  # jobs shorter than this show no bar
 
 
 class Encoder(Protocol):
-    """What is used of a model."""
+    """The methods of a model that are used here."""
 
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor: ...
 
@@ -30,7 +29,7 @@ class Encoder(Protocol):
 
 
 class FileReader(Protocol):
-    """What is used of a PairDataset to encode loose files."""
+    """The methods of a PairDataset that encoding single files needs."""
 
     def read_speech_file(self, path: str) -> Tensor: ...
 
@@ -44,7 +43,7 @@ class FileReader(Protocol):
 
 
 class PairSource(FileReader, Protocol):
-    """What is used of a PairDataset to encode its split."""
+    """The parts of a PairDataset that encoding its split needs."""
 
     manifest: PairManifest
 
@@ -55,7 +54,7 @@ class PairSource(FileReader, Protocol):
 
 @dataclass(frozen=True)
 class EncodedSplit:
-    """speech: (N, D), a row a caption; image: (M, D), a row a unique image id; on the CPU, float32."""
+    """speech: (N, D), a row for each caption; image: (M, D), a row for each image id; float32 on the CPU."""
 
     manifest: PairManifest
     speech: Tensor
@@ -64,7 +63,7 @@ class EncodedSplit:
 
 @dataclass(frozen=True)
 class EncodedFiles:
-    """embeddings: (F, D), a row a file of `paths`; skipped: (file, why) of those that could not be used."""
+    """embeddings: (F, D), a row for each of `paths`; skipped: (file, reason) of unusable files."""
 
     paths: list[Path]
     embeddings: Tensor
@@ -105,28 +104,32 @@ def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: t
     return EncodedSplit(manifest, ordered, image)
 
 
-def encode_speech_files(
-    model: Encoder, reader: FileReader, paths: Sequence[Path], batch_size: int, device: torch.device
+def encode_files(
+    model: Encoder,
+    reader: FileReader,
+    paths: Sequence[Path],
+    batch_size: int,
+    device: torch.device,
+    *,
+    images: bool,
 ) -> EncodedFiles:
-    """Audio files in the order given; unusable ones are skipped and named."""
-    return _encode_files(
-        paths,
-        reader.read_speech_file,
-        reader.collate_speech,
-        partial(encode_clips, model),
-        batch_size,
-        device,
-        "captions",
-    )
+    """Image or audio files in the order given; files that cannot be used are skipped and named.
 
+    Files of similar size share a batch.
+    """
+    by_size = sorted(range(len(paths)), key=lambda i: paths[i].stat().st_size, reverse=True)
+    batches = [by_size[start : start + batch_size] for start in range(0, len(by_size), batch_size)]
+    read: Callable[[str], Any] = reader.read_image_file if images else reader.read_speech_file
 
-def encode_image_files(
-    model: Encoder, reader: FileReader, paths: Sequence[Path], batch_size: int, device: torch.device
-) -> EncodedFiles:
-    """Image files in the order given; unusable ones are skipped and named."""
-    return _encode_files(
-        paths, reader.read_image_file, reader.collate_images, model.encode_image, batch_size, device, "images"
-    )
+    def run(items: list[Any]) -> list[Tensor]:
+        batch = to_device(reader.collate_images(items) if images else reader.collate_speech(items), device)
+        return list(_to_cpu(model.encode_image(batch) if images else encode_clips(model, batch)))
+
+    title = "encode images" if images else "encode captions"
+    rows, reasons = run_rows(batches, lambda i: read(str(paths[i])), run, paths, title)
+    kept, skipped = sorted(rows), sorted(reasons)
+    embeddings = torch.stack([rows[i] for i in kept]) if kept else torch.empty(0, 0)
+    return EncodedFiles([paths[i] for i in kept], embeddings, [(paths[i], reasons[i]) for i in skipped])
 
 
 def file_reader(task: Any) -> FileReader:
@@ -162,59 +165,11 @@ def encode(
     """
     batches = [items[start : start + batch_size] for start in range(0, len(items), batch_size)]
     rows = []
-    with _bar(len(items), what) as bar, torch.inference_mode():
+    with progress_bar(len(items), f"encode {what}") as bar, torch.inference_mode():
         for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
             rows.append(_to_cpu(encode(to_device(loaded, device))))
             bar.update(len(batch))
     return torch.cat(rows)
-
-
-def _encode_files(
-    paths: Sequence[Path],
-    read: Callable[[str], T],
-    collate: Callable[[Sequence[T]], Any],
-    encode: Callable[[Any], Tensor],
-    batch_size: int,
-    device: torch.device,
-    what: str,
-) -> EncodedFiles:
-    """Files of like size share a batch; one that cannot be read, or that the model refuses, is skipped."""
-    by_size = sorted(range(len(paths)), key=lambda i: paths[i].stat().st_size, reverse=True)
-    batches = [by_size[start : start + batch_size] for start in range(0, len(by_size), batch_size)]
-    rows: dict[int, Tensor] = {}
-    reasons: dict[int, str] = {}
-
-    def load(indices: Sequence[int]) -> list[tuple[int, T]]:
-        read_well = []
-        for i in indices:
-            try:
-                read_well.append((i, read(str(paths[i]))))
-            except MtsslError as error:
-                reasons[i] = str(error)
-        return read_well
-
-    def embed(loaded: Sequence[tuple[int, T]]) -> None:
-        try:
-            embedded = _to_cpu(encode(to_device(collate([item for _, item in loaded]), device)))
-        except MtsslError as error:
-            if len(loaded) == 1:
-                reasons[loaded[0][0]] = f"{paths[loaded[0][0]]}: {error}"
-                return
-            for one in loaded:  # the model refuses the batch for one of its files: find which
-                embed([one])
-        else:
-            rows.update(zip((i for i, _ in loaded), embedded, strict=True))
-
-    with _bar(len(paths), what) as bar, torch.inference_mode():
-        for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
-            if loaded:
-                embed(loaded)
-            bar.update(len(batch))
-    kept = sorted(rows)
-    embeddings = torch.stack([rows[i] for i in kept]) if kept else torch.empty(0, 0)
-    return EncodedFiles(
-        [paths[i] for i in kept], embeddings, [(paths[i], reasons[i]) for i in sorted(reasons)]
-    )
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -226,8 +181,3 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 def _to_cpu(embeddings: Tensor) -> Tensor:
     return embeddings.to("cpu", torch.float32)
-
-
-def _bar(total: int, what: str) -> tqdm:
-    """A progress bar on stderr with the time left."""
-    return tqdm(total=total, desc=f"encode {what}", unit="", delay=QUIET_S, dynamic_ncols=True)

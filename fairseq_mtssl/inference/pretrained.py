@@ -25,6 +25,7 @@ from fairseq_mtssl.data.images import square_pixels
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
+from fairseq_mtssl.inference.devices import pick_device
 from fairseq_mtssl.inference.embeddings import encode, encode_clips, file_reader
 
 Speech = str | Path | np.ndarray | Tensor
@@ -130,8 +131,8 @@ def load_model(checkpoint: str | Path, device: str = "auto") -> Pretrained:
     """A checkpoint of this package, or of fairseq's wav2vec2, hubert or data2vec_audio.
 
     device: a torch device; auto: CUDA if there is any. No file of the training but the checkpoint is needed.
-    Raises: CheckpointError if it is none of them.
+    Raises: CheckpointError if it is none of them, ConfigError for CUDA where there is none.
     """
-    chosen = "cuda" if device == "auto" and torch.cuda.is_available() else device.replace("auto", "cpu")
+    chosen = pick_device(device)
     upstream = checkpoints.load_upstream(checkpoint)
-    return Pretrained(upstream.model, upstream.task, upstream.normalised, torch.device(chosen))
+    return Pretrained(upstream.model, upstream.task, upstream.normalised, chosen)

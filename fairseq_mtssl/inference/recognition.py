@@ -1,4 +1,4 @@
-"""What a CTC model hears in many recordings: batched by length, with a progress bar, errors kept apart."""
+"""The texts that a CTC model recognises in many recordings, in batches of similar length."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from fairseq_mtssl.decoding.vocabulary import Vocabulary
 from fairseq_mtssl.errors import CheckpointError, ConfigError, MtsslError
 from fairseq_mtssl.features.base import bucket
-from fairseq_mtssl.inference.embeddings import QUIET_S
-from fairseq_mtssl.prefetch import read_ahead
+from fairseq_mtssl.inference.batches import run_rows
 
 Decoder = Callable[[np.ndarray], str]
 
 
 @dataclass
 class Recognised:
-    """texts: by row; errors: what is wrong with the rows that have no text."""
+    """texts: by row; errors: by row, of those that have no text."""
 
     texts: dict[int, str] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
@@ -42,51 +40,26 @@ def vocabulary_of(task: Any, checkpoint: str | Path) -> Vocabulary:
 def recognise(
     model: Any,
     decoder: Decoder,
+    names: Sequence[str],
     lengths: Sequence[int],
     read: Callable[[int], np.ndarray],
     *,
     device: torch.device,
     batch_samples: int | None,
 ) -> Recognised:
-    """Text of each of len(lengths) recordings.
+    """The text of each recording.
 
-    lengths: samples, as good as known; read: row -> (S,) float32 as the model takes it, or an MtsslError.
-    A recording that cannot be read, or that the model refuses, is a error of its row.
+    names: for errors; lengths: samples, as far as known; read: row -> (S,) float32 as the model takes it, or
+    an MtsslError that names the recording. batch_samples: None for one recording at a time.
     """
-    found = Recognised()
-    batches = bucket(lengths, batch_samples or 0)
 
-    def load(rows: Sequence[int]) -> list[tuple[int, np.ndarray]]:
-        loaded = []
-        for row in rows:
-            try:
-                loaded.append((row, read(row)))
-            except MtsslError as error:
-                found.errors[row] = str(error)
-        return loaded
+    def run(clips: list[np.ndarray]) -> list[str]:
+        rows = log_probabilities(model, clips, device)
+        if any(np.isnan(log_probs).any() for log_probs in rows):
+            raise MtsslError("the model gives NaN. Its training has diverged, or the recording is odd.")
+        return [decoder(log_probs) for log_probs in rows]
 
-    def hear(clips: Sequence[tuple[int, np.ndarray]]) -> None:
-        try:
-            rows = log_probabilities(model, [clip for _, clip in clips], device)
-        except MtsslError as error:
-            if len(clips) == 1:
-                found.errors[clips[0][0]] = str(error)
-                return
-            for clip in clips:  # the model refuses the batch for one of them: find which
-                hear([clip])
-            return
-        for (row, _), log_probs in zip(clips, rows, strict=True):
-            if np.isnan(log_probs).any():
-                found.errors[row] = "the model gives NaN. Its training has diverged, or the recording is odd."
-            else:
-                found.texts[row] = decoder(log_probs)
-
-    with tqdm(total=len(lengths), desc="transcribe", unit="", delay=QUIET_S, dynamic_ncols=True) as bar:
-        for batch, loaded in zip(batches, read_ahead(load, batches, ahead=1), strict=True):
-            if loaded:
-                hear(loaded)
-            bar.update(len(batch))
-    return found
+    return Recognised(*run_rows(bucket(lengths, batch_samples or 0), read, run, names, "transcribe"))
 
 
 def log_probabilities(model: Any, clips: Sequence[np.ndarray], device: torch.device) -> list[np.ndarray]:

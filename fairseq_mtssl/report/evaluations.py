@@ -35,9 +35,9 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Abx:
-    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, only what has a number.
+    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, of layers that have one.
 
-    updates: done when it was saved. tokens: that were compared.
+    updates: of the checkpoint. tokens: the number of tokens that were compared.
     """
 
     updates: int
@@ -45,7 +45,7 @@ class Abx:
     errors: Mapping[str, Mapping[str, float]]
 
     def best(self, kind: str) -> tuple[str, float] | None:
-        """Layer and error where the error is lowest; the first of equals; None without any."""
+        """The layer of the lowest error (the first of equals) and the error; None without any."""
         errors = self.errors[kind]
         return min(errors.items(), key=lambda entry: entry[1]) if errors else None
 
@@ -68,9 +68,9 @@ class MeasuredRun:
 
 
 def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
-    """Read a run's folder.
+    """Read the folder of a run.
 
-    Raises: ConfigError if it is none, or a file in it is not what it should be; TrainingLogError without log.
+    Raises: ConfigError if it is no folder, or a file in it is malformed; TrainingLogError without a log.
     """
     if not folder.is_dir():
         got = "is a file" if folder.exists() else "is not there"
@@ -99,7 +99,7 @@ def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
 
 
 def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
-    """Runs of each variant, one a seed. Raises: ConfigError if a seed is there twice."""
+    """Runs of each variant in the order of their seeds. Raises: ConfigError if a seed is there twice."""
     groups: dict[str, list[MeasuredRun]] = {}
     errors = []
     for run in runs:
@@ -113,7 +113,12 @@ def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
         same.append(run)
     if errors:
         raise ConfigError("runs", errors)
-    return groups
+    return {variant: sorted(same, key=_seed_order) for variant, same in groups.items()}
+
+
+def _seed_order(run: MeasuredRun) -> tuple[bool, int]:
+    """Numbers in their order, then others as they were given."""
+    return (False, int(run.seed)) if run.seed.isdecimal() else (True, 0)
 
 
 def _read(path: Path, take: Callable[[dict[str, Any]], Any], command: str) -> Any:

@@ -1,4 +1,4 @@
-"""Captions with the images they retrieve: the true image left, then the best, hits and misses outlined."""
+"""A picture of captions with the images that they retrieve, hits and misses outlined."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ TEXT_COLUMNS = 28
 class GalleryRow:
     """One caption.
 
-    caption: its text, or its id. true_image: the file it was spoken about. retrieved: files, best first.
-    hits: for each of them, whether it is relevant.
+    caption: its text, or its id. true_image: the file of the image that it describes. retrieved: files, best
+    first. hits: for each of them, whether it is relevant.
     """
 
     caption: str
@@ -36,7 +36,7 @@ class GalleryRow:
 
 
 def draw_gallery(rows: Sequence[GalleryRow], out: str | Path, title: str = "") -> Path:
-    """Draw a row a caption into one PNG: text, its own image, then the retrieved ones by rank.
+    """Draw a row for each caption into one PNG: text, its own image, then the retrieved images by rank.
 
     Hits are outlined in green with a tick, misses in red with a cross.
     Returns: out. Raises: RetrievalError without rows, ImageError for an image that cannot be read,
@@ -91,7 +91,7 @@ def _show(axis: Axes, path: Path, colour: str, mark: str) -> None:
 
 
 def thumbnail(path: Path, side_px: int = THUMBNAIL_PX) -> Image.Image:
-    """The centred square of the image, as the encoders see it, as RGB; small ones keep their pixels.
+    """The centred square of an image as RGB, as the encoders see it; smaller images are not enlarged.
 
     Raises: ImageError.
     """

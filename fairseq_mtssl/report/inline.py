@@ -1,15 +1,15 @@
-"""Pictures, sound and drawings as text that goes inside a page."""
+"""Pictures, sound and drawings as text that stands inside a page."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from markupsafe import Markup
 
 from fairseq_mtssl.report.canvas import COLOURS
 from fairseq_mtssl.report.gallery import thumbnail
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 JPEG_QUALITY = 85
 PICTURE_PX = 224  # twice what a picture takes on the page, for screens of twice the density
 TEXT, PAPER, MUTED, LINE = "currentColor", "var(--panel)", "var(--muted)", "var(--line)"
-# What matplotlib writes -> what follows the page into the dark.
+# Colours that matplotlib writes -> colours of the page, which are others in dark mode.
 PAGE_COLOURS = {
     "#000000": TEXT,
     "#ffffff": PAPER,
@@ -34,14 +34,14 @@ NAMES = re.compile(r'(\bid="|url\(#|href="#)')
 
 
 def data_uri(data: bytes, mime: str) -> str:
-    """Bytes as the address of what they are."""
+    """The data URI of bytes of a MIME type."""
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def picture_uri(path: str | Path, side_px: int = PICTURE_PX) -> tuple[str, int]:
-    """The centred square of an image at that side, or its own where it is smaller, and its side.
+    """The centred square of an image as a data URI, and its side in pixels.
 
-    It is PNG or JPEG, whichever is shorter.
+    side_px: a larger image is made that small. The URI holds PNG or JPEG, whichever is shorter.
     Raises: ImageError.
     """
     picture = thumbnail(Path(path), side_px)
@@ -55,7 +55,7 @@ def picture_uri(path: str | Path, side_px: int = PICTURE_PX) -> tuple[str, int]:
 
 
 def audio_uri(pcm: np.ndarray, rate_hz: int) -> str:
-    """Sound as FLAC: nothing is lost, and every browser plays it. pcm: (T,) int16, T > 0."""
+    """Sound as FLAC, which is lossless and which every browser plays. pcm: (T,) int16, T > 0."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -63,11 +63,11 @@ def audio_uri(pcm: np.ndarray, rate_hz: int) -> str:
     return data_uri(buffer.getvalue(), "audio/flac")
 
 
-def inline_svg(figure: Figure, name: str, label: str) -> str:
-    """A figure as SVG for a page's body, in the page's colours and letters.
+def inline_svg(figure: Figure, name: str, label: str) -> Markup:
+    """A figure as SVG for the body of a page, in the colours and the font of the page.
 
-    name: of letters and digits, no other drawing's of the page: ids within it begin with it.
-    label: what is seen, for those who do not see it.
+    name: of letters and digits, different for every drawing of the page; ids begin with it.
+    label: a description for screen readers.
     """
     import matplotlib
 
@@ -79,11 +79,12 @@ def inline_svg(figure: Figure, name: str, label: str) -> str:
     box = re.search(r'viewBox="[^"]*"', opening)
     if box is None:  # what matplotlib always writes
         raise ValueError("the drawing has no viewBox")
-    return f'<svg role="img" aria-label="{html.escape(label)}" {box[0]}>{rest.strip()}'
+    begin = Markup('<svg role="img" aria-label="{}" ').format(label)
+    return begin + Markup(f"{box[0]}>{rest.strip()}")
 
 
 def _for_page(element: str, name: str) -> str:
-    """A tag of the drawing with ids of its own and the page's colours."""
+    """A tag of the drawing with ids of its own and the colours of the page."""
     element = NAMES.sub(rf"\g<1>{name}-", element)
     for colour, ours in PAGE_COLOURS.items():
         element = element.replace(colour, ours)

@@ -1,4 +1,4 @@
-"""Measures by layer that a run folder holds: the JSON of `mtssl evaluate-abx` and `mtssl probe-layers`."""
+"""Measures by layer from a run folder: the JSON of `mtssl evaluate-abx` and `mtssl probe-layers`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUMBERED = re.compile(r"(.+?)_?(\d+)")
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One file. is_abx: of `evaluate-abx`, else of `probe-layers`."""
+    """One file. is_abx: whether `evaluate-abx` wrote it; otherwise `probe-layers` did."""
 
     path: Path
     measured: dict[str, Any]
@@ -36,7 +36,7 @@ class LayerResult:
 
     @property
     def about(self) -> str:
-        """On what and how it was measured, in a sentence."""
+        """What was measured and how, in a sentence."""
         if self.is_abx:
             said = self.measured
             how = ", ".join(str(said[key]) for key in ("distance", "slicing") if key in said)
@@ -46,13 +46,13 @@ class LayerResult:
         return f"{self.measured['phones']} phones, a linear classifier a layer. Higher is better."
 
     def figure(self) -> Figure | None:
-        """By layer; None where there is one row only, which makes no curve."""
+        """The measures by layer; None for a single row, which makes no curve."""
         if len(self.measured["scores"]) < 2:
             return None
         return abx_figure(self.measured) if self.is_abx else probe_figure(self.measured)
 
     def best(self) -> str:
-        """The best layer and what it scores."""
+        """The best layer and its scores."""
         scores, best = self.measured["scores"], self.measured["best"]
         if self.is_abx:
             named = {kind: best.get(kind) for kind in KINDS}
@@ -80,9 +80,10 @@ class LayerResult:
 
 
 def in_series(results: Sequence[LayerResult]) -> list[list[LayerResult]]:
-    """Files of one folder whose names differ in a last number only, as those of checkpoints do, in its order.
+    """Results grouped by folder and name without its last number, in the order of that number.
 
-    One without a number, such as abx.json beside abx_100.json, is of the end.
+    Files of several checkpoints make one series. A file without a number, such as abx.json beside
+    abx_100.json, is the last of its series.
     """
     series: dict[tuple[Path, str, bool], list[tuple[float, LayerResult]]] = {}
     for result in results:
@@ -92,14 +93,19 @@ def in_series(results: Sequence[LayerResult]) -> list[list[LayerResult]]:
     return [[result for _, result in sorted(each, key=lambda pair: pair[0])] for each in series.values()]
 
 
-def find_layer_results(folder: Path) -> list[LayerResult]:
-    """Those of a folder and the folders in it, by path; other files are passed over."""
-    found = (_recognise(path) for path in sorted(folder.rglob("*.json")))
-    return [result for result in found if result is not None]
+def find_layer_results(folder: Path, others: Sequence[str | Path] = ()) -> list[LayerResult]:
+    """The results in a folder and the folders in it, by path, then other files that are not among them.
+
+    JSON of another kind in the folder is passed over. Raises: ConfigError for such a file among the others.
+    """
+    read = (_recognise(path) for path in sorted(folder.rglob("*.json")))
+    found = [result for result in read if result is not None]
+    known = {result.path.resolve() for result in found}
+    return found + [read_layer_result(path) for path in others if Path(path).resolve() not in known]
 
 
 def read_layer_result(path: str | Path) -> LayerResult:
-    """One file that is known to be one. Raises: ConfigError if it is none."""
+    """A file that the user named. Raises: ConfigError if it holds no measures by layer."""
     result = _recognise(Path(path))
     if result is None:
         got = "is absent" if not Path(path).is_file() else "holds no measures by layer"

@@ -16,7 +16,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.errors import TrainingLogError
+from fairseq_mtssl.errors import ConfigError, TrainingLogError
 
 # Where a line says its tag: "[time][tag][INFO] - {" or "time | INFO | tag | {"
 TAG = re.compile(r"(?:\]\[([\w.-]+)\]\[\w+\] - |\| \w+ \| ([\w.-]+) \| )$")
@@ -94,6 +94,24 @@ def read_training_log(path: str | Path) -> TrainingLog:
         tried,
         "Train with common.log_format=json and common.log_file=train.log, or give the file itself.",
     )
+
+
+def read_runs(runs: Sequence[tuple[str, Path]]) -> dict[str, TrainingLog]:
+    """Name -> log of several runs, each given as (name, path).
+
+    A run whose name is "" is called after its folder; a name that is taken is followed by the path.
+    Raises: ConfigError if a run is given twice, TrainingLogError as `read_training_log`.
+    """
+    logs: dict[str, TrainingLog] = {}
+    for given, path in runs:
+        log = read_training_log(path)
+        text = f"{given}={path}" if given else str(path)
+        name = given or log.path.resolve().parent.name
+        name = text if name in logs else name
+        if name in logs:
+            raise ConfigError("runs", [f"{text!r} is given twice; give each run once, or as NAME=RUN"])
+        logs[name] = log
+    return logs
 
 
 def phase_starts(log: TrainingLog) -> list[tuple[int, str]]:

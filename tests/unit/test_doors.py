@@ -18,7 +18,7 @@ DOORS: dict[str, set[str]] = {
     "errors": set(),
     "frames": BASE,
     "schedule": BASE,
-    "files": set(),
+    "files": {"errors"},
     "prefetch": set(),
     "kernels": BASE | {"frames"},
     "modules": PURE | {"kernels"},
@@ -35,8 +35,9 @@ DOORS: dict[str, set[str]] = {
     "checkpoints": BASE,
     "evaluation": BASE | {"frames"},
     "decoding": BASE | {"data"},
-    "report": BASE | {"frames"},
-    "inference": BASE | {"frames", "data", "decoding", "features", "checkpoints"},
+    # report: pages and tables of measures, with the clips and images of a manifest
+    "report": PURE | {"data", "evaluation"},
+    "inference": PURE | {"data", "decoding", "evaluation", "features", "checkpoints"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
     "fairseq_patches": BASE | {"checkpoints", "resuming"},
@@ -47,6 +48,14 @@ REGISTERED = ("models", "criterions", "tasks", "optim")
 KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "files", "evaluation", "decoding", "report")
 READS_NO_CONFIG = (*KNOWS_NO_FAIRSEQ, "kernels", "modules", "ssl", "features", "labels", "data")
 CONFIG_LIBRARIES = ("omegaconf", "hydra", "fairseq.dataclass")
+# What a command imports besides this package: the standard library's parser, paths, types and streams.
+CLI_LIBRARIES = ("__future__", "argparse", "collections.abc", "pathlib", "sys", "typing")
+MAIN_LIBRARIES = (*CLI_LIBRARIES, "importlib", "logging", "os", "warnings")  # the console script itself
+CLI_LINES = 60  # of a function
+NOT_YET = {
+    *("evaluate_abx", "probe_layers", "dump_features", "dump_labels", "learn_kmeans", "make_targets"),
+}
+"""Modules of cli that still hold logic. The list only shrinks: take a module off once it holds none."""
 OUTSIDE = ("manifests", "examples", "tests", "hydra_plugins")  # nobody in the package imports these
 
 
@@ -85,6 +94,8 @@ def faults_of(path: Path, module: str) -> list[str]:
         where = f"{module}, line {line}: imports {target}"
         if is_under(target, [PACKAGE]):
             other = room_of(target)
+            if other == "cli" and room == "":
+                errors.append(f"{where}; nobody imports cli")
             if room not in ("cli", "") and other != room and other not in DOORS[room]:
                 errors.append(f"{where}; {room} may import {', '.join(sorted(DOORS[room])) or 'nothing'}")
         elif is_under(target, ["fairseq", "fairseq_cli"]) and room in KNOWS_NO_FAIRSEQ:
@@ -94,6 +105,66 @@ def faults_of(path: Path, module: str) -> list[str]:
         if is_under(target, OUTSIDE):
             errors.append(f"{where}; nobody imports {target.split('.')[0]}")
     return errors
+
+
+def logic_of(path: Path, module: str) -> list[str]:
+    """Everything in a module of cli that is more than parsing options and printing.
+
+    A module imports `CLI_LIBRARIES` and rooms of the package, and of cli only options; imports for types
+    alone do not count. It holds constants, actions of argparse and functions. A function parses or prints: it
+    takes the parser, the arguments or one text, or calls print, or returns text or the parser. Loops print
+    what they go through, or build text or the parser. Nothing is opened, and errors are caught only of a text
+    that is parsed (and in `main`, the console script, which turns errors into exit statuses).
+    """
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    stem = module.rpartition(".")[2]
+    libraries = MAIN_LIBRARIES if stem == "main" else CLI_LIBRARIES
+    types = {
+        each.lineno
+        for node in tree.body
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for each in node.body
+    }
+    errors = []
+    for line, target in imported(path, module.rpartition(".")[0]):
+        sibling = is_under(target, [f"{PACKAGE}.cli"]) and not is_under(target, [f"{PACKAGE}.cli.options"])
+        if line not in types and (sibling or not is_under(target, (*libraries, PACKAGE))):
+            errors.append(f"{module}, line {line}: imports {target}")
+    for node in tree.body:
+        where = f"{module}, line {node.lineno}"
+        if isinstance(node, ast.ClassDef) and "argparse.Action" not in map(ast.unparse, node.bases):
+            errors.append(f"{where}: class {node.name}")
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            errors += [f"{where}: {node.name} {error}" for error in _logic_of_function(node, stem)]
+    return errors
+
+
+def _logic_of_function(function: ast.FunctionDef | ast.AsyncFunctionDef, stem: str) -> list[str]:
+    parameters = [ast.unparse(each.annotation) for each in function.args.args if each.annotation is not None]
+    returns = ast.unparse(function.returns) if function.returns is not None else ""
+    parses_text = parameters == ["str"]
+    builds = parses_text or returns in ("str", "argparse.ArgumentParser")
+    errors = []
+    if not builds and not _prints(function) and not any(each.startswith("argparse.") for each in parameters):
+        errors.append("neither parses nor prints")
+    if function.end_lineno is not None and function.end_lineno - function.lineno >= CLI_LINES:
+        errors.append(f"is longer than {CLI_LINES} lines")
+    for node in ast.walk(function):
+        if isinstance(node, (ast.For, ast.While)) and not builds and not _prints(node):
+            errors.append(f"has a loop on line {node.lineno} that does not print")
+        catches = isinstance(node, ast.Try) and not parses_text and stem != "main"
+        if catches or isinstance(node, (ast.With, ast.Yield, ast.YieldFrom, ast.Lambda)):
+            errors.append(f"has a {type(node).__name__} on line {getattr(node, 'lineno', '?')}")
+        if isinstance(node, ast.FunctionDef) and node is not function:
+            errors.append(f"defines {node.name}")
+    return errors
+
+
+def _prints(node: ast.AST) -> bool:
+    return any(
+        isinstance(each, ast.Call) and isinstance(each.func, ast.Name) and each.func.id == "print"
+        for each in ast.walk(node)
+    )
 
 
 def modules_of_the_package() -> dict[str, Path]:
@@ -129,6 +200,15 @@ def test_nobody_imports_the_console_script() -> None:
     assert not errors, "\n".join(errors)
 
 
+def test_commands_parse_and_print_and_hold_no_logic() -> None:
+    commands = {name: path for name, path in modules_of_the_package().items() if room_of(name) == "cli"}
+    found = {name.rpartition(".")[2]: logic_of(path, name) for name, path in commands.items()}
+    errors = [error for stem, each in found.items() if stem not in NOT_YET for error in each]
+    assert not errors, "\n" + "\n".join(errors)
+    done = {stem for stem in NOT_YET if not found.get(stem)}
+    assert not done, f"take {', '.join(sorted(done))} off NOT_YET"
+
+
 def test_the_package_imports_every_registering_module() -> None:
     registering = {
         module
@@ -151,6 +231,7 @@ def test_the_package_imports_every_registering_module() -> None:
         ("fairseq_mtssl.modules.heads", "from fairseq.dataclass import FairseqDataclass", "registered rooms"),
         ("fairseq_mtssl.data.audio", "from fairseq_mtssl.cli import main", "data may"),
         ("fairseq_mtssl.cli.main", "from manifests import scenes", "nobody imports"),
+        ("fairseq_mtssl", "from fairseq_mtssl.cli import main", "nobody imports cli"),
     ],
 )
 def test_a_shut_door_is_noticed(module, line, word, tmp_path) -> None:
@@ -158,6 +239,50 @@ def test_a_shut_door_is_noticed(module, line, word, tmp_path) -> None:
     path.write_text(line + "\n")
     (error,) = faults_of(path, module)
     assert word in error and module in error
+
+
+THIN = """
+from __future__ import annotations
+import argparse
+from typing import TYPE_CHECKING
+from fairseq_mtssl.cli.options import positive_int
+if TYPE_CHECKING:
+    import torch
+HELP = "..."
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--n", type=positive_int)
+def run(args: argparse.Namespace) -> int:
+    from fairseq_mtssl.evaluation import retrieval
+    for line in retrieval.lines(args.n):
+        print(line)
+    return 0
+"""
+FUNCTION = "def f(args: argparse.Namespace) -> None:\n"
+
+
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ("", ""),
+        ("def n(text: str) -> int:\n try:\n  return int(text)\n except ValueError:\n  return 0", ""),
+        ("def format_rows(rows: list[str]) -> str:\n for row in rows:\n  row += 'x'\n return row", ""),
+        ("import numpy as np", "imports numpy"),
+        (f"{FUNCTION} import torch", "imports torch"),
+        ("from fairseq_mtssl.cli import retrieve", "imports fairseq_mtssl.cli.retrieve"),
+        ("class Row:\n pass", "class Row"),
+        ("def mean(values: list[float]) -> float:\n return sum(values)", "neither parses nor prints"),
+        (f"{FUNCTION} for n in args.n:\n  n += 1", "does not print"),
+        (f"{FUNCTION} with open(args.n) as file:\n  file.read()", "a With"),
+        (f"{FUNCTION} try:\n  args.f()\n except OSError:\n  pass", "a Try"),
+        (f"{FUNCTION} def g() -> int:\n  return 1", "defines g"),
+        (FUNCTION + " print()\n" * 60, "longer than"),
+    ],
+)
+def test_logic_in_a_command_is_noticed(more, word, tmp_path) -> None:
+    path = tmp_path / "file.py"
+    path.write_text(THIN + more + "\n")
+    errors = logic_of(path, "fairseq_mtssl.cli.file")
+    assert [word in error for error in errors] == ([True] if word else [])
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from fairseq_mtssl.cli import options, user_dir
 from fairseq_mtssl.errors import ConfigError, MtsslError
 
 CLI = Path(cli.__file__).parent
-SHARED = ("options", "target_options", "report_page", "report_paper")  # what subcommands import
+SHARED = ("options", "target_options")  # what subcommands import
 QUICK = {"fairseq_mtssl.files", "fairseq_mtssl.errors", *(f"fairseq_mtssl.cli.{stem}" for stem in SHARED)}
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_mtssl.cli import report
+from fairseq_mtssl.cli import options, report
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.report.training_log import read_runs
 
 
 def write_log(folder: Path, broken: bool = False) -> Path:
@@ -20,6 +21,10 @@ def write_log(folder: Path, broken: bool = False) -> Path:
     ]
     (folder / "train.log").write_text("\n".join(lines + ['{"epoch": 1, "upd'] * broken))
     return folder
+
+
+def names_of(*words: str) -> list[str]:
+    return list(read_runs([options.name_and_path(word) for word in words]))
 
 
 def test_curves_land_beside_the_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -39,12 +44,12 @@ def test_broken_lines_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_runs_are_named_by_the_user_or_after_their_folder(tmp_path: Path) -> None:
     first, second = write_log(tmp_path / "x" / "run"), write_log(tmp_path / "y" / "run")
-    assert list(report.read_runs([str(first), str(second)])) == ["run", str(second)]
-    assert list(report.read_runs([f"VGS+={first}", str(second)])) == ["VGS+", "run"]
+    assert names_of(str(first), str(second)) == ["run", str(second)]
+    assert names_of(f"VGS+={first}", str(second)) == ["VGS+", "run"]
     swept = write_log(tmp_path / "lr=0.1")
-    assert list(report.read_runs([str(swept), f"again={swept}"])) == ["lr=0.1", "again"]
+    assert names_of(str(swept), f"again={swept}") == ["lr=0.1", "again"]
     with pytest.raises(ConfigError, match="given twice"):
-        report.read_runs([f"a={first}", f"a={second}", f"a={second}"])
+        names_of(f"a={first}", f"a={second}", f"a={second}")
 
 
 def test_phases_are_read_and_checked() -> None:

@@ -257,8 +257,9 @@ def test_nan_is_a_fault_of_its_recording() -> None:
             return net_output["encoder_out"] * torch.nan
 
     read = {"device": torch.device("cpu"), "batch_samples": None}
-    found = recognition.recognise(Broken(), lambda _: "", [40], lambda _: np.zeros(40, np.float32), **read)
-    assert found.texts == {} and "NaN" in found.errors[0]
+    clip = np.zeros(40, np.float32)
+    found = recognition.recognise(Broken(), lambda _: "", ["a.wav"], [40], lambda _: clip, **read)
+    assert found.texts == {} and found.errors[0].startswith("a.wav: the model gives NaN")
 
 
 def test_the_real_model_says_the_same_alone_and_in_a_batch() -> None:

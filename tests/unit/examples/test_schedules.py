@@ -207,12 +207,3 @@ def test_the_shell_script_hands_its_words_on(tmp_path) -> None:
         check=True,
     )
     assert said.stdout.splitlines() == [str(ROOT / "examples" / "schedules" / "run.py"), "--only", "a b"]
-
-
-def test_runs_of_a_row_stand_in_the_order_of_their_seeds_wherever_they_lie(tmp_path) -> None:
-    title = "(W2V2, VGS)"
-    names = ("w2v2_vgs-seed2", "restored/w2v2_vgs-seed1", "w2v2_vgs-seed10")
-    folders = [tmp_path / name for name in names]
-    command = run.papers_of(dict.fromkeys(folders, title), tmp_path)["paper"].command
-    named = [word.rpartition("-")[2] for word in command if word.startswith(title)]
-    assert named == ["seed1", "seed2", "seed10"]

@@ -24,6 +24,11 @@ def task(tmp_path: Path) -> FakeTask:
     return task
 
 
+def encode_files(paths: list[Path], batch_size: int, images: bool) -> encoding.EncodedFiles:
+    reader = encoding.file_reader(FakeTask())
+    return encoding.encode_files(FakeModel(), reader, paths, batch_size, CPU, images=images)
+
+
 def angles(embeddings: torch.Tensor) -> torch.Tensor:
     return torch.atan2(embeddings[:, 1], embeddings[:, 0]) / (torch.pi / 2)
 
@@ -58,7 +63,7 @@ def test_loose_images_keep_their_order_and_unreadable_ones_are_named(tmp_path: P
     paths = [write_square(tmp_path / f"{i}.png", value, 8 + i) for i, value in enumerate(VALUES)]
     paths.insert(2, tmp_path / "broken.png")
     paths[2].write_bytes(b"\x89PNG nothing")
-    found = encoding.encode_image_files(FakeModel(), encoding.file_reader(FakeTask()), paths, 2, CPU)
+    found = encode_files(paths, 2, images=True)
     torch.testing.assert_close(angles(found.embeddings), torch.tensor(VALUES), atol=0.003, rtol=0)
     assert found.paths == [path for path in paths if path.stem != "broken"]
     assert [path for path, _ in found.skipped] == [paths[2]]
@@ -68,7 +73,7 @@ def test_loose_images_keep_their_order_and_unreadable_ones_are_named(tmp_path: P
 def test_a_clip_the_model_refuses_is_skipped_without_its_batch(tmp_path: Path) -> None:
     paths = [write_tone(tmp_path / f"{i}.wav", value) for i, value in enumerate(VALUES)]
     paths.append(write_tone(tmp_path / "short.wav", 0.5, seconds=0.01))
-    found = encoding.encode_speech_files(FakeModel(), encoding.file_reader(FakeTask()), paths, 32, CPU)
+    found = encode_files(paths, 32, images=False)
     torch.testing.assert_close(angles(found.embeddings), torch.tensor(VALUES), atol=0.02, rtol=0)
     assert [path.name for path, _ in found.skipped] == ["short.wav"]
     assert "short.wav: a clip of 160 samples" in found.skipped[0][1]
@@ -76,9 +81,7 @@ def test_a_clip_the_model_refuses_is_skipped_without_its_batch(tmp_path: Path) -
 
 def test_nothing_usable_gives_no_rows_and_every_name(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"")
-    found = encoding.encode_image_files(
-        FakeModel(), encoding.file_reader(FakeTask()), [tmp_path / "a.png"], 2, CPU
-    )
+    found = encode_files([tmp_path / "a.png"], 2, images=True)
     assert found.paths == []
     assert len(found.skipped) == 1
 

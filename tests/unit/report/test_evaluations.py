@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import paper_runs
@@ -83,3 +84,9 @@ def test_seeds_of_a_variant_are_together_and_none_is_twice(tmp_path: Path) -> No
     assert [run.seed for run in by_variant(runs)["VGS"]] == ["1", "2"]
     with pytest.raises(ConfigError, match="are both VGS with seed 1"):
         by_variant([runs[0], runs[1], runs[0]])
+
+
+def test_runs_of_a_variant_stand_in_the_order_of_their_seeds_however_they_are_given(tmp_path: Path) -> None:
+    run = read_run(paper_runs.write_run(tmp_path / "r", "vgs"), "VGS", "1")
+    given = [replace(run, seed=seed) for seed in ("run 2", "2", "10", "run 1", "1")]
+    assert [each.seed for each in by_variant(given)["VGS"]] == ["1", "2", "10", "run 2", "run 1"]

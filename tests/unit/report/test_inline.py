@@ -94,7 +94,8 @@ def test_two_drawings_of_one_page_share_no_id() -> None:
 def test_the_texts_of_a_drawing_stay_as_they_are() -> None:
     texts = pages.PageParts(drawing("one")).texts
     assert "a < b & c" in texts and '<b> id="x" #000000' in texts
-    assert '<svg role="img" aria-label="what &quot;is&quot; &lt;seen&gt;" viewBox=' in drawing("one")
+    (svg,) = pages.PageParts(drawing("one")).all("svg")
+    assert svg["role"] == "img" and svg["aria-label"] == 'what "is" <seen>' and svg["viewbox"]
 
 
 def test_every_colour_of_the_pictures_has_one_of_the_page() -> None:

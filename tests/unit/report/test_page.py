@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pages
 import pytest
+from markupsafe import Markup
 
 from fairseq_mtssl.errors import ImageError
-from fairseq_mtssl.report.page import Section, Table, asset, facts_markup, write_page
+from fairseq_mtssl.report.page import Section, Table, asset, write_page
 
 
 def test_the_page_is_whole_and_loads_nothing(tmp_path) -> None:
@@ -31,8 +32,8 @@ def test_the_page_is_whole_and_loads_nothing(tmp_path) -> None:
 
 def test_text_is_escaped_everywhere(tmp_path) -> None:
     bad = "<script>&\"'"
-    section = Section(bad, bad, Table([bad], [[bad]]), code=bad)
-    text = write_page(bad, [section], tmp_path / "index.html").read_text(encoding="utf-8")
+    section = Section(bad, bad, Table([bad], [[bad]]), [(bad, bad)], markup=bad, code=bad)
+    text = write_page(bad, [section], tmp_path / "index.html", [(bad, bad)]).read_text(encoding="utf-8")
     assert "<script>" not in text
 
 
@@ -51,14 +52,17 @@ def test_a_long_page_has_contents_that_lead_to_every_section(tmp_path) -> None:
 
 
 def test_a_script_runs_at_the_end_and_is_announced_at_the_beginning(tmp_path) -> None:
-    out = write_page("t", [Section("s", markup="<p>body</p>")], tmp_path / "p.html", "<p>lead</p>", "go();")
+    section = Section("s", markup=Markup("<p>body</p>"))
+    out = write_page("t", [section], tmp_path / "p.html", [("lead", "1")], "go(1 && 2);")
     text = out.read_text(encoding="utf-8")
-    places = [text.index(part) for part in ('classList.add("js")', "<p>lead", "<p>body", "go();")]
+    places = [text.index(part) for part in ('classList.add("js")', "<dt>lead", "<p>body", "go(1 && 2);")]
     assert places == sorted(places) and not pages.PageParts(text).errors
 
 
-def test_facts_with_nothing_to_say_are_left_out() -> None:
-    assert facts_markup([("a", "<1>"), ("b", "")]) == "<dl><dt>a</dt><dd>&lt;1&gt;</dd></dl>"
+def test_facts_with_nothing_to_say_are_left_out(tmp_path) -> None:
+    facts = [("a", "<1>"), ("b", "")]
+    text = write_page("t", [Section("s", facts=facts)], tmp_path / "p.html", facts).read_text("utf-8")
+    assert text.count("<dl><dt>a</dt><dd>&lt;1&gt;</dd></dl>") == text.count("<dl>") == 2
 
 
 def test_the_style_loads_nothing_and_ends_no_element() -> None:
@@ -68,4 +72,4 @@ def test_the_style_loads_nothing_and_ends_no_element() -> None:
 
 def test_what_the_page_needs_is_installed_with_the_package() -> None:
     setup = (Path(__file__).parents[3] / "setup.py").read_text(encoding="utf-8")
-    assert '"fairseq_mtssl.report": ["*.css", "*.js"]' in setup
+    assert '"fairseq_mtssl.report": ["*.css", "*.js", "templates/*.j2"]' in setup

@@ -9,8 +9,14 @@ import pytest
 import yaml
 from run_folders import write_checkpoint, write_hydra
 
-from fairseq_mtssl.cli.run_folder import data_folder, pick_checkpoint, read_run_folder
 from fairseq_mtssl.errors import CheckpointError, ConfigError
+from fairseq_mtssl.inference.trainings import training_of
+from fairseq_mtssl.report.run_folder import RunFolder, data_folder, hydra_record, pick_checkpoint
+
+
+def read_run_folder(folder: Path) -> RunFolder:
+    checkpoint = pick_checkpoint(folder, None)
+    return RunFolder(folder, checkpoint, *training_of(checkpoint), **hydra_record(folder))
 
 
 def test_everything_about_a_training_is_read(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import fakes
 import numpy as np
@@ -13,9 +14,10 @@ import soundfile
 import torch
 from PIL import Image
 
-from fairseq_mtssl.cli.retrieval_queries import MOST_IMAGES, build_gallery
 from fairseq_mtssl.inference.embeddings import EncodedSplit, encode_split
+from fairseq_mtssl.report import retrieval_queries
 from fairseq_mtssl.report.retrieval_gallery import Clip, Picture
+from fairseq_mtssl.report.retrieval_queries import MOST_IMAGES, Gallery
 
 VALUES = [0.05, 0.3, 0.5, 0.7, 0.95]
 
@@ -24,6 +26,11 @@ VALUES = [0.05, 0.3, 0.5, 0.7, 0.95]
 def encoded(tmp_path: Path) -> EncodedSplit:
     task = fakes.FakeTask(str(fakes.write_corpus(tmp_path, VALUES)))
     return encode_split(fakes.FakeModel(), task.load_dataset("test"), 4, torch.device("cpu"))
+
+
+def build_gallery(split: EncodedSplit, *more: Any, **options: Any) -> Gallery:
+    arrays = (split.manifest, split.speech, split.image)
+    return retrieval_queries.build_gallery(*arrays, *more, **options)
 
 
 def heard(clip: Clip) -> np.ndarray:

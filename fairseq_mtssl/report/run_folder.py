@@ -11,7 +11,11 @@ from typing import Any
 import yaml
 
 from fairseq_mtssl.errors import CheckpointError, ConfigError
+from fairseq_mtssl.report.published import variant_name
+from fairseq_mtssl.schedule import parse_phases, parse_schedule
 
+CONFIG = Path(".hydra", "config.yaml")
+RETRIEVAL_TASKS = ("vgs_retrieval", "joint_ssl_vgs")
 CHECKPOINTS = ("checkpoint_best.pt", "checkpoint_last.pt")
 PROGRAM = "fairseq-hydra-train"
 
@@ -20,9 +24,9 @@ PROGRAM = "fairseq-hydra-train"
 class RunFolder:
     """A finished or running training.
 
-    cfg: the whole configuration, plain. updates: done when the checkpoint was saved; seconds: trained until
-    then; parameters: numbers in its weights. command: that trained it, with the folder it was given in (cwd);
-    None where Hydra left no record. recipe: its --config-name.
+    cfg: the whole configuration as plain values. updates, seconds: of the training until the checkpoint was
+    saved; parameters: the number of its weights. command: that started the training, in the folder cwd; None
+    where Hydra left no record. recipe: its --config-name.
     """
 
     path: Path
@@ -39,6 +43,19 @@ class RunFolder:
         """A part of the configuration, such as task."""
         return dict(self.cfg.get(name) or {})
 
+    def why_no_retrieval(self) -> str:
+        """Why the model cannot retrieve anything, in a sentence; "" if it can."""
+        task = self.section("task")
+        if task.get("_name") not in RETRIEVAL_TASKS:
+            return f"The task {task.get('_name')} trains no retrieval."
+        if task.get("phases") is not None:
+            phases = parse_phases(task["phases"])
+        else:
+            phases = parse_schedule(str(task["schedule"]), task["lengths"])
+        if not any(max(phase.alpha) > 0 for phase in phases):
+            return "The weight alpha of the retrieval loss is 0 in all of its schedule."
+        return ""
+
     @property
     def yaml(self) -> str:
         """The configuration as text."""
@@ -52,34 +69,11 @@ class RunFolder:
         return " \\\n    ".join(shlex.join(words) for words in _lines(self.command))
 
 
-def read_run_folder(path: Path, checkpoint: str | None = None) -> RunFolder:
-    """Read what is there. checkpoint: another than the folder's best or last.
-
-    Raises: CheckpointError if there is none, or it cannot be read.
-    """
-    from omegaconf import OmegaConf
-
-    from fairseq_mtssl import checkpoints
-
-    chosen = pick_checkpoint(path, checkpoint)
-    state = checkpoints.read_state(chosen)
-    if state["cfg"] is None:
-        raise CheckpointError(chosen, "holds no configuration", "Give one that a training has saved.")
-    cfg = _plain(OmegaConf.to_container(state["cfg"], resolve=True, enum_to_str=True))
-    history = state.get("optimizer_history") or [{}]
-    return RunFolder(
-        path=path,
-        checkpoint=chosen,
-        cfg=cfg,
-        updates=int(history[-1].get("num_updates", 0)),
-        seconds=float((state.get("extra_state") or {}).get("previous_training_time", 0.0)),
-        parameters=sum(weight.numel() for weight in state["model"].values()),
-        **_hydra_record(path),
-    )
-
-
 def pick_checkpoint(path: Path, checkpoint: str | None) -> Path:
-    """The one asked for, else the folder's best, else its last. Raises: CheckpointError if there is none."""
+    """The checkpoint asked for, else the folder's best, else its last.
+
+    Raises: CheckpointError if there is none.
+    """
     if checkpoint is not None:
         return Path(checkpoint)
     for name in CHECKPOINTS:
@@ -92,9 +86,10 @@ def pick_checkpoint(path: Path, checkpoint: str | None) -> Path:
 
 
 def data_folder(run: RunFolder, data: str | None, split: str | None) -> tuple[Path, str]:
-    """The pairs to retrieve from: in the folder asked for or trained on, the split asked for, test or valid.
+    """The folder and the split of the pairs to retrieve from.
 
-    A relative folder is looked for from here and from where the training was started.
+    data: the folder; None: that of the training, relative to here or to where the training was started.
+    split: None for test, or else valid.
     Raises: ConfigError where the pairs are not.
     """
     name = data if data is not None else str(run.section("task").get("data"))
@@ -111,8 +106,8 @@ def data_folder(run: RunFolder, data: str | None, split: str | None) -> tuple[Pa
     raise ConfigError(name, [f"holds no {wanted}, the pairs to retrieve from; {hint}"])
 
 
-def _hydra_record(path: Path) -> dict[str, Any]:
-    """command, cwd and recipe out of the .hydra folder; nothing where that is absent or of another kind."""
+def hydra_record(path: Path) -> dict[str, Any]:
+    """command, cwd and recipe from the .hydra folder; nothing where it is absent or another program's."""
     try:
         hydra = yaml.safe_load((path / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]
         recipe, overrides = hydra["job"]["config_name"], list(hydra["overrides"]["task"])
@@ -127,17 +122,26 @@ def _hydra_record(path: Path) -> dict[str, Any]:
     return {"command": words, "cwd": Path(cwd), "recipe": str(recipe)}
 
 
+def variant_and_seed(folder: Path) -> tuple[str | None, str | None]:
+    """The paper's name of a run's schedule, and its seed, by its configuration; None if it lacks them.
+
+    Raises: ConfigError for a configuration that is no YAML.
+    """
+    path = folder / CONFIG
+    if not path.is_file():
+        return None, None
+    try:
+        cfg = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(str(path), [f"cannot be read ({error}); wanted what Hydra wrote there"]) from error
+    task, common = ((cfg.get(name) or {}) if isinstance(cfg, dict) else {} for name in ("task", "common"))
+    schedule = task.get("schedule") if task.get("phases") is None else None
+    seed = common.get("seed")
+    return variant_name(str(schedule)) if schedule else None, None if seed is None else str(seed)
+
+
 def _lines(command: list[str]) -> Iterator[list[str]]:
     """The program with its options, then an override each."""
     start = next((place for place, word in enumerate(command) if "=" in word), len(command))
     yield command[:start]
     yield from ([word] for word in command[start:])
-
-
-def _plain(value: Any) -> Any:
-    """Nested dicts and lists of what YAML knows; anything else as its text."""
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

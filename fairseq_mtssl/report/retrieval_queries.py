@@ -1,0 +1,169 @@
+"""Captions and images of a split with the candidates that they retrieve, for galleries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fairseq_mtssl.data.audio import read_audio, to_pcm16
+from fairseq_mtssl.data.manifest import PairManifest
+from fairseq_mtssl.errors import ImageError
+from fairseq_mtssl.evaluation.ranking import compare, exact_scale, expected_rank, tie_counts, top_candidates
+from fairseq_mtssl.evaluation.relevance import relevance_groups
+from fairseq_mtssl.frames import SAMPLE_RATE_HZ
+from fairseq_mtssl.report.gallery import GalleryRow, draw_gallery
+from fairseq_mtssl.report.inline import PICTURE_PX, audio_uri, picture_uri
+from fairseq_mtssl.report.retrieval_gallery import Answer, Clip, Picture, Query
+
+TOP = 5
+MOST_IMAGES = 8  # queries among the images: each answer is a caption to be heard, which makes a page big
+
+
+@dataclass
+class Gallery:
+    """Both directions. absent: ids of images on the page without a file that can be shown -> the reason."""
+
+    captions: list[Query]
+    images: list[Query]
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def build_gallery(
+    manifest: PairManifest,
+    speech: Tensor,
+    image: Tensor,
+    relevance: str,
+    count: int,
+    max_samples: int | None = None,
+) -> Gallery:
+    """Queries are captions at equal distances through the split, whatever they score, and their images.
+
+    speech: (N, D), a row for each caption; image: (M, D), a row for each image id; float32 on the CPU.
+    relevance: image or label, what makes an answer right. count: captions, each of another image; at most
+    MOST_IMAGES of their images are queries. max_samples: the part of a clip that the model has heard.
+    Raises: AudioError for a caption that cannot be read.
+    """
+    image_ids = manifest.unique_image_ids
+    groups = relevance_groups(manifest.image_ids, manifest.labels, image_ids, relevance)
+    items = _Items(manifest, max_samples)
+    rows = equally_spaced(list(manifest.first_rows.values()), count)
+    place = {image_id: row for row, image_id in enumerate(image_ids)}
+    images = [place[manifest.image_ids[row]] for row in equally_spaced(rows, MOST_IMAGES)]
+    captions = []
+    for row, (best, rank, score) in zip(rows, _retrieve(speech, image, *groups, rows), strict=True):
+        answers = [Answer(items.picture(image_ids[i]), shown, right) for i, shown, right in best]
+        own = items.picture(manifest.image_ids[row])
+        captions.append(Query(items.clip(row), answers, rank, score, len(image_ids), own))
+    asked = []
+    for row, (best, rank, score) in zip(images, _retrieve(image, speech, *groups[::-1], images), strict=True):
+        answers = [Answer(items.clip(i), shown, right) for i, shown, right in best]
+        asked.append(Query(items.picture(image_ids[row]), answers, rank, score, len(manifest)))
+    return Gallery(captions, asked, items.absent)
+
+
+def draw_retrieved(
+    manifest: PairManifest,
+    speech: Tensor,
+    image: Tensor,
+    relevance: str,
+    count: int,
+    out: str | Path,
+    title: str,
+) -> Path:
+    """Draw the captions of `build_gallery` with their best images into a PNG; returns out.
+
+    Raises: ImageError where the manifest has no image files, MissingExtraError without matplotlib.
+    """
+    images = manifest.unique_image_ids
+    groups = relevance_groups(manifest.image_ids, manifest.labels, images, relevance)
+    rows = equally_spaced(list(manifest.first_rows.values()), count)
+    drawn = [
+        GalleryRow(
+            caption=manifest.texts[row] or manifest.caption_ids[row],
+            true_image=manifest.image_path(manifest.image_ids[row]),
+            retrieved=[manifest.image_path(images[i]) for i, _, _ in best],
+            hits=[right for _, _, right in best],
+        )
+        for row, (best, *_) in zip(rows, _retrieve(speech, image, *groups, rows), strict=True)
+    ]
+    return draw_gallery(drawn, out, f"{title}: the {min(TOP, len(images))} best of {len(images)} images")
+
+
+def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
+    """So many of the rows at equal distances, or all where there are fewer."""
+    count = min(count, len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]
+
+
+Found = tuple[list[tuple[int, float, bool]], float | None, float | None]
+"""(candidate, score, right), best first; then the rank and the score of the best right candidate, if any."""
+
+
+def _retrieve(
+    queries: Tensor, candidates: Tensor, query_group: np.ndarray, candidate_group: np.ndarray, rows: list[int]
+) -> list[Found]:
+    """What these rows of the queries retrieve among all candidates."""
+    asked, groups = queries[torch.tensor(rows)], torch.from_numpy(query_group[rows])
+    order, scores = top_candidates(asked, candidates, TOP)
+    # (Q, D) and (C, D) -> (4, Q); both scaled by powers of two, which changes no rank
+    compared = compare(
+        exact_scale(asked, "query"),
+        exact_scale(candidates, "candidate"),
+        groups,
+        torch.from_numpy(candidate_group),
+    )
+    counts = tie_counts(*compared).numpy()
+    found: list[Found] = []
+    for query, (best, scored) in enumerate(zip(order.tolist(), scores.tolist(), strict=True)):
+        right = candidate_group == query_group[rows[query]]
+        shown = [(i, score, bool(right[i])) for i, score in zip(best, scored, strict=True)]
+        if not right.any():
+            found.append((shown, None, None))
+            continue
+        rank = expected_rank(*(counts[:3, query : query + 1]))[0]
+        relevant = candidates[torch.from_numpy(np.flatnonzero(right))].double()
+        found.append((shown, float(rank), float((relevant @ asked[query].double()).max())))
+    return found
+
+
+class _Items:
+    """Clips and pictures of a split, each read once."""
+
+    def __init__(self, manifest: PairManifest, max_samples: int | None) -> None:
+        self.manifest = manifest
+        self.max_samples = max_samples
+        self.absent: dict[str, str] = {}
+        self._clips: dict[int, Clip] = {}
+        self._pictures: dict[str, Picture] = {}
+
+    def clip(self, row: int) -> Clip:
+        if row not in self._clips:
+            manifest = self.manifest
+            path = manifest.audio.audio_path(row)
+            wav = read_audio(path, max_samples=self.max_samples, resample=True)
+            self._clips[row] = Clip(
+                name=manifest.caption_ids[row],
+                text=manifest.texts[row],
+                uri=audio_uri(to_pcm16(wav), SAMPLE_RATE_HZ),
+                seconds=len(wav) / SAMPLE_RATE_HZ,
+                label=manifest.labels[row],
+                speaker=manifest.speakers[row],
+            )
+        return self._clips[row]
+
+    def picture(self, image_id: str) -> Picture:
+        if image_id not in self._pictures:
+            label = self.manifest.image_label(image_id)
+            try:
+                uri, side = picture_uri(self.manifest.image_path(image_id), PICTURE_PX)
+            except ImageError as error:  # a model of region features needs none of the files
+                self.absent[image_id] = str(error)
+                self._pictures[image_id] = Picture(image_id, None, label=label)
+            else:
+                self._pictures[image_id] = Picture(image_id, uri, side, label)
+        return self._pictures[image_id]
