@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
 from fairseq_mtssl.errors import ConfigError, MtsslError
+from fairseq_mtssl.image_encoders.base import takes_regions
 from fairseq_mtssl.prefetch import read_ahead
 
 T = TypeVar("T")
@@ -136,7 +137,7 @@ def file_reader(task: Any) -> FileReader:
     """
     from fairseq_mtssl.data.pairs import ImageStore, PairDataset
 
-    if str(task.cfg.image_encoder) == "regions":
+    if takes_regions(str(task.cfg.image_encoder)):
         raise ConfigError(
             "checkpoint",
             ["its image encoder takes region features, not image files; use one trained on raw images"],

@@ -21,21 +21,23 @@ DOORS: dict[str, set[str]] = {
     "files": set(),
     "plugins": set(),
     "prefetch": set(),
+    "registry": BASE,
     "kernels": BASE | {"frames"},
     "modules": PURE | {"kernels"},
     "features": PURE | {"kernels", "modules"},
     "labels": PURE | {"data", "features"},
-    "ssl": PURE | {"modules"},
-    "models": PURE | {"kernels", "modules", "ssl", "features"},
+    "ssl": PURE | {"modules", "registry"},
+    "image_encoders": PURE | {"modules", "registry"},
+    "models": PURE | {"kernels", "modules", "ssl", "image_encoders", "registry", "features"},
     "data": BASE | {"frames"},
     "criterions": BASE | {"schedule", "evaluation", "ssl"},
     # report: a training judges its phases as the page of it does
-    "tasks": PURE | {"kernels", "data", "labels", "checkpoints", "evaluation", "report"},
+    "tasks": PURE | {"kernels", "data", "labels", "image_encoders", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,
     "evaluation": BASE | {"frames"},
     "decoding": BASE | {"data"},
     "report": BASE | {"frames"},
-    "inference": PURE | {"data", "decoding", "features", "checkpoints"},
+    "inference": PURE | {"data", "image_encoders", "decoding", "features", "checkpoints"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
     "fairseq_patches": BASE | {"checkpoints", "resuming"},
@@ -44,7 +46,16 @@ DOORS: dict[str, set[str]] = {
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
 KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "files", "evaluation", "decoding", "report")
-READS_NO_CONFIG = (*KNOWS_NO_FAIRSEQ, "kernels", "modules", "ssl", "features", "labels", "data")
+READS_NO_CONFIG = (
+    *KNOWS_NO_FAIRSEQ,
+    "kernels",
+    "modules",
+    "ssl",
+    "image_encoders",
+    "features",
+    "labels",
+    "data",
+)
 CONFIG_LIBRARIES = ("omegaconf", "hydra", "fairseq.dataclass")
 OUTSIDE = ("manifests", "examples", "tests", "hydra_plugins")  # nobody in the package imports these
 

@@ -24,10 +24,10 @@ from fairseq_mtssl.ssl.base import (
     SslBatch,
     SslBranch,
     SslResult,
-    branch_named,
-    read_options,
     register_branch,
 )
+
+branch_named, read_options = base.BRANCHES.named, base.BRANCHES.read_options
 
 
 @dataclass
@@ -55,8 +55,8 @@ class Dummy(SslBranch):
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A copy of the registry, so that nothing stays registered."""
-    monkeypatch.setattr(base, "BRANCHES", dict(base.BRANCHES))
-    return base.BRANCHES
+    monkeypatch.setattr(base.BRANCHES, "items", dict(base.BRANCHES.items))
+    return base.BRANCHES.items
 
 
 # -- registry

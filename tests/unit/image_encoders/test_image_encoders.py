@@ -10,12 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError, ImageError
+from fairseq_mtssl.image_encoders.base import ImageEncoder, encoder_named, takes_regions
+from fairseq_mtssl.image_encoders.cnn import CnnImageEncoder, CnnOptions
+from fairseq_mtssl.image_encoders.patches import PatchImageEncoder, PatchOptions
+from fairseq_mtssl.image_encoders.pixels import PixelNorm
+from fairseq_mtssl.image_encoders.regions import RegionEncoder, RegionOptions
+from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalConfig, VgsRetrievalModel
 from fairseq_mtssl.modules.attention import count_parameters
-from fairseq_mtssl.modules.image_encoder import build_image_encoder, takes_regions
-from fairseq_mtssl.modules.raw_image_encoder import CnnImageEncoder, PatchImageEncoder, PixelNorm
-from fairseq_mtssl.modules.region_encoder import RegionEncoder
 
-SMALL: dict[str, Any] = {"dim": 32, "layers": 2, "heads": 4, "ffn_dim": 64, "dropout": 0.0}
+SMALL: dict[str, Any] = {
+    "encoder_embed_dim": 32,
+    "image_layers": 2,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_embed_dim": 64,
+    "dropout": 0.0,
+}
+SIZES: dict[str, Any] = {
+    "regions": {"image_feature_dim": 12},
+    "cnn": {},
+    "patches": {"image_size": 32, "image_patch_size": 8},
+}
 # float32 sums in another order, values of order 1
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-5}
 
@@ -29,11 +43,17 @@ def regions(count: int = 2, places: int = 5) -> dict[str, Tensor]:
 
 
 def region_encoder() -> RegionEncoder:
-    return RegionEncoder(12, **SMALL)
+    return RegionEncoder(RegionOptions(**SMALL, image_feature_dim=12))
+
+
+def build(kind: str, **changes: Any) -> ImageEncoder:
+    """A small encoder of its name."""
+    encoder = encoder_named(kind)
+    return encoder(encoder.Options(**{**SMALL, **SIZES[kind], **changes}))
 
 
 def test_region_encoder_has_the_parameter_counts_of_the_paper() -> None:
-    encoder = RegionEncoder()
+    encoder = RegionEncoder(RegionOptions())
     embedding = [encoder.feature_projection, encoder.feature_norm, encoder.box_projection, encoder.box_norm]
     assert count_parameters(embedding) == 1_580_544
     assert encoder.encoder.cls.numel() == 768
@@ -92,16 +112,18 @@ def test_pixels_are_normalised_by_channel() -> None:
 @pytest.mark.parametrize("images", [torch.rand(2, 3, 32, 32), pixels()[:, :1], pixels()[0], regions()])
 def test_what_is_no_rgb_batch_is_refused(images: object) -> None:
     with pytest.raises(ImageError, match="uint8 RGB"):
-        CnnImageEncoder(**SMALL)(images)
+        build("cnn")(images)
 
 
 def test_default_cnn_stays_small() -> None:
-    assert 200_000 < count_parameters(CnnImageEncoder()) < 700_000
+    sizes = {"image_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_embed_dim": 256}
+    encoder = CnnImageEncoder(CnnOptions(encoder_embed_dim=128, **sizes))
+    assert 200_000 < count_parameters(encoder) < 700_000
 
 
 @pytest.mark.parametrize("kind", ["cnn", "patches"])
 def test_an_image_does_not_depend_on_the_others_of_its_batch(kind: str) -> None:
-    encoder = build_image_encoder(kind, image_size_px=32, patch_size_px=8, **SMALL)
+    encoder = build(kind)
     images = pixels(5)
     assert torch.allclose(encoder(images)[3:4], encoder(images[3:4]), **CLOSE)
 
@@ -110,14 +132,7 @@ def test_an_image_does_not_depend_on_the_others_of_its_batch(kind: str) -> None:
 def test_which_object_is_left_of_which_can_be_learned(kind: str) -> None:
     """Two coloured squares side by side at random places: only the layout tells the classes apart."""
     torch.manual_seed(0)
-    encoder = build_image_encoder(
-        kind,
-        image_size_px=32,
-        patch_size_px=8,
-        channels=(8, 16, 16),
-        grid=2,
-        **SMALL,
-    )
+    encoder = build(kind, **({"image_channels": [8, 16, 16], "image_grid": 2} if kind == "cnn" else {}))
     judge = nn.Sequential(encoder, nn.Linear(32, 2))
     optimizer = torch.optim.Adam(judge.parameters(), 1e-3)
     for _ in range(150):
@@ -146,13 +161,13 @@ def side_by_side(count: int) -> tuple[Tensor, Tensor]:
 
 
 def test_cnn_takes_images_of_other_sizes() -> None:
-    encoder = CnnImageEncoder(**SMALL)
+    encoder = build("cnn")
     for size in (8, 50, 64, 100):
         assert encoder(pixels(size=size)).shape == (2, 32)
 
 
 def test_patches_are_cut_like_a_strided_convolution_cuts_them() -> None:
-    encoder = PatchImageEncoder(32, 8, **SMALL)
+    encoder = PatchImageEncoder(PatchOptions(**SMALL, **SIZES["patches"]))
     seen: list[Tensor] = []
     encoder.tokens.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = pixels()
@@ -166,19 +181,12 @@ def test_patches_are_cut_like_a_strided_convolution_cuts_them() -> None:
 
 def test_patches_refuse_images_of_another_size() -> None:
     with pytest.raises(ImageError, match="got images of 40×40 px.*32×32"):
-        PatchImageEncoder(32, 8, **SMALL)(pixels(size=40))
+        PatchImageEncoder(PatchOptions(**SMALL, **SIZES["patches"]))(pixels(size=40))
 
 
 @pytest.mark.parametrize("kind", ["regions", "cnn", "patches"])
 def test_every_kind_embeds_in_the_size_asked_for_and_learns_everywhere(kind: str) -> None:
-    encoder = build_image_encoder(
-        kind,
-        feature_dim=12,
-        image_size_px=32,
-        patch_size_px=8,
-        embed_dim=20,
-        **SMALL,
-    )
+    encoder = build(kind, encoder_embed_dim=20)
     out = encoder(regions() if takes_regions(kind) else pixels())
     assert out.shape == (2, 20)
     out.square().sum().backward()
@@ -188,29 +196,55 @@ def test_every_kind_embeds_in_the_size_asked_for_and_learns_everywhere(kind: str
 
 @pytest.mark.parametrize("kind", ["regions", "cnn", "patches"])
 def test_every_kind_runs_in_half_precision(kind: str) -> None:
-    encoder = build_image_encoder(
-        kind,
-        feature_dim=12,
-        image_size_px=32,
-        patch_size_px=8,
-        **SMALL,
-    ).to(torch.bfloat16)
+    encoder = build(kind).to(torch.bfloat16)
     out = encoder(regions() if takes_regions(kind) else pixels())
     assert out.dtype == torch.bfloat16
     assert out.isfinite().all()
 
 
 @pytest.mark.parametrize(
-    ("kind", "sizes", "error"),
+    ("kind", "fields", "error"),
     [
-        ("resnet", {}, "unknown kind `resnet`; choose one of regions, cnn, patches, timm:<name>"),
-        ("timm:", {}, "unknown kind"),
-        ("cnn", {"weights": "w.pt"}, "only timm:<name> does"),
-        ("patches", {"image_size_px": 30, "patch_size_px": 8}, "do not tile images of 30 px"),
-        ("cnn", {"heads": 5, "dim": 32}, "5 heads do not divide 32"),
-        ("cnn", {"channels": ()}, "at least one stage"),
+        (
+            "resnet",
+            {},
+            "model.image_encoder: got 'resnet', wanted one of cnn, patches, regions, timm:<name>",
+        ),
+        ("timm:", {}, "got 'timm:', wanted one of"),
+        ("cnn:large", {}, "got 'cnn:large', wanted one of"),
+        ("cnn", {"image_weights": "w.pt"}, "image_weights w.pt: image_encoder=cnn takes no weights file"),
+        ("patches", {"image_size": 30, "image_patch_size": 8}, "do not tile images of 30 px"),
+        ("cnn", {"image_channels": []}, "at least one block"),
+        (
+            "cnn",
+            {"image_encoder_options": {"depth": 2}},
+            "model.image_encoder_options: depth: no such option",
+        ),
     ],
 )
-def test_impossible_encoders_are_refused_with_the_cure(kind: str, sizes: dict, error: str) -> None:
+def test_impossible_encoders_are_refused_with_the_cure(kind: str, fields: dict, error: str) -> None:
     with pytest.raises(ConfigError, match=error):
-        build_image_encoder(kind, **sizes)
+        VgsRetrievalModel.build_model(
+            VgsRetrievalConfig(**{"image_encoder": kind, "image_size": 32, **fields})
+        )
+
+
+def test_heads_that_do_not_divide_the_dimensions_are_refused() -> None:
+    with pytest.raises(ConfigError, match="5 heads do not divide 32"):
+        build("cnn", encoder_attention_heads=5)
+
+
+def test_all_that_is_wrong_is_said_at_once() -> None:
+    wrong = {"image_encoder": "cnn", "image_size": 32, "image_grid": 0, "image_weights": "w.pt"}
+    with pytest.raises(ConfigError) as caught:
+        VgsRetrievalModel.build_model(VgsRetrievalConfig(**wrong, similarity="none"))
+    assert len(caught.value.errors) == 3
+
+
+def test_options_go_before_the_fields_of_the_model() -> None:
+    fields = {**SMALL, "shared_layers": 1, "speech_channels": [32], "speech_strides": [2]}
+    config = VgsRetrievalConfig(
+        **fields, image_encoder="cnn", image_size=32, image_grid=3, image_encoder_options={"image_layers": 1}
+    )
+    encoder: Any = VgsRetrievalModel.build_model(config).image_encoder
+    assert encoder.options == CnnOptions(**{**SMALL, "image_layers": 1}, image_size=32, image_grid=3)

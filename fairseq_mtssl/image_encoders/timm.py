@@ -1,47 +1,49 @@
-"""Image embeddings from a `timm` network by name; pretrained weights only from a local file."""
-
-from __future__ import annotations
+"""Image embeddings from a network of timm, whose pretrained weights are read from a local file."""
 
 import difflib
 import importlib
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import CheckpointError, ConfigError
+from fairseq_mtssl.image_encoders.base import ImageEncoder, ImageOptions, register_image_encoder
+from fairseq_mtssl.image_encoders.pixels import IMAGENET_MEAN, IMAGENET_STD, PixelNorm
 from fairseq_mtssl.modules.attention import ClsProjection
-from fairseq_mtssl.modules.raw_image_encoder import IMAGENET_MEAN, IMAGENET_STD, PixelNorm
 
 Weights = dict[str, Tensor]
 
 
-class TimmImageEncoder(nn.Module):
-    """A timm network without its classifier, its pooled features projected. Never downloads.
+@dataclass
+class TimmOptions(ImageOptions):
+    image_encoder: str = field(default="timm:", metadata={"help": "timm:<name>, a name that timm lists"})
+    image_weights: Optional[str] = field(
+        default=None, metadata={"help": "local file of pretrained weights (timm:<name>)"}
+    )
 
-    name: as timm lists it, e.g. `vit_small_patch16_224`.
-    weights: a local .pt, .pth or .safetensors state dict of that network, or None for random ones;
-        classifier weights in it are ignored, every other key and shape must fit.
-    image_size_px: side of the images where the network is built for one size (ViTs); None keeps timm's.
-    embed_dim: D of the image embedding; projection_dim: hidden size of the projection (twice the
-        network's feature size by default).
-    Raises: ConfigError when timm is missing or does not know the name; CheckpointError for weights
-        that are missing or do not fit.
+
+@register_image_encoder("timm:<name>")
+class TimmImageEncoder(ImageEncoder):
+    """A network of timm without its classifier, whose pooled features are projected. Nothing is downloaded.
+
+    The network is that of the option image_encoder, such as timm:vit_small_patch16_224; networks for one size
+    of images are built for image_size. image_weights is a .pt, .pth or .safetensors file with a state dict of
+    that network, where a classifier is ignored and every other key and shape must fit; null: random weights.
+    Raises: ConfigError if timm is missing or does not know the name; CheckpointError if the weights are
+    missing or do not fit.
     """
 
-    def __init__(
-        self,
-        name: str,
-        weights: str | Path | None = None,
-        embed_dim: int = 768,
-        image_size_px: int | None = None,
-        projection_dim: int | None = None,
-    ) -> None:
-        super().__init__()
+    Options = TimmOptions
+
+    def __init__(self, options: TimmOptions) -> None:
+        super().__init__(options)
+        name, weights = options.image_encoder.removeprefix("timm:"), options.image_weights
         timm = _import_timm(name)
-        self.network = _create(timm, name, image_size_px)
+        self.network = _create(timm, name, options.image_size)
         settings = getattr(self.network, "default_cfg", None) or {}
         self.pixels = PixelNorm(
             settings.get("mean", IMAGENET_MEAN),
@@ -51,7 +53,7 @@ class TimmImageEncoder(nn.Module):
         if weights is not None:
             _load(self.network, Path(weights), name, settings.get("classifier"))
         features = getattr(self.network, "head_hidden_size", None) or self.network.num_features
-        self.projection = ClsProjection(features, projection_dim or 2 * features, embed_dim)
+        self.projection = ClsProjection(features, 2 * features, options.encoder_embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (M, 3, H, W) uint8, of the size the network was built for -> (M, D), not normalised."""
@@ -68,15 +70,13 @@ def _import_timm(name: str) -> Any:
         ) from error
 
 
-def _create(timm: Any, name: str, image_size_px: int | None) -> Any:
-    """Build the network without classifier; image_size_px reaches only networks of a fixed size."""
+def _create(timm: Any, name: str, image_size_px: int) -> Any:
+    """Build the network without its classifier; the size matters to networks for images of one size only."""
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
         raise ConfigError(
             "image encoder", [f"timm knows no `{name}`; near: {near or 'see timm.list_models()'}"]
         )
-    if image_size_px is None:
-        return timm.create_model(name, pretrained=False, num_classes=0)
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size_px)
     except TypeError as error:  # convolutional networks take any size and no such argument

@@ -13,9 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import CheckpointError, ConfigError, ImageError
-from fairseq_mtssl.modules.image_encoder import build_image_encoder
+from fairseq_mtssl.image_encoders.base import encoder_named
 
 IMAGES = torch.randint(0, 256, (2, 3, 8, 8), dtype=torch.uint8)
+
+
+def build(name: str, size_px: int = 8, weights: Path | None = None) -> Any:
+    """The encoder of a name, with 10 dimensions."""
+    encoder = encoder_named(name)
+    path = None if weights is None else str(weights)
+    fields = {"encoder_embed_dim": 10, "image_size": size_px, "image_weights": path}
+    return encoder(encoder.Options(image_encoder=name, **fields))
 
 
 class FakeVit(nn.Module):
@@ -68,7 +76,7 @@ def timm(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("timm")
 @pytest.mark.parametrize("name", ["vit", "resnet"])
 def test_network_embeds_without_its_classifier(name: str) -> None:
-    encoder = build_image_encoder(f"timm:{name}", image_size_px=8, embed_dim=10)
+    encoder = build(f"timm:{name}")
     assert encoder(IMAGES).shape == (2, 10)
     assert not any("head" in key or "fc" in key for key in encoder.state_dict())
     with pytest.raises(ImageError, match="uint8 RGB"):
@@ -77,7 +85,7 @@ def test_network_embeds_without_its_classifier(name: str) -> None:
 
 @pytest.mark.usefixtures("timm")
 def test_pixels_are_normalised_as_the_network_was_trained() -> None:
-    encoder: Any = build_image_encoder("timm:vit", image_size_px=8, embed_dim=10)
+    encoder = build("timm:vit")
     black = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     assert torch.equal(encoder.pixels(black), torch.full((1, 3, 8, 8), -1.0))
 
@@ -91,7 +99,7 @@ def test_local_weights_are_loaded_and_their_classifier_left(
     full: Any = create_model(name, False, **({"img_size": 8} if name == "vit" else {}))
     path = tmp_path / "weights.pth"
     torch.save({wrapped: full.state_dict()} if wrapped else full.state_dict(), path)
-    encoder: Any = build_image_encoder(f"timm:{name}", image_size_px=8, embed_dim=10, weights=path)
+    encoder = build(f"timm:{name}", weights=path)
     assert torch.equal(encoder.network.body.weight, full.body.weight)
 
 
@@ -100,7 +108,7 @@ def test_weights_of_another_network_are_refused_with_what_differs(tmp_path: Path
     path = tmp_path / "weights.pt"
     torch.save({"body.weight": torch.zeros(6, 5), "tail.bias": torch.zeros(2)}, path)
     with pytest.raises(CheckpointError) as caught:
-        build_image_encoder("timm:vit", image_size_px=8, weights=path)
+        build("timm:vit", weights=path)
     message = str(caught.value)
     for part in (
         "missing body.bias",
@@ -126,14 +134,14 @@ def test_weights_that_cannot_be_read_are_refused(
     if content is not None:
         (tmp_path / name).write_bytes(content)
     with pytest.raises(CheckpointError, match=error):
-        build_image_encoder("timm:vit", image_size_px=8, weights=tmp_path / name)
+        build("timm:vit", weights=tmp_path / name)
 
 
 @pytest.mark.usefixtures("timm")
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pt")
     with pytest.raises(CheckpointError, match="holds no state dict"):
-        build_image_encoder("timm:vit", image_size_px=8, weights=tmp_path / "list.pt")
+        build("timm:vit", weights=tmp_path / "list.pt")
 
 
 @pytest.mark.usefixtures("timm")
@@ -141,20 +149,20 @@ def test_weights_in_safetensors_are_loaded(tmp_path: Path) -> None:
     safetensors = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     full: Any = create_model("resnet", False)
     safetensors.save_file(full.state_dict(), str(tmp_path / "weights.safetensors"))
-    encoder: Any = build_image_encoder("timm:resnet", weights=tmp_path / "weights.safetensors")
+    encoder = build("timm:resnet", weights=tmp_path / "weights.safetensors")
     assert torch.equal(encoder.network.body.weight, full.body.weight)
 
 
 @pytest.mark.usefixtures("timm")
 def test_an_unknown_name_is_refused_with_near_ones() -> None:
     with pytest.raises(ConfigError, match="timm knows no `resnte`; near: resnet"):
-        build_image_encoder("timm:resnte")
+        build("timm:resnte")
 
 
 def test_missing_timm_is_named_with_the_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)  # what import sees for a module that is not there
     with pytest.raises(ConfigError, match="pip install timm"):
-        build_image_encoder("timm:vit_tiny_patch16_224")
+        build("timm:vit_tiny_patch16_224")
 
 
 @pytest.mark.skipif(
@@ -166,8 +174,6 @@ def test_real_timm_networks_embed_and_load_their_own_weights(tmp_path: Path) -> 
 
     full = timm.create_model("vit_tiny_patch16_224", pretrained=False, img_size=32)
     torch.save(full.state_dict(), tmp_path / "weights.pt")
-    encoder: Any = build_image_encoder(
-        "timm:vit_tiny_patch16_224", image_size_px=32, embed_dim=10, weights=tmp_path / "weights.pt"
-    )
+    encoder = build("timm:vit_tiny_patch16_224", 32, tmp_path / "weights.pt")
     assert encoder(torch.zeros(2, 3, 32, 32, dtype=torch.uint8)).shape == (2, 10)
     assert torch.equal(encoder.network.pos_embed, full.pos_embed)
