@@ -11,11 +11,10 @@ from fairseq_mtssl.cli.options import (
     add_compute_arguments,
     add_random_argument,
     pick_device,
-    prepare_output,
-    write_json,
 )
 from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
 HELP = "measure ABX phone discrimination: each layer of a checkpoint, features or units"
 DISTANCES = ("angular", "euclidean", "kl")  # of evaluation.frame_distance, which is slow to import
@@ -67,22 +66,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="speakers that X is taken from for each A, across speakers; 0: all (5)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of both draws and of random weights (0)")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     add_compute_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, print, write."""
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Measure."""
     check(args)
-    if args.json:
-        prepare_output(args.json)
-    table, measured = evaluate(args)
-    if args.json:
-        write_json(args.json, measured)
-    print(table)
-    if args.json:
-        print(f"wrote {args.json}")
-    return 0
+    return EvaluationResult(*evaluate(args))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -140,3 +130,6 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     heading = f"split {split}: {distance}, {args.slicing}, {args.context} context, {source.rate_hz:g} Hz"
     table = abx.format_table(scores, plan, source.heading)
     return f"{heading}\n{table}", {**how, **abx.to_json(scores, plan)}
+
+
+register_evaluation(Evaluation("abx", HELP, add_arguments, run))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,8 @@ from fairseq_mtssl.cli.options import (
     pick_device,
     positive_int,
     prepare_output,
-    write_json,
 )
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
 if TYPE_CHECKING:
     import torch
@@ -38,27 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="image",
         help="what makes an image right for a caption: being its own (image), or having its label",
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     parser.add_argument("--gallery", metavar="PNG", help="also draw captions with the images they retrieve")
     parser.add_argument(
         "--gallery-rows", type=positive_int, default=8, metavar="N", help="captions drawn (8)"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Encode, score, print; write what was asked for."""
-    outputs = [prepare_output(path) for path in (args.json, args.gallery) if path]
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Encode the split and score it."""
+    if args.gallery:
+        prepare_output(args.gallery)
     encoded, result = evaluate(
         args.checkpoint, args.data, args.split, args.relevance, args.batch_size, pick_device(args.device)
     )
-    if args.json:
-        write_json(args.json, result.to_json())
-    print(result.format_table(), flush=True)
-    if args.gallery:
-        gallery(encoded, args.gallery, args.relevance, args.gallery_rows, args.split)
-    for path in outputs:
-        print(f"wrote {path}")
-    return 0
+    draw = partial(gallery, encoded, args.gallery, args.relevance, args.gallery_rows, args.split)
+    return EvaluationResult(result.format_table(), result.to_json(), [draw] if args.gallery else [])
 
 
 def evaluate(
@@ -117,3 +112,6 @@ def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
     """So many of the rows, or all where there are fewer, at equal distances: chosen whatever they score."""
     count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
+
+
+register_evaluation(Evaluation("retrieval", HELP, add_arguments, run))

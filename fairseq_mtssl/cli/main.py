@@ -14,23 +14,29 @@ import warnings
 from collections.abc import Sequence
 from importlib import import_module
 
+from fairseq_mtssl.cli import evaluate
 from fairseq_mtssl.errors import MtsslError
 
 COMMANDS = {
-    "evaluate-retrieval": "evaluate_retrieval",
-    "evaluate-abx": "evaluate_abx",
-    "probe-layers": "probe_layers",
+    "evaluate": "evaluate",
     "retrieve": "retrieve",
     "report": "report",
     "make-targets": "make_targets",
     "dump-features": "dump_features",
     "learn-kmeans": "learn_kmeans",
     "dump-labels": "dump_labels",
-    "measure-targets": "measure_targets",
     "prepare-text": "prepare_text",
-    "transcribe": "transcribe",
     "user-dir": "user_dir",
 }
+"""Name of a subcommand -> its module in `fairseq_mtssl.cli`."""
+EVALUATION_COMMANDS = {
+    "evaluate-retrieval": "retrieval",
+    "evaluate-abx": "abx",
+    "probe-layers": "phones",
+    "measure-targets": "targets",
+    "transcribe": "transcription",
+}
+"""Name of a subcommand -> the evaluation that it runs, as `mtssl evaluate` does."""
 USER_ERROR = 2  # what argparse exits with, too
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as a shell reports the signal
@@ -69,6 +75,8 @@ def build_parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
         command.set_defaults(run=module.run)
+    for name, evaluation in EVALUATION_COMMANDS.items():
+        evaluate.add_evaluation(commands, name, evaluation)
     return parser
 
 

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.cli.options import prepare_output, write_json
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
 HELP = "measure labels against phone alignments: phone purity, cluster purity, PNMI"
 
@@ -20,20 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR", help="folder of {split}.tsv and {split}.phones.tsv"
     )
     parser.add_argument("--splits", metavar="A,B", help="splits to measure (those that have phones)")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, print, write."""
-    if args.json:
-        prepare_output(args.json)
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Measure every split."""
     measured = measure_targets(args.labels, args.data, args.splits)
-    if args.json:
-        write_json(args.json, measured)
-    print(format_table(measured))
-    if args.json:
-        print(f"wrote {args.json}")
-    return 0
+    return EvaluationResult(format_table(measured), measured)
 
 
 def measure_targets(labels: str | Path, data: str | Path, names: str | None = None) -> dict[str, Any]:
@@ -92,3 +84,6 @@ def format_table(measured: dict[str, Any]) -> str:
                 f"{row['unaligned_utterances']} utterances without phones"
             )
     return "\n".join(lines)
+
+
+register_evaluation(Evaluation("targets", HELP, add_arguments, run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from fairseq_mtssl.cli.options import (
@@ -11,9 +12,9 @@ from fairseq_mtssl.cli.options import (
     pick_device,
     positive_int,
     prepare_output,
-    write_json,
 )
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
 HELP = "train a linear phone probe on every layer of a checkpoint and show where phones are told best"
 
@@ -28,7 +29,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="folder that manifests/aligned_phones.py wrote"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     parser.add_argument("--plot", metavar="PNG", help="also draw accuracy and macro-F1 by layer")
     parser.add_argument(
         "--max-frames",
@@ -48,26 +48,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compute_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train, measure, print, write."""
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Train the probes and measure them."""
     check(args)
-    for path in (args.json, args.plot):
-        if path:
-            prepare_output(path)
     if args.plot:
         from fairseq_mtssl.report.canvas import new_figure
 
+        prepare_output(args.plot)
         new_figure(1.0, 1.0)  # told now, rather than after the training, if matplotlib is absent
     measured = probe_layers(args)
-    print(format_table(measured))
-    if args.json:
-        write_json(args.json, measured)
-        print(f"wrote {args.json}")
-    if args.plot:
+
+    def draw() -> Path:
         from fairseq_mtssl.report.layer_plot import draw_layers
 
-        print(f"wrote {draw_layers(measured, args.plot)}")
-    return 0
+        return Path(draw_layers(measured, args.plot))
+
+    return EvaluationResult(format_table(measured), measured, [draw] if args.plot else [])
 
 
 def check(args: argparse.Namespace) -> None:
@@ -140,3 +136,6 @@ def format_table(measured: dict[str, Any]) -> str:
     lines.append(f"{'chance':<8}{cells}".rstrip())
     lines.append("* best on valid; chance: always the phone most frequent in train")
     return "\n".join(lines)
+
+
+register_evaluation(Evaluation("phones", HELP, add_arguments, run))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +13,10 @@ from fairseq_mtssl.cli.options import (
     pick_device,
     positive_int,
     prepare_output,
-    write_json,
     write_output,
 )
 from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,36 +53,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm-weight", type=float, metavar="W", help="weight of the language model (2)")
     parser.add_argument("--word-score", type=float, metavar="S", help="added for every word (-1)")
     add_compute_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write numbers and texts here")
     parser.add_argument(
         "--hypotheses", metavar="FILE", help="also write the texts here: file, text, reference, tab separated"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Transcribe, print, write."""
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Transcribe a split, or recordings."""
     from fairseq_mtssl import checkpoints
     from fairseq_mtssl.inference.recognition import vocabulary_of
 
     if (args.data is None) == (not args.audio):
         raise ConfigError("--data", ["give either --data DIR with --split S, or recordings"])
     check_search(args)
-    outputs = [prepare_output(path) for path in (args.json, args.hypotheses) if path]
+    if args.hypotheses:
+        prepare_output(args.hypotheses)
     loaded = checkpoints.load_model(args.checkpoint)
     symbols = vocabulary_of(loaded.task, args.checkpoint)
     loaded.model.to(pick_device(args.device))
     decoder = choose_decoder(args, symbols)
     if args.data is not None:
-        answer = transcribe_split(args, loaded, symbols, decoder)
+        table, answer = transcribe_split(args, loaded, symbols, decoder)
     else:
-        answer = transcribe_files(args, loaded, decoder)
-    if args.json:
-        write_json(args.json, answer)
-    if args.hypotheses:
-        write_hypotheses(args.hypotheses, answer["hypotheses"])
-    for path in outputs:
-        print(f"wrote {path}")
-    return SOME_FAILED if answer.get("skipped") else 0
+        table, answer = transcribe_files(args, loaded, decoder)
+    write = partial(write_hypotheses, args.hypotheses, answer["hypotheses"])
+    status = SOME_FAILED if answer.get("skipped") else 0
+    return EvaluationResult(table, answer, [write] if args.hypotheses else [], status)
 
 
 def check_search(args: argparse.Namespace) -> None:
@@ -117,8 +114,8 @@ def choose_decoder(args: argparse.Namespace, symbols: Vocabulary) -> Any:
 
 def transcribe_split(
     args: argparse.Namespace, loaded: Any, symbols: Vocabulary, decoder: Any
-) -> dict[str, Any]:
-    """Numbers and texts of a split, as --json writes them; prints the numbers.
+) -> tuple[str, dict[str, Any]]:
+    """The table of a split, and its numbers and texts as --json writes them.
 
     Raises: ManifestError if the manifest, the references or any recording cannot be used.
     """
@@ -135,10 +132,9 @@ def transcribe_split(
         raise ManifestError(manifest.path, errors)
     texts = [heard.texts[row] for row in range(len(manifest))]
     result = evaluate_transcription(references, texts)
-    print(f"split {args.split}, {decoder.about['name'].replace('_', ' ')} decoding")
-    print(result.format_table(), flush=True)
+    heading = f"split {args.split}, {decoder.about['name'].replace('_', ' ')} decoding"
     rows = zip(manifest.files, texts, references, strict=True)
-    return {
+    return f"{heading}\n{result.format_table()}", {
         "split": args.split,
         **result.to_json(),
         "decoder": decoder.about,
@@ -173,13 +169,15 @@ def read_references(tsv: Path, labels: str, symbols: Vocabulary, rows: int) -> l
     return references
 
 
-def transcribe_files(args: argparse.Namespace, loaded: Any, decoder: Any) -> dict[str, Any]:
-    """Texts of recordings, as --json writes them; prints a line each. What cannot be used is named."""
+def transcribe_files(args: argparse.Namespace, loaded: Any, decoder: Any) -> tuple[str, dict[str, Any]]:
+    """A line for each recording, and the texts as --json writes them; both name what cannot be used."""
     lengths = [_claimed_samples(path) for path in args.audio]
     heard = _recognise(args, loaded, decoder, args.audio, lengths, resample=True)
-    for row, path in enumerate(args.audio):
-        print(f"{path}\t{heard.texts[row]}" if row in heard.texts else f"skipped {heard.errors[row]}")
-    return {
+    lines = [
+        f"{path}\t{heard.texts[row]}" if row in heard.texts else f"skipped {heard.errors[row]}"
+        for row, path in enumerate(args.audio)
+    ]
+    return "\n".join(lines), {
         "decoder": decoder.about,
         "hypotheses": [
             {"file": args.audio[row], "hypothesis": text} for row, text in sorted(heard.texts.items())
@@ -232,8 +230,12 @@ def _recognise(
     return heard
 
 
-def write_hypotheses(path: str | Path, rows: Sequence[dict[str, str]]) -> None:
+def write_hypotheses(path: str | Path, rows: Sequence[dict[str, str]]) -> Path:
     """A table with the columns on its first line. Raises: ConfigError if it cannot be written."""
     names = list(rows[0]) if rows else ["file", "hypothesis"]
     lines = ["\t".join(names), *("\t".join(row[name] for name in names) for row in rows)]
     write_output(path, "".join(f"{line}\n" for line in lines))
+    return Path(path)
+
+
+register_evaluation(Evaluation("transcription", HELP, add_arguments, run))

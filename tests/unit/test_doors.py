@@ -34,7 +34,7 @@ DOORS: dict[str, set[str]] = {
     # report: a training judges its phases as the page of it does
     "tasks": PURE | {"kernels", "data", "labels", "image_encoders", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,
-    "evaluation": BASE | {"frames"},
+    "evaluation": BASE | {"frames", "registry"},
     "decoding": BASE | {"data"},
     "report": BASE | {"frames"},
     "inference": PURE | {"data", "image_encoders", "decoding", "features", "checkpoints"},
