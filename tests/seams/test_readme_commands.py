@@ -1,7 +1,8 @@
 """The README, the pages of docs/ and the examples' READMEs: what they say exists and works.
 
 Every shell command in them is run where that is quick, and otherwise taken apart; a command of a kind that is
-not known here fails, so that none goes untested. The Python lines of the README are held to the signatures of
+not known here fails, so that none goes untested. Blocks marked `console`, in CONTRIBUTING.md, are run by
+test_adding.py. The Python lines of the README are held to the signatures of
 what they call.
 """
 
