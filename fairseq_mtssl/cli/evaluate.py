@@ -1,33 +1,27 @@
-"""`mtssl evaluate NAME`: run one of the registered evaluations, print its table and write its numbers."""
+"""`mtssl evaluate NAME`: run one of the registered evaluations, print its table and write its results."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-from fairseq_mtssl.cli import evaluate_abx as _evaluate_abx  # noqa: F401  (registers, as the others here)
-from fairseq_mtssl.cli import evaluate_retrieval as _evaluate_retrieval  # noqa: F401
-from fairseq_mtssl.cli import measure_targets as _measure_targets  # noqa: F401
-from fairseq_mtssl.cli import probe_layers as _probe_layers  # noqa: F401
-from fairseq_mtssl.cli import transcribe as _transcribe  # noqa: F401
 from fairseq_mtssl.cli.options import prepare_output, write_json
 from fairseq_mtssl.evaluation.base import EVALUATIONS
 
 HELP = "run an evaluation by its name, one of this package or of a plugin"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A subcommand for each registered evaluation."""
+def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    """Add a subcommand for each registered evaluation. Returns: the parser."""
     evaluations = parser.add_subparsers(dest="evaluation", required=True, metavar="NAME")
     for name in EVALUATIONS.names():
         add_evaluation(evaluations, name, name)
+    return parser
 
 
-def add_evaluation(commands: Any, command: str, name: str) -> None:
-    """Add a subcommand that runs an evaluation.
-
-    commands: what `add_subparsers` has returned. command, name: of the subcommand and of the evaluation.
-    """
+def add_evaluation(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: str, name: str
+) -> None:
+    """Add a subcommand, called `command`, that runs the evaluation `name`."""
     evaluation = EVALUATIONS.named(name)
     parser = commands.add_parser(command, help=evaluation.help, description=evaluation.help)
     evaluation.add_arguments(parser)

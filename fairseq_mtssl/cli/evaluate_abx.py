@@ -16,6 +16,7 @@ from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
+NAME = "abx"
 HELP = "measure ABX phone discrimination: each layer of a checkpoint, features or units"
 DISTANCES = ("angular", "euclidean", "kl")  # of evaluation.frame_distance, which is slow to import
 
@@ -132,4 +133,4 @@ def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     return f"{heading}\n{table}", {**how, **abx.to_json(scores, plan)}
 
 
-register_evaluation(Evaluation("abx", HELP, add_arguments, run))
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

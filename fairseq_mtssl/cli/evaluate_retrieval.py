@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from fairseq_mtssl.evaluation.retrieval import RetrievalResult
     from fairseq_mtssl.inference.embeddings import EncodedSplit
 
+NAME = "retrieval"
 HELP = "measure speech–image retrieval of a checkpoint on a split"
 TOP = 5
 
@@ -114,4 +115,4 @@ def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-register_evaluation(Evaluation("retrieval", HELP, add_arguments, run))
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

@@ -10,6 +10,7 @@ from typing import Any
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
+NAME = "targets"
 HELP = "measure labels against phone alignments: phone purity, cluster purity, PNMI"
 
 
@@ -86,4 +87,4 @@ def format_table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-register_evaluation(Evaluation("targets", HELP, add_arguments, run))
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

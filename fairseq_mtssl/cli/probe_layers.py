@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 from fairseq_mtssl.cli.options import (
@@ -16,6 +16,7 @@ from fairseq_mtssl.cli.options import (
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
+NAME = "phones"
 HELP = "train a linear phone probe on every layer of a checkpoint and show where phones are told best"
 
 
@@ -56,13 +57,10 @@ def run(args: argparse.Namespace) -> EvaluationResult:
 
         prepare_output(args.plot)
         new_figure(1.0, 1.0)  # told now, rather than after the training, if matplotlib is absent
+    from fairseq_mtssl.report.layer_plot import draw_layers
+
     measured = probe_layers(args)
-
-    def draw() -> Path:
-        from fairseq_mtssl.report.layer_plot import draw_layers
-
-        return Path(draw_layers(measured, args.plot))
-
+    draw = partial(draw_layers, measured, args.plot)
     return EvaluationResult(format_table(measured), measured, [draw] if args.plot else [])
 
 
@@ -138,4 +136,4 @@ def format_table(measured: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-register_evaluation(Evaluation("phones", HELP, add_arguments, run))
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from fairseq_mtssl.decoding.vocabulary import Vocabulary
     from fairseq_mtssl.inference.recognition import Decoder, Recognised
 
+NAME = "transcription"
 HELP = "transcribe a split and measure word errors, or transcribe recordings, with a fine-tuned model"
 SOME_FAILED = 2
 SEARCH = ("beam", "beam_threshold", "lm_weight", "word_score")
@@ -238,4 +239,4 @@ def write_hypotheses(path: str | Path, rows: Sequence[dict[str, str]]) -> Path:
     return Path(path)
 
 
-register_evaluation(Evaluation("transcription", HELP, add_arguments, run))
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

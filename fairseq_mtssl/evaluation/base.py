@@ -1,7 +1,7 @@
 """What an evaluation is, what it returns, and the registry of evaluations.
 
 To add one, write a file that ends in `register_evaluation(Evaluation(NAME, HELP, add_arguments, run))`,
-import it in `fairseq_mtssl/cli/evaluate.py` or name it as a plugin, and run it with `mtssl evaluate NAME`.
+list it in `fairseq_mtssl/cli/main.py` or name it as a plugin, and run it with `mtssl evaluate NAME`.
 """
 
 from __future__ import annotations

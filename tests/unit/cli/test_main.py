@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,11 @@ import fairseq_mtssl
 from fairseq_mtssl.cli import main as cli
 from fairseq_mtssl.cli import options, user_dir
 from fairseq_mtssl.errors import ConfigError, MtsslError
-from fairseq_mtssl.evaluation.base import EVALUATIONS as EVALUATION_REGISTRY
+from fairseq_mtssl.evaluation.base import EVALUATIONS
 
 CLI = Path(cli.__file__).parent
-EVALUATIONS = ("evaluate_abx", "evaluate_retrieval", "measure_targets", "probe_layers", "transcribe")
-SHARED = ("evaluate", *EVALUATIONS, "options", "target_options", "report_page", "report_paper")
-"""What subcommands import."""
+CLI_ROOM = "fairseq_mtssl.cli"
+SHARED = ("options", "target_options", "report_page", "report_paper")  # what subcommands import
 QUICK = {
     "fairseq_mtssl.files",
     "fairseq_mtssl.errors",
@@ -45,12 +45,17 @@ def test_every_command_of_an_evaluation_takes_what_mtssl_evaluate_takes() -> Non
     parser = cli.build_parser()
     commands = parser._subparsers._group_actions[0].choices
     evaluations = commands["evaluate"]._subparsers._group_actions[0].choices
-    assert set(evaluations) == set(cli.EVALUATION_COMMANDS.values()) == set(EVALUATION_REGISTRY.names())
-    for command, name in cli.EVALUATION_COMMANDS.items():
-        ways = [
-            sorted(action.dest for action in each._actions) for each in (commands[command], evaluations[name])
-        ]
-        assert ways[0] == ways[1] and "json" in ways[0]
+    names = {
+        name: import_module(f"fairseq_mtssl.cli.{stem}").NAME
+        for name, stem in cli.EVALUATION_COMMANDS.items()
+    }
+    assert set(evaluations) == set(names.values()) == set(EVALUATIONS.names())
+    for command, name in names.items():
+        options, same = (
+            {action.dest for action in each[key]._actions}
+            for each, key in ((commands, command), (evaluations, name))
+        )
+        assert options == same and "json" in options
 
 
 def test_an_unknown_evaluation_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +63,7 @@ def test_an_unknown_evaluation_is_refused_with_the_known_ones(capsys: pytest.Cap
         cli.main(["evaluate", "abc"])
     assert caught.value.code == 2
     printed = capsys.readouterr().err
-    assert all(name in printed for name in cli.EVALUATION_COMMANDS.values())
+    assert all(name in printed for name in EVALUATIONS.names())
 
 
 @pytest.mark.parametrize("argv", [[], ["fly"], ["evaluate-retrieval"], ["retrieve", "--checkpoint", "c"]])
@@ -114,7 +119,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["user-dir"])
 
 
-@pytest.mark.parametrize("stem", ["main", *dict.fromkeys([*SHARED, *cli.COMMANDS.values()])])
+@pytest.mark.parametrize("stem", ["main", *SHARED, *cli.COMMANDS.values(), *cli.EVALUATION_COMMANDS.values()])
 def test_subcommands_import_nothing_slow_before_they_run(stem: str) -> None:
     tree = ast.parse((CLI / f"{stem}.py").read_text(encoding="utf-8"))
     modules = set()
