@@ -12,13 +12,14 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "fairseq_mtssl"
 
 # room -> rooms it may import from, besides its own. errors is open to all; a single file is a room too.
-BASE = {"errors", "files", "prefetch"}
+BASE = {"errors", "files", "plugins", "prefetch"}
 PURE = BASE | {"frames", "schedule"}
 DOORS: dict[str, set[str]] = {
     "errors": set(),
     "frames": BASE,
     "schedule": BASE,
     "files": set(),
+    "plugins": set(),
     "prefetch": set(),
     "kernels": BASE | {"frames"},
     "modules": PURE | {"kernels"},
