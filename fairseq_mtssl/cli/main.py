@@ -17,6 +17,7 @@ from importlib import import_module
 from fairseq_mtssl.errors import MtsslError
 
 COMMANDS = {
+    "prepare": "prepare",
     "evaluate-retrieval": "evaluate_retrieval",
     "evaluate-abx": "evaluate_abx",
     "probe-layers": "probe_layers",
