@@ -18,6 +18,7 @@ from importlib import import_module
 from fairseq_mtssl.errors import MtsslError
 
 COMMANDS = {
+    "prepare": "prepare",
     "evaluate": "evaluate",
     "retrieve": "retrieve",
     "report": "report",

@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_random_argument(parser)
     parser.add_argument("--layers", metavar="N,M", help="layers from 1, or all (all)")
     parser.add_argument(
-        "--data", required=True, metavar="DIR", help="folder that manifests/aligned_phones.py wrote"
+        "--data", required=True, metavar="DIR", help="folder that mtssl prepare aligned_phones wrote"
     )
     parser.add_argument("--plot", metavar="PNG", help="also draw accuracy and macro-F1 by layer")
     parser.add_argument(

@@ -49,7 +49,7 @@ def find_splits(data: str | Path, names: str | None) -> list[str]:
         raise ConfigError("--data", [f"{data} is no folder; give the one that holds train.tsv"])
     paths = [path for path in Path(data).glob("*.tsv") if "." not in path.stem and _is_manifest(path)]
     if not paths:
-        raise ConfigError("--data", [f"{data} holds no manifest; make it with a script of manifests/"])
+        raise ConfigError("--data", [f"{data} holds no manifest; make it with mtssl prepare"])
     return sorted((path.stem for path in paths), key=lambda name: (name != "train", name))
 
 

@@ -1,4 +1,4 @@
-"""What CONTRIBUTING.md says of adding a branch, an encoder and an evaluation, done in a package of its own.
+"""What CONTRIBUTING.md says of adding things, done in a package of its own: all four of them run.
 
 Each is one file and one registration; nothing in this package is changed. The programs find the package as
 they find any that is installed, by its metadata on the path.
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import adding
 import pytest
-from training import make_corpus, tiny_words, weights
+from training import tiny_words, weights
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +25,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(site: Path, tmp_path: Path, run_program):
-    """run(words): a program of this environment, where the package is installed and data/ is a corpus."""
+    """run(words): a program of this environment, where the package is installed."""
     path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
 
     def run(words: list[str]):
@@ -46,8 +46,10 @@ def test_every_file_is_registered_by_one_line(tmp_path: Path) -> None:
         assert source.count("\nregister_") + source.count("\n@register_") == 1
 
 
-def test_a_branch_an_encoder_and_an_evaluation_of_another_package_run(run, tmp_path: Path) -> None:
-    make_corpus(tmp_path / "data")
+def test_a_corpus_a_branch_an_encoder_and_an_evaluation_of_another_package_run(run, tmp_path: Path) -> None:
+    evaluate, prepare = command("mtssl")
+    prepared = run(prepare)
+    assert prepared.returncode == 0, prepared.stderr
     # one training for the commands of both: what the second has beside the first
     first, second = command("fairseq-hydra-train")
     words = [*first, *(word for word in second if word not in first)]
@@ -59,7 +61,6 @@ def test_a_branch_an_encoder_and_an_evaluation_of_another_package_run(run, tmp_p
     assert saved["image_encoder.hidden.weight"].shape == (8, 3)
     assert not [name for name in saved if name.startswith("ssl_head.")]
 
-    (evaluate,) = command("mtssl")
     evaluated = run(evaluate)
     assert evaluated.returncode == 0, evaluated.stderr
     found = json.loads((tmp_path / "spread.json").read_text())

@@ -43,9 +43,10 @@ DOORS: dict[str, set[str]] = {
     "fairseq_patches": BASE | {"checkpoints", "resuming"},
     "resuming": BASE | {"checkpoints"},
     "config": set(),
+    "corpora": BASE | {"frames", "data"},
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
-KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "files", "evaluation", "decoding", "report")
+KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "files", "evaluation", "decoding", "report", "corpora")
 READS_NO_CONFIG = (
     *KNOWS_NO_FAIRSEQ,
     "kernels",

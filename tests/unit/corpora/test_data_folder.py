@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fairseq_mtssl.data import corpus
+from fairseq_mtssl.corpora import data_folder as corpus
+from fairseq_mtssl.corpora.base import run_script
 from fairseq_mtssl.data.manifest import PairRow
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
@@ -108,6 +109,6 @@ def test_a_script_ends_with_one_message_instead_of_a_traceback(capsys: pytest.Ca
     def fail() -> None:
         raise ManifestError("pairs.tsv", ["line 1: wrong"])
 
-    assert corpus.run_script(fail) == 1
+    assert run_script(fail) == 1
     assert capsys.readouterr().err == "error: pairs.tsv: 1 error\n  line 1: wrong\n"
-    assert corpus.run_script(lambda: None) == 0
+    assert run_script(lambda: None) == 0

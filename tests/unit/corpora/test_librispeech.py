@@ -1,14 +1,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 import soundfile
 
+from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
@@ -16,11 +15,6 @@ PARTS = (
     *("train-clean-100", "train-clean-360", "train-other-500"),
     *("dev-clean", "dev-other", "test-clean", "test-other"),
 )
-
-
-@pytest.fixture(scope="session")
-def libri(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("librispeech")
 
 
 def chapter(part: Path, speaker: int, number: int, count: int = 2, samples: int = 800) -> Path:
@@ -57,9 +51,9 @@ def finetuning(tmp_path: Path) -> Path:
     return tmp_path / "librispeech_finetuning"
 
 
-def run(libri: ModuleType, root: Path, *options: str) -> Path:
+def run(root: Path, *options: str) -> Path:
     out = root.parent / "out"
-    libri.main(["--root", str(root), "--out", str(out), *options])
+    prepare("librispeech", ["--root", str(root), "--out", str(out), *options])
     return out
 
 
@@ -69,8 +63,8 @@ def rows(out: Path, split: str) -> list[tuple[str, int, str]]:
     return list(zip(manifest.files, manifest.sizes.tolist(), texts, strict=True))
 
 
-def test_transcripts_stand_row_by_row_beside_manifests_in_the_order_of_paths(libri, root, capsys) -> None:
-    out = run(libri, root)
+def test_transcripts_stand_row_by_row_beside_manifests_in_the_order_of_paths(root, capsys) -> None:
+    out = run(root)
     assert rows(out, "train_clean_100") == [
         ("train-clean-100/10/110/10-110-0000.flac", 800, "SPOKEN IN TRAIN-CLEAN-100 10-110-0000"),
         ("train-clean-100/10/110/10-110-0001.flac", 801, "SPOKEN IN TRAIN-CLEAN-100 10-110-0001"),
@@ -81,8 +75,8 @@ def test_transcripts_stand_row_by_row_beside_manifests_in_the_order_of_paths(lib
     assert "train: 8 utterances, 0.00 h" in capsys.readouterr().out
 
 
-def test_splits_are_made_of_the_parts_named(libri, root) -> None:
-    out = run(libri, root)
+def test_splits_are_made_of_the_parts_named(root) -> None:
+    out = run(root)
     parts = [
         [row[0].split("/")[0] for row in rows(out, split)]
         for split in ("train", "valid", "dev_other", "test_clean")
@@ -99,15 +93,15 @@ def test_splits_are_made_of_the_parts_named(libri, root) -> None:
     assert counts["train"]["utterances"] == 8
 
 
-def test_parts_can_be_left_out(libri, root) -> None:
-    out = run(libri, root, "--train", "train-clean-360", "--valid", "dev-other", "--test", "")
+def test_parts_can_be_left_out(root) -> None:
+    out = run(root, "--train", "train-clean-360", "--valid", "dev-other", "--test", "")
     assert sorted(path.stem for path in out.glob("*.tsv")) == ["dev_other", "train", "valid"]
     with pytest.raises(ConfigError, match="named twice"):
-        run(libri, root, "--train", "dev-clean,dev-clean")
+        run(root, "--train", "dev-clean,dev-clean")
 
 
-def test_the_limited_subsets_are_nested_as_librilight_says(libri, root, finetuning) -> None:
-    out = run(libri, root, "--finetuning", str(finetuning), "--fold", "3")
+def test_the_limited_subsets_are_nested_as_librilight_says(root, finetuning) -> None:
+    out = run(root, "--finetuning", str(finetuning), "--fold", "3")
     ten_minutes, hour, ten_hours = (
         [row[0] for row in rows(out, split)] for split in ("train_10m", "train_1h", "train_10h")
     )
@@ -118,10 +112,10 @@ def test_the_limited_subsets_are_nested_as_librilight_says(libri, root, finetuni
     assert read_audio_manifest(out / "train_10h.tsv").root == finetuning
 
 
-def test_a_missing_fold_is_a_fault(libri, root, finetuning) -> None:
+def test_a_missing_fold_is_a_fault(root, finetuning) -> None:
     (finetuning / "1h" / "4").rename(finetuning / "1h" / "7")
     with pytest.raises(ManifestError) as caught:
-        run(libri, root, "--finetuning", str(finetuning), "--partial")
+        run(root, "--finetuning", str(finetuning), "--partial")
     assert [error.split(".")[0] for error in caught.value.errors[:2]] == [
         "no folder 1h/4/clean",
         "no folder 1h/4/other",
@@ -139,13 +133,13 @@ def break_some(root: Path) -> None:
     )
 
 
-def test_all_faults_are_told_at_once_and_nothing_is_written(libri, root) -> None:
+def test_all_faults_are_told_at_once_and_nothing_is_written(root) -> None:
     break_some(root)
     (root / "train-clean-360").rename(root / "elsewhere")
     lines = root / "dev-other" / "14" / "114" / "14-114.trans.txt"
     lines.write_text(lines.read_text() + "14-114-0001 AGAIN\n14-114-0009\n")
     with pytest.raises(ManifestError) as caught:
-        run(libri, root)
+        run(root)
     text = "\n".join(caught.value.errors)
     for told in (
         "no folder train-clean-360",
@@ -162,18 +156,18 @@ def test_all_faults_are_told_at_once_and_nothing_is_written(libri, root) -> None
     assert not (root.parent / "out").exists()
 
 
-def test_partial_leaves_faulty_recordings_out_and_counts_them(libri, root, capsys) -> None:
+def test_partial_leaves_faulty_recordings_out_and_counts_them(root, capsys) -> None:
     break_some(root)
-    out = run(libri, root, "--partial")
+    out = run(root, "--partial")
     assert [row[0] for row in rows(out, "dev_clean")] == ["dev-clean/13/113/13-113-0000.flac"]
     assert "skipped 4 recordings or transcripts" in capsys.readouterr().err
 
 
-def test_counts_other_than_the_published_are_told(libri, root, capsys) -> None:
-    run(libri, root)
+def test_counts_other_than_the_published_are_told(root, capsys) -> None:
+    run(root)
     assert "dev-clean: 2 utterances, published are 2703" in capsys.readouterr().err
 
 
-def test_the_same_folder_gives_the_same_bytes(libri, root) -> None:
-    first = {path.name: path.read_bytes() for path in run(libri, root).iterdir()}
-    assert first == {path.name: path.read_bytes() for path in run(libri, root).iterdir()}
+def test_the_same_folder_gives_the_same_bytes(root) -> None:
+    first = {path.name: path.read_bytes() for path in run(root).iterdir()}
+    assert first == {path.name: path.read_bytes() for path in run(root).iterdir()}

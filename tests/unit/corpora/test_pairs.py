@@ -1,23 +1,17 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.data.audio import read_audio, write_wav
 from fairseq_mtssl.data.manifest import read_pair_manifest
 from fairseq_mtssl.errors import ManifestError
 
 HEADER = "audio\timage\timage_id\tsplit"
-
-
-@pytest.fixture(scope="session")
-def pairs(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("pairs")
 
 
 @pytest.fixture
@@ -35,16 +29,16 @@ def corpus_dir(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(pairs: ModuleType, folder: Path, rows: list[str], *options: str, header: str = HEADER) -> Path:
+def run(folder: Path, rows: list[str], *options: str, header: str = HEADER) -> Path:
     table = folder / "pairs.tsv"
     table.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
-    pairs.main(["--table", str(table), "--out", str(folder / "out"), *options])
+    prepare("pairs", ["--table", str(table), "--out", str(folder / "out"), *options])
     return folder / "out"
 
 
-def faults_of(pairs: ModuleType, folder: Path, rows: list[str], header: str = HEADER) -> list[str]:
+def faults_of(folder: Path, rows: list[str], header: str = HEADER) -> list[str]:
     with pytest.raises(ManifestError) as caught:
-        run(pairs, folder, rows, header=header)
+        run(folder, rows, header=header)
     assert not (folder / "out").exists()
     return caught.value.errors
 
@@ -56,8 +50,8 @@ GOOD = [
 ]
 
 
-def test_a_table_becomes_a_data_folder(pairs: ModuleType, corpus_dir: Path) -> None:
-    out = run(pairs, corpus_dir, GOOD)
+def test_a_table_becomes_a_data_folder(corpus_dir: Path) -> None:
+    out = run(corpus_dir, GOOD)
     train, test = (read_pair_manifest(out, split) for split in ("train", "test"))
     assert train.caption_ids == ["a", "b"]
     assert train.image_ids == ["one", "one"]
@@ -67,38 +61,35 @@ def test_a_table_becomes_a_data_folder(pairs: ModuleType, corpus_dir: Path) -> N
     assert not (out / "valid.tsv").exists()
 
 
-def test_optional_columns_in_any_order_are_kept(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_optional_columns_in_any_order_are_kept(corpus_dir: Path) -> None:
     header = "text\tsplit\tcaption_id\timage_id\timage\taudio\tspeaker\tlabel"
     rows = ["a big cat\ttrain\tfirst\tone\timages/1.png\twavs/a.wav\tann\tcat"]
-    manifest = read_pair_manifest(run(pairs, corpus_dir, rows, header=header), "train")
+    manifest = read_pair_manifest(run(corpus_dir, rows, header=header), "train")
     assert manifest.texts == ["a big cat"]
     assert (manifest.caption_ids, manifest.speakers, manifest.labels) == (["first"], ["ann"], ["cat"])
 
 
-def test_unknown_columns_are_named(
-    pairs: ModuleType, corpus_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run(pairs, corpus_dir, [GOOD[0] + "\tann"], header=HEADER + "\tspeakers")
+def test_unknown_columns_are_named(corpus_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(corpus_dir, [GOOD[0] + "\tann"], header=HEADER + "\tspeakers")
     assert "ignored columns: speakers; known: audio" in capsys.readouterr().err
 
 
-def test_absolute_paths_and_paths_from_the_table_agree(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_absolute_paths_and_paths_from_the_table_agree(corpus_dir: Path) -> None:
     rows = [f"{corpus_dir}/wavs/a.wav\t{corpus_dir}/wavs/../images/1.png\tone\ttrain", GOOD[1]]
-    manifest = read_pair_manifest(run(pairs, corpus_dir, rows), "train")
+    manifest = read_pair_manifest(run(corpus_dir, rows), "train")
     assert manifest.audio.files == ["a.wav", "b.wav"]
     assert manifest.images == ["1.png", "1.png"]
 
 
-def test_silence_and_clips_shorter_than_a_frame_are_taken(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_silence_and_clips_shorter_than_a_frame_are_taken(corpus_dir: Path) -> None:
     rows = ["wavs/silence.wav\timages/1.png\tone\ttrain", "wavs/tiny.wav\timages/2.png\ttwo\ttrain"]
-    assert read_pair_manifest(run(pairs, corpus_dir, rows), "train").audio.sizes.tolist() == [1000, 1]
+    assert read_pair_manifest(run(corpus_dir, rows), "train").audio.sizes.tolist() == [1000, 1]
 
 
-def test_every_fault_of_files_is_reported_at_once(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_every_fault_of_files_is_reported_at_once(corpus_dir: Path) -> None:
     (corpus_dir / "wavs" / "broken.wav").write_bytes(b"no audio")
     (corpus_dir / "images" / "broken.png").write_bytes(b"no image")
     errors = faults_of(
-        pairs,
         corpus_dir,
         [
             "wavs/gone.wav\timages/1.png\tone\ttrain",
@@ -125,13 +116,13 @@ def test_every_fault_of_files_is_reported_at_once(pairs: ModuleType, corpus_dir:
         assert message in error
 
 
-def test_a_broken_file_is_told_once(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_a_broken_file_is_told_once(corpus_dir: Path) -> None:
     rows = [f"wavs/{name}.wav\timages/gone.png\tone\ttrain" for name in "abc"]
-    assert len(faults_of(pairs, corpus_dir, rows)) == 1
+    assert len(faults_of(corpus_dir, rows)) == 1
 
 
-def test_missing_columns_are_all_named(pairs: ModuleType, corpus_dir: Path) -> None:
-    errors = faults_of(pairs, corpus_dir, ["a\tb"], header="audio,image\tsplit\tsplit")
+def test_missing_columns_are_all_named(corpus_dir: Path) -> None:
+    errors = faults_of(corpus_dir, ["a\tb"], header="audio,image\tsplit\tsplit")
     assert "no column 'audio'" in errors[0]
     assert "no column 'image'" in errors[1]
     assert "no column 'image_id'" in errors[2]
@@ -139,52 +130,50 @@ def test_missing_columns_are_all_named(pairs: ModuleType, corpus_dir: Path) -> N
     assert "got ['audio,image', 'split', 'split']" in errors[4]
 
 
-def test_an_empty_table_is_refused(pairs: ModuleType, corpus_dir: Path) -> None:
-    assert "the table is empty" in faults_of(pairs, corpus_dir, [])[0]
+def test_an_empty_table_is_refused(corpus_dir: Path) -> None:
+    assert "the table is empty" in faults_of(corpus_dir, [])[0]
 
 
-def test_two_captions_with_one_id_are_refused(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_two_captions_with_one_id_are_refused(corpus_dir: Path) -> None:
     write_wav(corpus_dir / "more" / "a.wav", np.zeros(500))
-    errors = faults_of(pairs, corpus_dir, [GOOD[0], "more/a.wav\timages/2.png\ttwo\ttrain"])
+    errors = faults_of(corpus_dir, [GOOD[0], "more/a.wav\timages/2.png\ttwo\ttrain"])
     assert "line 3: caption id 'a' is already on line 2" in errors[0]
     assert "Add a column caption_id" in errors[1]
 
 
-def test_one_image_id_with_two_images_and_one_image_with_two_ids_are_refused(
-    pairs: ModuleType, corpus_dir: Path
-) -> None:
+def test_one_image_id_with_two_images_and_one_image_with_two_ids_are_refused(corpus_dir: Path) -> None:
     rows = [GOOD[0], "wavs/b.wav\timages/2.png\tone\ttrain", "wavs/c.wav\timages/1.png\tother\ttrain"]
-    errors = faults_of(pairs, corpus_dir, rows)
+    errors = faults_of(corpus_dir, rows)
     assert "image id 'one' has image" in errors[0]
     assert "1.png has id 'other', but 'one' on line 2" in errors[1]
 
 
-def test_a_leak_between_splits_is_refused(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_a_leak_between_splits_is_refused(corpus_dir: Path) -> None:
     header = HEADER + "\tcaption_id"
     rows = [
         "wavs/a.wav\timages/1.png\tone\ttrain\tc1",
         "wavs/b.wav\timages/1.png\tone\ttest\tc2",
         "wavs/a.wav\timages/2.png\ttwo\tvalid\tc3",
     ]
-    errors = faults_of(pairs, corpus_dir, rows, header=header)
+    errors = faults_of(corpus_dir, rows, header=header)
     assert "line 3: image id 'one' is in split test, but in train on line 2" in errors[0]
     assert "a.wav' is in split valid, but in train on line 2" in errors[1]
 
 
-def test_resampled_copies_are_written_for_other_rates_only(pairs: ModuleType, corpus_dir: Path) -> None:
+def test_resampled_copies_are_written_for_other_rates_only(corpus_dir: Path) -> None:
     rows = [GOOD[0], "wavs/slow.wav\timages/2.png\ttwo\ttrain"]
-    manifest = read_pair_manifest(run(pairs, corpus_dir, rows, "--resample"), "train")
+    manifest = read_pair_manifest(run(corpus_dir, rows, "--resample"), "train")
     assert manifest.audio.audio_path(0) == str(corpus_dir / "wavs" / "a.wav")
     assert manifest.audio.audio_path(1) == str(corpus_dir / "out" / "audio" / "000003_slow.wav")
     assert len(read_audio(manifest.audio.audio_path(1))) == manifest.audio.sizes[1] == 1000
 
 
-def test_an_earlier_split_does_not_linger(pairs: ModuleType, corpus_dir: Path) -> None:
-    run(pairs, corpus_dir, GOOD)
-    out = run(pairs, corpus_dir, GOOD[:2])
+def test_an_earlier_split_does_not_linger(corpus_dir: Path) -> None:
+    run(corpus_dir, GOOD)
+    out = run(corpus_dir, GOOD[:2])
     assert not (out / "test.pairs").exists()
 
 
-def test_a_table_that_is_absent_is_refused(pairs: ModuleType, tmp_path: Path) -> None:
+def test_a_table_that_is_absent_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="cannot be read"):
-        pairs.main(["--table", str(tmp_path / "gone.tsv"), "--out", str(tmp_path / "out")])
+        prepare("pairs", ["--table", str(tmp_path / "gone.tsv"), "--out", str(tmp_path / "out")])

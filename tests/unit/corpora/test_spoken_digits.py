@@ -2,26 +2,20 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.data.audio import read_audio, write_wav
 from fairseq_mtssl.data.manifest import PairManifest, read_pair_manifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "fsdd" / "recordings"
 SPLITS = ("train", "valid", "test")
-
-
-@pytest.fixture(scope="session")
-def digits(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("spoken_digits")
 
 
 @pytest.fixture(scope="session")
@@ -37,15 +31,15 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(digits: ModuleType, recordings: Path, out: Path, *options: str) -> dict[str, PairManifest]:
-    digits.main(["--recordings", str(recordings), "--out", str(out), *options])
+def run(recordings: Path, out: Path, *options: str) -> dict[str, PairManifest]:
+    prepare("spoken_digits", ["--recordings", str(recordings), "--out", str(out), *options])
     return {split: read_pair_manifest(out, split) for split in SPLITS}
 
 
 @pytest.fixture(scope="session")
-def made(digits: ModuleType, recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("digits")
-    run(digits, recordings, out)
+    run(recordings, out)
     return out
 
 
@@ -64,10 +58,8 @@ def test_takes_below_five_are_the_test_set(made: Path) -> None:
     assert set(manifests["test"].speakers) == {"ann", "bob"}
 
 
-def test_held_out_speakers_are_the_test_set_with_all_their_takes(
-    digits: ModuleType, recordings: Path, tmp_path: Path
-) -> None:
-    manifests = run(digits, recordings, tmp_path, "--test-speakers", "bob")
+def test_held_out_speakers_are_the_test_set_with_all_their_takes(recordings: Path, tmp_path: Path) -> None:
+    manifests = run(recordings, tmp_path, "--test-speakers", "bob")
     assert set(manifests["test"].speakers) == {"bob"}
     assert takes_of(manifests["test"]) == set(range(13))
     assert set(manifests["train"].speakers) == set(manifests["valid"].speakers) == {"ann"}
@@ -110,11 +102,9 @@ def test_audio_is_resampled_to_16_khz(made: Path, recordings: Path) -> None:
         assert len(wav) == manifest.audio.sizes[row] == 2 * (800 + int(caption.split("_")[2]))
 
 
-def test_the_same_request_makes_the_same_corpus(
-    digits: ModuleType, recordings: Path, made: Path, tmp_path: Path
-) -> None:
-    run(digits, recordings, tmp_path / "again")
-    run(digits, recordings, tmp_path / "other", "--seed", "1")
+def test_the_same_request_makes_the_same_corpus(recordings: Path, made: Path, tmp_path: Path) -> None:
+    run(recordings, tmp_path / "again")
+    run(recordings, tmp_path / "other", "--seed", "1")
     first, again, other = (
         json.loads((folder / "corpus.json").read_text())
         for folder in (made, tmp_path / "again", tmp_path / "other")
@@ -124,37 +114,37 @@ def test_the_same_request_makes_the_same_corpus(
 
 
 def test_a_second_run_does_nothing_and_an_interrupted_one_is_redone(
-    digits: ModuleType, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(digits, recordings, tmp_path)
+    run(recordings, tmp_path)
     record = (tmp_path / "corpus.json").read_text()
     take = tmp_path / "audio" / "0_ann_0.wav"
     before = take.stat().st_mtime_ns
-    run(digits, recordings, tmp_path)
+    run(recordings, tmp_path)
     assert "made already" in capsys.readouterr().out
     assert take.stat().st_mtime_ns == before
     (tmp_path / "corpus.json").unlink()  # as an interrupted run leaves it
     take.write_bytes(b"half a file")
-    run(digits, recordings, tmp_path)
+    run(recordings, tmp_path)
     assert (tmp_path / "corpus.json").read_text() == record
 
 
-def test_changed_recordings_are_noticed(digits: ModuleType, recordings: Path, tmp_path: Path) -> None:
+def test_changed_recordings_are_noticed(recordings: Path, tmp_path: Path) -> None:
     shutil.copytree(recordings, tmp_path / "recordings")
-    run(digits, tmp_path / "recordings", tmp_path / "out")
+    run(tmp_path / "recordings", tmp_path / "out")
     write_wav(tmp_path / "recordings" / "0_ann_0.wav", np.full(900, 0.5), 8000)
-    manifests = run(digits, tmp_path / "recordings", tmp_path / "out")
+    manifests = run(tmp_path / "recordings", tmp_path / "out")
     assert manifests["test"].audio.sizes[0] == 1800
 
 
 def test_foreign_and_unreadable_files_are_skipped_counted_and_named(
-    digits: ModuleType, recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    recordings: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = shutil.copytree(recordings, tmp_path / "recordings")
     shutil.copy(folder / "0_ann_0.wav", folder / "noise.wav")
     shutil.copy(folder / "0_ann_0.wav", folder / "10_ann_0.wav")
     (folder / "0_ann_0.wav").write_bytes(b"broken")
-    manifests = run(digits, folder, tmp_path / "out")
+    manifests = run(folder, tmp_path / "out")
     errors = capsys.readouterr().err
     assert "skipped 2 wavs not named {digit}_{speaker}_{take}.wav: 10_ann_0.wav, noise.wav" in errors
     assert "skipped 1 takes that cannot be read" in errors
@@ -162,34 +152,32 @@ def test_foreign_and_unreadable_files_are_skipped_counted_and_named(
     assert len(manifests["test"]) == 29
 
 
-def test_an_unknown_test_speaker_is_answered_with_the_known(
-    digits: ModuleType, recordings: Path, tmp_path: Path
-) -> None:
+def test_an_unknown_test_speaker_is_answered_with_the_known(recordings: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"got \['eve'\], wanted some of \['ann', 'bob'\]"):
-        run(digits, recordings, tmp_path, "--test-speakers", "ann,eve")
+        run(recordings, tmp_path, "--test-speakers", "ann,eve")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_holding_out_every_speaker_is_refused(digits: ModuleType, recordings: Path, tmp_path: Path) -> None:
+def test_holding_out_every_speaker_is_refused(recordings: Path, tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="no takes for train, valid"):
-        run(digits, recordings, tmp_path, "--test-speakers", "ann,bob")
+        run(recordings, tmp_path, "--test-speakers", "ann,bob")
 
 
-def test_a_folder_without_recordings_is_refused(digits: ModuleType, tmp_path: Path) -> None:
+def test_a_folder_without_recordings_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"\{take\}\.wav \(0 other wavs\)"):
-        run(digits, tmp_path, tmp_path / "out")
+        run(tmp_path, tmp_path / "out")
     with pytest.raises(ManifestError, match="no such folder"):
-        run(digits, tmp_path / "gone", tmp_path / "out")
+        run(tmp_path / "gone", tmp_path / "out")
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="no Free Spoken Digit recordings beside the repository")
-def test_real_recordings_become_pairs(digits: ModuleType, tmp_path: Path) -> None:
+def test_real_recordings_become_pairs(tmp_path: Path) -> None:
     folder = tmp_path / "recordings"
     folder.mkdir()
     for path in REAL.glob("[07]_*_*.wav"):
         if int(path.stem.split("_")[2]) < 12:
             (folder / path.name).symlink_to(path)
-    manifests = run(digits, folder, tmp_path / "out")
+    manifests = run(folder, tmp_path / "out")
     speakers = set(manifests["test"].speakers)
     assert {split: len(manifests[split]) for split in SPLITS} == {
         "test": 10 * len(speakers),

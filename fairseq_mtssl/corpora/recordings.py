@@ -1,4 +1,4 @@
-"""Recordings found, matched with their alignments, given speakers, and split so that no speaker is in two."""
+"""Recordings: their sizes, their alignments and speakers, and splits that have no speaker in common."""
 
 from __future__ import annotations
 
@@ -10,22 +10,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from _alignments import Alignments
-
-from fairseq_mtssl.data import corpus
+from fairseq_mtssl.corpora import data_folder
+from fairseq_mtssl.corpora.alignments import Alignments
+from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_header
 from fairseq_mtssl.data.manifest import pairs_path, read_audio_manifest, read_lines, read_pair_manifest
-from fairseq_mtssl.errors import ConfigError, ManifestError
+from fairseq_mtssl.errors import AudioError, ConfigError, ManifestError
 
 AUDIO_SUFFIXES = (".wav", ".flac")
 LIBRISPEECH_NAME = re.compile(r"(\d+)-\d+-\d+")
 
 
+def probe_headers(paths: Sequence[Path]) -> list[int | str]:
+    """The samples of each recording according to its header, or the error that its header shows."""
+
+    def probe(path: Path) -> int | str:
+        try:
+            samples, rate_hz = read_header(path)
+        except AudioError as error:
+            return str(error)
+        if rate_hz != SAMPLE_RATE_HZ:
+            return f"{path}: sampled at {rate_hz} Hz, wanted {SAMPLE_RATE_HZ} Hz. Convert it."
+        return samples
+
+    return data_folder.in_threads(probe, paths, "reading headers")
+
+
+def hours_of(sizes: Sequence[int]) -> float:
+    """Samples to hours."""
+    return sum(sizes) / SAMPLE_RATE_HZ / 3600
+
+
 @dataclass(frozen=True)
 class Speech:
-    """Recordings, one a row.
+    """Recordings; each list has one entry per recording.
 
-    files: relative to the audio root; names: the file's name without suffix, or the caption id; keys: what
-    the alignment calls them; speakers: "" if unknown.
+    files: paths relative to the audio root. names: the name of the file without its suffix, or the caption
+    id. keys: the name of the utterance in the alignment. speakers: "" if unknown.
     """
 
     files: list[str]
@@ -34,7 +54,7 @@ class Speech:
     speakers: list[str]
 
     def link(self, root: Path, out: Path) -> dict[str, str]:
-        """Link recordings in out/audio where names of files repeat. Returns: file -> name of its link."""
+        """Link the recordings in out/audio if names of files repeat. Returns: file -> name of its link."""
         if all(PurePosixPath(file).stem == name for file, name in zip(self.files, self.names, strict=True)):
             return {}
         links = {file: link_name(file) for file in self.files}
@@ -46,12 +66,12 @@ class Speech:
 
 
 def link_name(file: str) -> str:
-    """`DR1/FCJF0/SA1.WAV` as one name: `DR1_FCJF0_SA1.WAV`."""
+    """A path as one name: `DR1/FCJF0/SA1.WAV` becomes `DR1_FCJF0_SA1.WAV`."""
     return "_".join(PurePosixPath(file).parts)
 
 
 def without_suffixes(file: str) -> str:
-    """A path without the suffixes of audio: some copies of TIMIT call a file SA1.WAV.wav."""
+    """A path without its audio suffixes. There can be two: some copies of TIMIT have SA1.WAV.wav."""
     path = PurePosixPath(file)
     while path.suffix.lower() in AUDIO_SUFFIXES:
         path = path.with_suffix("")
@@ -59,9 +79,9 @@ def without_suffixes(file: str) -> str:
 
 
 def read_recordings(root: Path, out: Path, suffix: str) -> Speech:
-    """Every wav and flac below a folder, in the order of paths; what is below `out` is not looked at.
+    """The wav and flac files below a folder whose names end in `suffix`, sorted, except those below `out`.
 
-    Raises: ManifestError if there is none, or two have the same name in the same folder.
+    Raises: ManifestError if there is none, or if two in the same folder have the same name.
     """
     below = out.absolute()
     paths = [path for path in root.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()]
@@ -81,7 +101,7 @@ def read_recordings(root: Path, out: Path, suffix: str) -> Speech:
 
 
 def folder_speakers(files: Sequence[str]) -> list[str]:
-    """Speakers as LibriSpeech's file names say, or the folders of the recordings, if there are several."""
+    """The speakers according to LibriSpeech's file names, or else the folders of the files if they differ."""
     stems = [LIBRISPEECH_NAME.fullmatch(PurePosixPath(file).stem) for file in files]
     if all(stems):
         return [match[1] for match in stems if match]
@@ -90,14 +110,17 @@ def folder_speakers(files: Sequence[str]) -> list[str]:
 
 
 def read_data_splits(data: Path, names: str | None) -> dict[str, tuple[Speech, dict[str, int]]]:
-    """The splits of a data folder, and samples by file. Raises: ManifestError if there is none."""
+    """Read splits of a data folder. names: separated by commas; None stands for all.
+
+    Returns: recordings, and samples of each file, by split. Raises: ManifestError if there is no split.
+    """
     if names is None:
         tables = [path for path in sorted(data.glob("*.tsv")) if "." not in path.stem]
         chosen = [path.stem for path in tables if "\t" not in (read_lines(path)[:1] or ["\t"])[0]]
     else:
         chosen = [name.strip() for name in names.split(",") if name.strip()]
     if not chosen:
-        raise ManifestError(data, ["no {split}.tsv. Make it with a script of manifests/, or give --audio."])
+        raise ManifestError(data, ["no {split}.tsv. Make it with mtssl prepare, or give --audio."])
     splits: dict[str, tuple[Speech, dict[str, int]]] = {}
     for split in chosen:
         manifest = read_audio_manifest(data / f"{split}.tsv")
@@ -111,11 +134,12 @@ def read_data_splits(data: Path, names: str | None) -> dict[str, tuple[Speech, d
 
 
 def match(speech: Speech, alignments: Alignments, quiet: bool = False) -> tuple[Speech, list[str]]:
-    """The recordings that are aligned, with keys and speakers, and errors.
+    """Find the alignment of each recording.
 
-    A recording is aligned by the key that shares the most folders with its path, from the end, and its name;
-    a caption id that is a key comes first. Alignments without recording, and the reverse, are told unless
-    quiet.
+    The alignment of a recording is the one whose key is its caption id, or else the one whose key has its
+    name and the most of its folders, counted from the end. Unless quiet, recordings without alignment and
+    alignments without recording are counted on standard error.
+    Returns: the recordings that are aligned, with keys and speakers, and the errors.
     """
     tails: dict[tuple[str, ...], list[str]] = defaultdict(list)
     for key in alignments.phones:
@@ -143,8 +167,8 @@ def match(speech: Speech, alignments: Alignments, quiet: bool = False) -> tuple[
         some = f"{next(iter(alignments.phones), '')!r} and {speech.files[0]!r}"
         errors.append(f"no recording is aligned: names such as {some}. Give those that belong together.")
     elif not quiet:
-        corpus.report_skips("recordings without alignment", bare)
-        corpus.report_skips(
+        data_folder.report_skips("recordings without alignment", bare)
+        data_folder.report_skips(
             "alignments without recording", [key for key in alignments.phones if key not in users]
         )
     columns = [list(column) for column in zip(*rows, strict=True)] or [[], [], [], []]
@@ -152,9 +176,9 @@ def match(speech: Speech, alignments: Alignments, quiet: bool = False) -> tuple[
 
 
 def speakers_of(alignments: Alignments, source: Path, table: Path | None) -> None:
-    """Give an alignment its speakers: those of a table, else its own, else of a table beside it.
+    """Set the speakers of an alignment: those of the table, or else its own, or else of a table beside it.
 
-    Raises: ManifestError if the table named is none of speakers.
+    Raises: ManifestError if the table that is given has no column of speakers.
     """
     if table is None and alignments.speakers:
         print(f"speakers: as {source.name} says", file=sys.stderr)
@@ -182,9 +206,10 @@ def speakers_of(alignments: Alignments, source: Path, table: Path | None) -> Non
 def choose_splits(
     speakers: Sequence[str], held_out: Mapping[str, tuple[float, str]], seed: int
 ) -> dict[str, set[str]]:
-    """Speakers by split: train and those held out that get any.
+    """Choose the speakers of each split; a held-out split without speakers is left out.
 
-    held_out: split -> share of the speakers, or their names (comma-separated), which come first.
+    held_out: for each split, its share of the speakers and the names of its speakers, separated by commas;
+    names take precedence.
     Raises: ConfigError for unknown or repeated speakers, or if none is left to train on.
     """
     free, chosen, errors = set(speakers), {}, []
@@ -196,7 +221,7 @@ def choose_splits(
             errors.append(f"--{split}-share: got {share}, wanted 0 to 1")
         free -= named
         chosen[split] = named
-    left = corpus.shuffled(sorted(free), random.Random(seed))
+    left = data_folder.shuffled(sorted(free), random.Random(seed))
     for split, (share, _) in held_out.items():
         if share > 0 and not chosen[split]:
             count = max(1, round(share * len(speakers)))

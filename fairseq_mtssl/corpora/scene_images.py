@@ -1,7 +1,7 @@
-"""Scenes of one or two coloured shapes: what is in them, how they are drawn, how they are told.
+"""Scenes of one or two coloured shapes: their content, their images and their captions.
 
-Drawn with numpy from inequalities and integer arithmetic, 4 x 4 samples a pixel, so that the pixels are
-the same with every version of every library.
+Images are drawn with numpy by inequalities and integer arithmetic, with 4 x 4 samples per pixel, so that the
+pixels are the same with every version of every library.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fairseq_mtssl.data.corpus import pick
+from fairseq_mtssl.corpora.data_folder import pick
 
 COLOURS = {
     "red": (222, 44, 40),
@@ -25,7 +25,7 @@ COLOURS = {
     "white": (245, 245, 245),
 }
 SHAPES = ("circle", "square", "triangle", "star", "cross", "ring", "heart", "moon")
-BACKGROUNDS = ((18, 18, 24), (14, 34, 44), (48, 34, 22), (52, 52, 56))  # never told
+BACKGROUNDS = ((18, 18, 24), (14, 34, 44), (48, 34, 22), (52, 52, 56))  # which no caption mentions
 PLACES = {
     "at the top left": (0.27, 0.27),
     "at the top right": (0.73, 0.27),
@@ -37,16 +37,19 @@ PLACES = {
     "on the left": (0.27, 0.5),
     "on the right": (0.73, 0.5),
 }
-# first, second -> the same said from the second's side
+# the relation of the first thing to the second -> that of the second to the first
 RELATIONS = {"above": "below", "left of": "right of"}
-RADIUS = {"small": 0.12, "": 0.18}  # of the image's side; "" is the size that is not said
+RADIUS = {
+    "small": 0.12,
+    "": 0.18,
+}  # as a fraction of the side of the image; captions do not mention the size ""
 _SAMPLES = 4
 _SINGLE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One shape: its size is "small" or "" (as large as usual)."""
+    """One shape, whose size is "small" or "" (the usual size)."""
 
     size: str
     colour: str
@@ -63,19 +66,19 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """One thing at a place, or two with a relation (`above` or `left of`) of the first to the second."""
+    """One thing at a place, or two things, the first of which is `above` or `left of` the second."""
 
     things: tuple[Thing, ...]
     where: str
 
     @property
     def description(self) -> str:
-        """The canonical description: two scenes are alike if and only if theirs are equal."""
+        """The canonical description, which two scenes share if and only if they have the same content."""
         return " ".join([self.things[0].words, self.where, *(thing.words for thing in self.things[1:])])
 
 
 def draw_scene(rng: random.Random, first: list[tuple[str, str]], other: list[tuple[str, str]]) -> Scene:
-    """A random scene. One thing is of the combinations `first`, the other, if any, of `other`."""
+    """A random scene. first: combinations for one of its things; other: for the second thing, if any."""
     things = [_draw_thing(rng, first)]
     if rng.random() < _SINGLE_SHARE:
         return Scene(tuple(things), pick(list(PLACES), rng))
@@ -92,7 +95,7 @@ def _draw_thing(rng: random.Random, combinations: list[tuple[str, str]]) -> Thin
 
 
 def tell(scene: Scene, rng: random.Random) -> str:
-    """A caption: "a small red circle above a blue star", from either side of the relation."""
+    """A caption such as "a small red circle above a blue star"; either of the two things may come first."""
     first, *others = (_with_article(thing.words) for thing in scene.things)
     if not others:
         return f"{first} {scene.where}"
@@ -127,7 +130,7 @@ def _shade(colour: tuple[int, int, int], rng: random.Random) -> tuple[int, ...]:
 
 
 def _centres(scene: Scene, rng: random.Random) -> list[tuple[float, float]]:
-    """Centres of the things in fractions of the image's side; y grows downwards. Things never overlap."""
+    """Centres of the things, far enough apart, as fractions of the side of the image; y grows downwards."""
 
     def shift(most: float) -> float:
         return (rng.random() - 0.5) * 2 * most
@@ -135,7 +138,7 @@ def _centres(scene: Scene, rng: random.Random) -> list[tuple[float, float]]:
     if len(scene.things) == 1:
         x, y = PLACES[scene.where]
         return [(x + shift(0.03), y + shift(0.03))]
-    # along the relation's axis, and across it
+    # along the axis of the relation, and across it
     along = [0.265 + shift(0.02), 0.735 + shift(0.02)]
     across = [0.5 + shift(0.15), 0.5 + shift(0.15)]
     points = list(zip(along, across, strict=True))
@@ -146,7 +149,7 @@ def _coverage(thing: Thing, x: float, y: float, tilt_rad: float, size_px: int) -
     """(size_px, size_px) int64: how many of the 4 x 4 samples of each pixel lie inside the shape."""
     side = size_px * _SAMPLES
     at = (np.arange(side) + 0.5) / side
-    # rounded, since libraries of mathematics differ in the last bit
+    # rounded, because mathematical libraries differ in the last bit
     cosine, sine = round(math.cos(tilt_rad), 6), round(math.sin(tilt_rad), 6)
     across, down = at[None, :] - x, at[:, None] - y
     radius = RADIUS[thing.size]
@@ -158,7 +161,7 @@ def _coverage(thing: Thing, x: float, y: float, tilt_rad: float, size_px: int) -
 
 
 def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Which points lie in a shape of radius about 1 around the origin; v grows downwards."""
+    """Whether each point lies in a shape of radius about 1 around the origin; v grows downwards."""
     square_radius = u * u + v * v
     if shape == "circle":
         return square_radius <= 1
@@ -180,7 +183,7 @@ def _inside(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def _inside_star(u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """A five-pointed star: the points inside at least four of its five lines."""
+    """Whether each point lies in a five-pointed star: inside at least four of its five lines."""
     inner = 0.36  # distance of each line from the centre
     sides = np.zeros(np.broadcast_shapes(u.shape, v.shape), dtype=np.int64)
     for point in range(5):

@@ -4,18 +4,18 @@ import hashlib
 import json
 import platform
 import sys
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 
+from fairseq_mtssl.corpora import espeak, scenes
+from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.data.audio import read_audio
 from fairseq_mtssl.data.images import read_image
 from fairseq_mtssl.data.manifest import read_pair_manifest
-from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.errors import ConfigError, MissingExtraError
 
 pytest.importorskip("espeakng_loader", reason="the speech of the scenes needs the extra demo")
 
@@ -24,19 +24,9 @@ SMALL = ("--train", "12", "--valid", "4", "--test", "8")
 
 
 @pytest.fixture(scope="session")
-def scenes(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("scenes")
-
-
-@pytest.fixture(scope="session")
-def espeak(script: Callable[[str], ModuleType]) -> ModuleType:
-    return script("_espeak")
-
-
-@pytest.fixture(scope="session")
-def made(scenes: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("scenes")
-    scenes.main(["--out", str(out), *SMALL, "--workers", "1"])
+    prepare("scenes", ["--out", str(out), *SMALL, "--workers", "1"])
     return out
 
 
@@ -55,13 +45,13 @@ def test_every_split_is_a_pair_manifest_whose_files_are_there(made: Path) -> Non
             assert read_image(manifest.image_path(image_id), 48).std() > 5
 
 
-def test_the_number_of_processes_changes_nothing(scenes: ModuleType, made: Path, tmp_path: Path) -> None:
-    scenes.main(["--out", str(tmp_path), *SMALL, "--workers", "2"])
+def test_the_number_of_processes_changes_nothing(made: Path, tmp_path: Path) -> None:
+    prepare("scenes", ["--out", str(tmp_path), *SMALL, "--workers", "2"])
     assert record_of(tmp_path) == record_of(made)
 
 
-def test_another_seed_makes_another_corpus(scenes: ModuleType, made: Path, tmp_path: Path) -> None:
-    scenes.main(["--out", str(tmp_path), *SMALL, "--seed", "1", "--workers", "1"])
+def test_another_seed_makes_another_corpus(made: Path, tmp_path: Path) -> None:
+    prepare("scenes", ["--out", str(tmp_path), *SMALL, "--seed", "1", "--workers", "1"])
     other, first = record_of(tmp_path), record_of(made)
     assert not set(other["files"].values()) & set(first["files"].values())
     assert other["held_out_combinations"] != first["held_out_combinations"]
@@ -77,14 +67,14 @@ def test_every_test_image_and_no_other_has_a_held_out_combination(made: Path) ->
             assert any(combination in text for combination in held_out) == (split == "test")
 
 
-def test_held_out_combinations_take_each_colour_and_each_shape_once(scenes: ModuleType) -> None:
+def test_held_out_combinations_take_each_colour_and_each_shape_once() -> None:
     for seed in range(5):
         colours, shapes = zip(*scenes.held_out_combinations(seed), strict=True)
         assert sorted(colours) == sorted(scenes.COLOURS)
         assert sorted(shapes) == sorted(scenes.SHAPES)
 
 
-def test_test_voices_are_held_out_with_their_variants(scenes: ModuleType, made: Path) -> None:
+def test_test_voices_are_held_out_with_their_variants(made: Path) -> None:
     heard = {split: set(read_pair_manifest(made, split).speakers) for split in SPLITS}
     assert heard["test"] == set(scenes.TEST_VOICES)
     assert heard["train"] == set(scenes.TRAIN_VOICES)
@@ -93,7 +83,7 @@ def test_test_voices_are_held_out_with_their_variants(scenes: ModuleType, made: 
     assert not variants["test"] & variants["train"]
 
 
-def test_no_description_and_no_file_occurs_twice(scenes: ModuleType, made: Path) -> None:
+def test_no_description_and_no_file_occurs_twice(made: Path) -> None:
     drawn = scenes.draw_scenes({"train": 1500, "valid": 200, "test": 200}, 0)
     descriptions = [scene.description for split in SPLITS for scene in drawn[split]]
     assert len(set(descriptions)) == len(descriptions) == 1900
@@ -101,7 +91,7 @@ def test_no_description_and_no_file_occurs_twice(scenes: ModuleType, made: Path)
     assert len(set(media.values())) == len(media) == 24 + 48
 
 
-def test_valid_and_test_stay_the_same_when_train_grows(scenes: ModuleType) -> None:
+def test_valid_and_test_stay_the_same_when_train_grows() -> None:
     small, large = (scenes.draw_scenes({"train": n, "valid": 5, "test": 5}, 0) for n in (5, 50))
     assert (small["valid"], small["test"]) == (large["valid"], large["test"])
 
@@ -134,23 +124,23 @@ def test_captions_are_short_audible_and_not_clipped(made: Path) -> None:
 
 
 def test_a_second_run_does_nothing_and_an_interrupted_one_is_redone(
-    scenes: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = ["--out", str(tmp_path), "--train", "1", "--valid", "1", "--test", "1", "--workers", "1"]
-    scenes.main(options)
+    prepare("scenes", options)
     record = record_of(tmp_path)
-    scenes.main(options)
+    prepare("scenes", options)
     assert "made already" in capsys.readouterr().out
     (tmp_path / "corpus.json").unlink()  # as an interrupted run leaves it
     (tmp_path / "audio" / "train_00000_0.wav").write_bytes(b"half")
-    scenes.main(options)
+    prepare("scenes", options)
     assert record_of(tmp_path) == record
 
 
-def test_a_smaller_request_leaves_no_file_of_the_larger(scenes: ModuleType, tmp_path: Path) -> None:
+def test_a_smaller_request_leaves_no_file_of_the_larger(tmp_path: Path) -> None:
     rest = ["--out", str(tmp_path), "--valid", "1", "--test", "1", "--workers", "1"]
-    scenes.main([*rest, "--train", "3", "--captions-per-image", "1"])
-    scenes.main([*rest, "--train", "1", "--captions-per-image", "1"])
+    prepare("scenes", [*rest, "--train", "3", "--captions-per-image", "1"])
+    prepare("scenes", [*rest, "--train", "1", "--captions-per-image", "1"])
     assert len(list((tmp_path / "audio").iterdir())) == len(list((tmp_path / "images").iterdir())) == 3
 
 
@@ -162,17 +152,13 @@ def test_a_smaller_request_leaves_no_file_of_the_larger(scenes: ModuleType, tmp_
         (["--image-size", "100"], "--image-size: got 100, wanted 32 to 64"),
     ],
 )
-def test_options_out_of_range_are_refused(
-    scenes: ModuleType, tmp_path: Path, options: list[str], message: str
-) -> None:
+def test_options_out_of_range_are_refused(tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        scenes.main(["--out", str(tmp_path / "out"), *options])
+        prepare("scenes", ["--out", str(tmp_path / "out"), *options])
     assert not (tmp_path / "out").exists()
 
 
-def test_more_images_than_can_be_told_apart_are_refused(
-    scenes: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_more_images_than_can_be_told_apart_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     scene = scenes.draw_scenes(dict.fromkeys(SPLITS, 1), 0)["train"][0]
     monkeypatch.setattr(scenes, "draw_scene", lambda *_, **__: scene)
     with pytest.raises(ConfigError, match="only 1 of 3 images can be told apart"):
@@ -180,16 +166,16 @@ def test_more_images_than_can_be_told_apart_are_refused(
 
 
 def test_without_the_speech_library_the_extra_is_named(
-    scenes: ModuleType, espeak: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "espeakng_loader", None)
     espeak.library_and_data.cache_clear()
-    with pytest.raises(ConfigError, match=r"fairseq-mtssl\[demo\]"):
-        scenes.main(["--out", str(tmp_path / "out")])
+    with pytest.raises(MissingExtraError, match=r"fairseq-mtssl\[demo\]"):
+        prepare("scenes", ["--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
-def test_an_utterance_does_not_depend_on_what_was_said_before(espeak: ModuleType) -> None:
+def test_an_utterance_does_not_depend_on_what_was_said_before() -> None:
     utterance = espeak.Utterance("a small red circle", "en-us+m1", 180, 45)
     first = espeak.synthesise(utterance)
     espeak.synthesise(espeak.Utterance("something else", "en+f2", 150, 60))
@@ -198,7 +184,7 @@ def test_an_utterance_does_not_depend_on_what_was_said_before(espeak: ModuleType
     assert first.phones == again.phones
 
 
-def test_no_voice_uses_the_noise_that_the_clock_seeds(scenes: ModuleType, espeak: ModuleType) -> None:
+def test_no_voice_uses_the_noise_that_the_clock_seeds() -> None:
     variants = Path(espeak.library_and_data()[1]) / "voices" / "!v"
     for voice in (*scenes.TRAIN_VOICES, *scenes.TEST_VOICES):
         lines = (variants / voice.split("+")[1]).read_text().splitlines()
@@ -209,18 +195,18 @@ def test_no_voice_uses_the_noise_that_the_clock_seeds(scenes: ModuleType, espeak
     (platform.machine(), version("espeakng-loader")) != ("x86_64", "0.2.4"),
     reason="pinned with espeakng-loader 0.2.4 on x86-64",
 )
-def test_speech_is_the_same_on_every_machine(espeak: ModuleType) -> None:
+def test_speech_is_the_same_on_every_machine() -> None:
     spoken = espeak.synthesise(espeak.Utterance("a small red circle", "en+m2", 180, 45))
     assert hashlib.sha256(spoken.wav.tobytes()).hexdigest()[:16] == "85ab257f239d67b5"
 
 
 @pytest.mark.parametrize("voice", ["xx-nowhere", "en-us+nobody"])
-def test_an_unknown_voice_is_refused(espeak: ModuleType, voice: str) -> None:
+def test_an_unknown_voice_is_refused(voice: str) -> None:
     with pytest.raises(ConfigError, match="no voice"):
         espeak.synthesise(espeak.Utterance("hello", voice, 180, 50))
 
 
-def test_voice_rate_and_pitch_are_heard(espeak: ModuleType) -> None:
+def test_voice_rate_and_pitch_are_heard() -> None:
     def say(voice: str = "en-us+m1", rate_wpm: int = 175, pitch: int = 50) -> np.ndarray:
         return espeak.synthesise(espeak.Utterance("a blue star", voice, rate_wpm, pitch)).wav
 

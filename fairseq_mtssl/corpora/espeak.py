@@ -1,8 +1,8 @@
-"""Speech with phone timings from espeak-ng, through the shared library that `espeakng-loader` carries.
+"""Speech with phone timings from espeak-ng, through the shared library in the package `espeakng-loader`.
 
 espeak-ng keeps state between utterances (the phase of its flutter), so that the same words spoken twice
-differ. Here the library is loaded anew for each utterance: what is said then depends on the utterance
-alone, not on what was said before nor on the number of processes.
+differ. Therefore the library is loaded anew for each utterance, and its speech depends on the utterance
+alone, not on earlier utterances or the number of processes.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.errors import ConfigError, MissingExtraError
 
 ESPEAK_RATE_HZ = 22050
 
-# of espeak-ng's speak_lib.h
+# constants of espeak-ng's speak_lib.h
 _OUTPUT_SYNCHRONOUS = 2
 _OPTION_PHONEME_EVENTS = 1
 _PARAMETER_RATE, _PARAMETER_PITCH, _PARAMETER_RANGE = 1, 3, 4
@@ -33,7 +33,7 @@ _STRESS_MARKS = "',%="
 
 @dataclass(frozen=True)
 class Utterance:
-    """What to say and how: voice `language+variant`, rate in words a minute, pitch and range 0-100."""
+    """A text and how to say it: voice `language+variant`, words per minute, pitch and its range (0-100)."""
 
     text: str
     voice: str
@@ -44,7 +44,7 @@ class Utterance:
 
 @dataclass(frozen=True)
 class Phone:
-    """One phone: espeak's ASCII name without stress marks, or SIL in a pause."""
+    """One phone: its ASCII name in espeak without stress marks, or SIL for a pause."""
 
     start_s: float
     end_s: float
@@ -73,7 +73,7 @@ class _Event(ctypes.Structure):
     ]
 
 
-_Seen = tuple[int, int, float, str]  # of an event: type, text position, start in s, phone name
+_Seen = tuple[int, int, float, str]  # an event: type, text position, start in s, name of the phone
 
 _Callback = ctypes.CFUNCTYPE(
     ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.POINTER(_Event)
@@ -84,20 +84,19 @@ _Callback = ctypes.CFUNCTYPE(
 def library_and_data() -> tuple[str, str]:
     """The paths of libespeak-ng and of its data folder.
 
-    Raises: ConfigError if espeakng-loader is not installed.
+    Raises: MissingExtraError if espeakng-loader is not installed.
     """
     try:
         import espeakng_loader
     except ImportError as error:
-        hint = "Install the demo extra: pip install 'fairseq-mtssl[demo]' (espeakng-loader==0.2.4)."
-        raise ConfigError("speech synthesis", [f"espeakng-loader is not installed. {hint}"]) from error
+        raise MissingExtraError("speech synthesis", "espeakng-loader", "demo") from error
     return str(espeakng_loader.get_library_path()), str(espeakng_loader.get_data_path())
 
 
 def synthesise(utterance: Utterance) -> Spoken:
-    """Speak one utterance; the same utterance always sounds the same.
+    """Speak one utterance; the same utterance always gives the same samples.
 
-    Raises: ConfigError if espeakng-loader is absent, the voice unknown or espeak-ng fails.
+    Raises: MissingExtraError without espeakng-loader; ConfigError if the voice is unknown or espeak-ng fails.
     """
     _warn_if_stateful()
     return _synthesise(utterance)
@@ -127,7 +126,7 @@ def _unload(handle: int) -> None:
 
 @functools.cache
 def _warn_if_stateful() -> None:
-    """Once a process: check that loading anew really resets the library (not if another user holds it)."""
+    """Warn if loading the library anew does not reset it, because another module holds it; once a process."""
     probe = Utterance("state", "en-us+m1", 175, 50)
     if not np.array_equal(_synthesise(probe).wav, _synthesise(probe).wav):
         print(
@@ -172,7 +171,7 @@ def _speak(library: Any, utterance: Utterance, data_path: str) -> Spoken:
 
 
 def _set_voice(library: Any, voice: str, data_path: str) -> None:
-    """Choose a voice. espeak-ng itself takes an unknown variant silently for none."""
+    """Choose a voice. The variant is checked here because espeak-ng silently ignores an unknown one."""
     language, _, variant = voice.partition("+")
     known = not variant or (Path(data_path) / "voices" / "!v" / variant).is_file()
     if not known or library.espeak_SetVoiceByName(voice.encode()) != 0:
@@ -181,7 +180,7 @@ def _set_voice(library: Any, voice: str, data_path: str) -> None:
 
 
 def _phones(events: list[_Seen], text: str, end_s: float) -> list[Phone]:
-    """Events of kind phoneme say where a phone starts; it ends where the next one does."""
+    """The phones of an utterance: each event of a phoneme starts one, which ends where the next starts."""
     words = _words(sorted({position for kind, position, _, _ in events if kind == _EVENT_WORD}), text)
     starts = [event for event in events if event[0] == _EVENT_PHONEME]
     ends = [start_s for _, _, start_s, _ in starts[1:]] + [end_s]
@@ -197,6 +196,6 @@ def _phones(events: list[_Seen], text: str, end_s: float) -> list[Phone]:
 
 
 def _words(positions: list[int], text: str) -> dict[int, str]:
-    """Position (from 1) -> the words from there to the next position: "of a" is one word to espeak-ng."""
+    """The words from each position (from 1) to the next; espeak-ng takes "of a" for one word."""
     ends = [position - 1 for position in positions[1:]] + [len(text)]
     return {start: text[start - 1 : end].strip() for start, end in zip(positions, ends, strict=True)}

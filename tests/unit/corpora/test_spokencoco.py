@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from fairseq_mtssl.corpora import spokencoco
+from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.data.audio import write_wav
 from fairseq_mtssl.data.manifest import read_pair_manifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
@@ -43,10 +43,8 @@ def captions_of(coco_id: int) -> list[dict[str, str]]:
 
 
 @pytest.fixture
-def coco(script: Callable[[str], ModuleType], monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    module = script("spokencoco")
-    monkeypatch.setattr(module, "KARPATHY_COUNTS", COUNTS)
-    return module
+def small_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spokencoco, "KARPATHY_COUNTS", COUNTS)
 
 
 @pytest.fixture
@@ -79,20 +77,21 @@ def write_json(path: Path, content: Any) -> None:
     path.write_text(json.dumps(content), encoding="utf-8")
 
 
-def run(coco: ModuleType, folder: Path, *options: str, images: bool = True) -> Path:
+def run(folder: Path, *options: str, images: bool = True) -> Path:
     options += ("--images", str(folder / "coco")) if images else ()
-    coco.main(
+    prepare(
+        "spokencoco",
         [
             *("--spokencoco", str(folder / "SpokenCOCO")),
             *("--karpathy", str(folder / "dataset_coco.json")),
             *("--out", str(folder / "out"), *options),
-        ]
+        ],
     )
     return folder / "out"
 
 
-def test_the_karpathy_split_is_made_with_restval_in_train(coco: ModuleType, folder: Path) -> None:
-    out = run(coco, folder)
+def test_the_karpathy_split_is_made_with_restval_in_train(small_counts: None, folder: Path) -> None:
+    out = run(folder)
     train, valid, test = (read_pair_manifest(out, split) for split in ("train", "valid", "test"))
     assert train.unique_image_ids == [
         "COCO_train2014_000000000011",
@@ -108,8 +107,8 @@ def test_the_karpathy_split_is_made_with_restval_in_train(coco: ModuleType, fold
     assert test.image_path(test.image_ids[0]) == folder / "coco" / name_of(41)
 
 
-def test_the_unrolled_layout_gives_the_same(coco: ModuleType, folder: Path) -> None:
-    rolled = [(run(coco, folder) / f"train{suffix}").read_text() for suffix in (".tsv", ".pairs")]
+def test_the_unrolled_layout_gives_the_same(small_counts: None, folder: Path) -> None:
+    rolled = [(run(folder) / f"train{suffix}").read_text() for suffix in (".tsv", ".pairs")]
     for part in ("train", "val"):
         path = folder / "SpokenCOCO" / f"SpokenCOCO_{part}.json"
         items = json.loads(path.read_text())["data"]
@@ -117,34 +116,33 @@ def test_the_unrolled_layout_gives_the_same(coco: ModuleType, folder: Path) -> N
             {"image": item["image"], "caption": caption} for item in items for caption in item["captions"]
         ]
         write_json(path, {"data": unrolled})
-    out = run(coco, folder)
+    out = run(folder)
     assert rolled == [(out / f"train{suffix}").read_text() for suffix in (".tsv", ".pairs")]
 
 
-def test_the_published_counts_are_the_default(script: Callable[[str], ModuleType], folder: Path) -> None:
-    module = script("spokencoco")
-    assert module.KARPATHY_COUNTS == {"train": 82783, "restval": 30504, "val": 5000, "test": 5000}
+def test_the_published_counts_are_the_default(folder: Path) -> None:
+    assert spokencoco.KARPATHY_COUNTS == {"train": 82783, "restval": 30504, "val": 5000, "test": 5000}
     with pytest.raises(ManifestError, match="2 images of split train, wanted 82783") as caught:
-        run(module, folder)
+        run(folder)
     assert len(caught.value.errors) == 5  # four counts and the hint
     assert not (folder / "out").exists()
 
 
-def test_images_without_a_spoken_caption_are_refused(coco: ModuleType, folder: Path) -> None:
+def test_images_without_a_spoken_caption_are_refused(small_counts: None, folder: Path) -> None:
     write_json(folder / "SpokenCOCO" / "SpokenCOCO_val.json", {"data": []})
     with pytest.raises(ManifestError) as caught:
-        run(coco, folder)
+        run(folder)
     assert "train: 1 of 3 images have no spoken caption, e.g. COCO id 21" in caught.value.errors[0]
     assert "valid: 1 of 1 images have no spoken caption" in caught.value.errors[1]
 
 
-def test_whatever_is_missing_is_reported_at_once(coco: ModuleType, folder: Path) -> None:
+def test_whatever_is_missing_is_reported_at_once(small_counts: None, folder: Path) -> None:
     (folder / "coco" / name_of(11)).unlink()
     (folder / "SpokenCOCO" / captions_of(41)[1]["wav"]).unlink()
     (folder / "SpokenCOCO" / captions_of(31)[0]["wav"]).write_bytes(b"no audio")
     write_wav(folder / "SpokenCOCO" / captions_of(12)[0]["wav"], np.zeros(100), 48000)
     with pytest.raises(ManifestError) as caught:
-        run(coco, folder)
+        run(folder)
     text = "\n".join(caught.value.errors)
     assert "2 captions without image file" in text
     assert "2 captions without readable recording" in text
@@ -152,11 +150,11 @@ def test_whatever_is_missing_is_reported_at_once(coco: ModuleType, folder: Path)
 
 
 def test_partial_takes_what_is_there_and_says_what_is_not(
-    coco: ModuleType, folder: Path, capsys: pytest.CaptureFixture[str]
+    small_counts: None, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (folder / "SpokenCOCO" / captions_of(41)[1]["wav"]).unlink()
     (folder / "SpokenCOCO" / captions_of(31)[0]["wav"]).unlink()
-    out = run(coco, folder, "--partial")
+    out = run(folder, "--partial")
     assert len(read_pair_manifest(out, "test")) == 1
     assert not (out / "valid.pairs").exists()
     printed = capsys.readouterr()
@@ -164,9 +162,9 @@ def test_partial_takes_what_is_there_and_says_what_is_not(
     assert "valid: 0 captions" in printed.out
 
 
-def test_nothing_left_is_refused_even_when_partial(coco: ModuleType, folder: Path) -> None:
+def test_nothing_left_is_refused_even_when_partial(small_counts: None, folder: Path) -> None:
     with pytest.raises(ManifestError, match="no caption is left"):
-        run(coco, folder, "--partial", "--images", str(folder / "nowhere"), images=False)
+        run(folder, "--partial", "--images", str(folder / "nowhere"), images=False)
 
 
 def make_regions(path: Path, coco_ids: list[int]) -> Path:
@@ -180,24 +178,24 @@ def make_regions(path: Path, coco_ids: list[int]) -> Path:
     return path
 
 
-def test_region_features_can_take_the_place_of_image_files(coco: ModuleType, folder: Path) -> None:
+def test_region_features_can_take_the_place_of_image_files(small_counts: None, folder: Path) -> None:
     train = make_regions(folder / "train.hdf5", [11, 12])
     val = make_regions(folder / "val.hdf5", [21, 31, 41])
-    out = run(coco, folder, "--regions", str(train), str(val), images=False)
+    out = run(folder, "--regions", str(train), str(val), images=False)
     manifest = read_pair_manifest(out, "test")
     assert manifest.images == ["", ""]
     assert manifest.unique_image_ids == ["COCO_val2014_000000000041"]
 
 
-def test_images_without_region_features_are_refused(coco: ModuleType, folder: Path) -> None:
+def test_images_without_region_features_are_refused(small_counts: None, folder: Path) -> None:
     regions = make_regions(folder / "r.hdf5", [11, 12, 21, 31])
     with pytest.raises(ManifestError, match="2 captions without region features, e.g. val2014"):
-        run(coco, folder, "--regions", str(regions), images=False)
+        run(folder, "--regions", str(regions), images=False)
 
 
-def test_images_or_regions_must_be_given(coco: ModuleType, folder: Path) -> None:
+def test_images_or_regions_must_be_given(small_counts: None, folder: Path) -> None:
     with pytest.raises(ConfigError, match="--images, --regions or both"):
-        run(coco, folder, images=False)
+        run(folder, images=False)
 
 
 @pytest.mark.parametrize(
@@ -213,29 +211,29 @@ def test_images_or_regions_must_be_given(coco: ModuleType, folder: Path) -> None
     ],
 )
 def test_json_of_another_layout_is_refused_by_its_item(
-    coco: ModuleType, folder: Path, content: Any, message: str
+    small_counts: None, folder: Path, content: Any, message: str
 ) -> None:
     write_json(folder / "SpokenCOCO" / "SpokenCOCO_train.json", content)
     with pytest.raises(ManifestError, match=message):
-        run(coco, folder)
+        run(folder)
 
 
-def test_a_karpathy_file_of_another_layout_is_refused(coco: ModuleType, folder: Path) -> None:
+def test_a_karpathy_file_of_another_layout_is_refused(small_counts: None, folder: Path) -> None:
     for content in ({}, {"images": []}, {"images": [{"filename": "x.jpg", "split": "train"}]}):
         write_json(folder / "dataset_coco.json", content)
         with pytest.raises(ManifestError, match=r"dataset_coco\.json"):
-            run(coco, folder)
+            run(folder)
 
 
-def test_a_truncated_json_is_refused(coco: ModuleType, folder: Path) -> None:
+def test_a_truncated_json_is_refused(small_counts: None, folder: Path) -> None:
     (folder / "dataset_coco.json").write_text('{"images": [')
     with pytest.raises(ManifestError, match="no json"):
-        run(coco, folder)
+        run(folder)
 
 
-def test_a_repeated_utterance_id_is_refused(coco: ModuleType, folder: Path) -> None:
+def test_a_repeated_utterance_id_is_refused(small_counts: None, folder: Path) -> None:
     path = folder / "SpokenCOCO" / "SpokenCOCO_val.json"
     data = json.loads(path.read_text())["data"]
     write_json(path, {"data": data + data[:1]})
     with pytest.raises(ManifestError, match=r"caption id 'm0-HIT_21_0' is already"):
-        run(coco, folder)
+        run(folder)

@@ -1,7 +1,7 @@
-"""What scripts that make a data folder share: seeded choice, the record `corpus.json`, errors.
+"""What all corpora share: the record `corpus.json` of a data folder, seeded choices, and work in threads.
 
-A folder is done when its `corpus.json` names the same request and every file it lists is there. The
-record is removed first and written last, so that an interrupted run is done again.
+A data folder is complete when its `corpus.json` has the same request and every file that it lists exists. The
+record is removed first and written last, so that a preparation that was interrupted is done again.
 """
 
 from __future__ import annotations
@@ -12,14 +12,18 @@ import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tqdm import tqdm
+
 from fairseq_mtssl.data.manifest import PairRow, write_pair_manifest
-from fairseq_mtssl.errors import ConfigError, MtsslError
+from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.files import sha256_of, write_text
 
 Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 RECORD = "corpus.json"
 
@@ -42,8 +46,20 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
+def in_threads(function: Callable[[Item], Result], items: Sequence[Item], what: str) -> list[Result]:
+    """Call a function that reads a file on every item, in threads: decoders release Python's lock.
+
+    what: the title of the progress bar, which few items do without.
+    Returns: the results in the order of the items.
+    """
+    with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
+        results = pool.map(function, items)
+        is_quick = len(items) < 500
+        return list(tqdm(results, what, len(items), unit="file", mininterval=1, disable=is_quick))
+
+
 def read_record(out: Path) -> dict[str, Any] | None:
-    """The folder's `corpus.json`, or None if there is none that can be read."""
+    """The folder's `corpus.json`, or None if there is none or it cannot be read."""
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -52,7 +68,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
 
 
 def is_made(out: Path, request: dict[str, Any]) -> bool:
-    """Whether the folder holds the whole corpus of this very request."""
+    """Whether the folder holds the complete corpus of the same request."""
     record = read_record(out)
     if record is None or record.get("request") != request:
         return False
@@ -60,10 +76,10 @@ def is_made(out: Path, request: dict[str, Any]) -> bool:
 
 
 def begin(out: Path) -> None:
-    """Prepare a folder for a corpus: remove what an earlier corpus there listed, and its record first.
+    """Prepare a folder for a corpus: remove the record of an earlier corpus there, then the files it lists.
 
     Files that no record lists stay.
-    Raises: ConfigError if `out` is no folder.
+    Raises: ConfigError if `out` is a file.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError("--out", [f"{out} is a file. Give a folder."])
@@ -90,7 +106,7 @@ def finish(out: Path, request: dict[str, Any], files: Iterable[str], **facts: An
 def write_splits(
     out: Path, rows: Mapping[str, Sequence[PairRow]]
 ) -> tuple[list[str], dict[str, dict[str, int]]]:
-    """Write the manifests of a corpus with its files under `out/audio` and `out/images`; say the counts.
+    """Write and count the pairs of a corpus whose files are below `out/audio` and `out/images`.
 
     Returns: every file of the corpus relative to out, and captions and images by split.
     """
@@ -106,17 +122,7 @@ def write_splits(
 
 
 def report_skips(what: str, skipped: Sequence[str]) -> None:
-    """Say what was left out on standard error: how many, and the first few by name."""
+    """Print on standard error how many items were left out, and the names of the first five."""
     if skipped:
         more = f" … and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         print(f"skipped {len(skipped)} {what}: {', '.join(skipped[:5])}{more}", file=sys.stderr)
-
-
-def run_script(main: Callable[[], object]) -> int:
-    """Run a script's main; a error of the user's ends it with one message instead of a traceback."""
-    try:
-        main()
-    except MtsslError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0

@@ -1,27 +1,37 @@
-"""Phone alignments as they are found: TIMIT `.phn`, Praat TextGrid, tables, ABX items."""
+"""Readers of phone alignments: TIMIT's `.phn`, Praat's TextGrid, tables of phones, and ABX items.
+
+TextGrids are parsed by praatio. It gives no error where a TextGrid of the short form is cut, or one of the
+long form between two intervals. Therefore the numbers of tiers and entries that a file declares are compared
+with those that praatio returns.
+"""
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.manifest import read_lines
-from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.data.phones import read_phone_rows
+from fairseq_mtssl.errors import ManifestError, MissingExtraError
 
-SILENCE = "sil"  # what a segment without a name becomes
+SILENCE = "sil"  # the phone of a segment whose label is empty
 SILENCES = frozenset(
     ("sil", "sp", "spn", "nsn", "<sil>", "<eps>", "+nsn+", "+spn+", "h#", "pau", "epi", "noise")
 )
+PHONE_CELLS = 4  # of a line of a table: utterance, start s, end s, phone
 ROUNDING_S = 1e-6
-# free-standing numbers, strings and flags: all that a TextGrid says, in its long form and in its short one
-TEXTGRID_TOKEN = re.compile(
-    r'"((?:[^"]|"")*)"|(?<!\S)([-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?)(?!\S)|<(exists|absent)>'
+# what a TextGrid declares, in its long and its short form: how many tiers, and how many entries each tier has
+TEXTGRID_TIERS = re.compile(r"<exists>\s+(?:size = )?(\d+)")
+TEXTGRID_ENTRIES = re.compile(
+    r'"(?:Interval|Text)Tier"\s+(?:name = )?"(?:[^"]|"")*"\s+(?:xmin = )?\S+\s+(?:xmax = )?\S+\s+'
+    r"(?:\w+: size = )?(\d+)"
 )
-# Lee and Hon 1989: 61 phones to 39, the glottal stop q dropped
+EXPONENT = re.compile(r"(?<=\s)\d+(?:\.\d*)?[eE][-+]?\d+(?=\s*$)", re.M)
+# Lee and Hon 1989: 61 phones become 39, and the glottal stop q is dropped
 TIMIT_39 = {
     **dict.fromkeys(("pcl", "tcl", "kcl", "bcl", "dcl", "gcl", "h#", "pau", "epi"), SILENCE),
     **{"ao": "aa", "ax": "ah", "ax-h": "ah", "axr": "er", "hv": "hh", "ix": "ih", "ux": "uw"},
@@ -36,7 +46,7 @@ FOLDS: dict[str, Callable[[str], str | None]] = {
 
 @dataclass(frozen=True)
 class Phone:
-    """One segment, in seconds. context: the phones before and after, where an item file says them."""
+    """One segment, in seconds. context: the previous and the next phone, if an item file gives them."""
 
     start_s: float
     end_s: float
@@ -51,9 +61,10 @@ class Phone:
 
 @dataclass
 class Alignments:
-    """Segments by utterance, in the order of time; errors of the files they come from.
+    """Segments of each utterance, in the order of time, and the errors of the files that hold them.
 
-    An utterance is named as in a table, or by its file's path below the folder, without suffix.
+    An utterance has the name that a table or an item file gives it, or else the path of its file below the
+    folder, without the suffix.
     """
 
     kind: str
@@ -62,7 +73,7 @@ class Alignments:
     errors: list[str] = field(default_factory=list)
 
     def add(self, utterance: str, phone: Phone, place: str) -> None:
-        """Note one segment. place: file and line, for the message if it cannot be."""
+        """Add one segment, and an error if it is not valid. place: file and line, for the message."""
         if not 0 <= phone.start_s <= phone.end_s < math.inf:
             got = f"from {phone.start_s} s to {phone.end_s} s, wanted 0 ≤ start ≤ end"
             self.errors.append(f"{place}: {utterance}, {phone.phone!r} {got}. Align again.")
@@ -72,7 +83,7 @@ class Alignments:
         self.phones.setdefault(utterance, []).append(phone)
 
     def finish(self, fold: str) -> Alignments:
-        """Put segments in order, note those that overlap, give phones their folded names."""
+        """Sort the segments, add an error where two overlap, and rename the phones as the fold says."""
         rename = FOLDS[fold]
         for utterance, phones in self.phones.items():
             phones.sort(key=lambda phone: (phone.start_s, phone.end_s))
@@ -97,9 +108,10 @@ def _folded(context: tuple[str, str] | None, rename: Callable[[str], str | None]
 
 
 def read_alignments(path: Path, *, tier: str, fold: str) -> Alignments:
-    """Read a file or a folder of alignments; its errors are noted, not raised.
+    """Read a file or a folder of alignments. Errors of single files are collected in the result.
 
-    tier: of TextGrids. Raises: ManifestError if there is nothing of a known kind, or more kinds than one.
+    tier: the name of the tier of phones in TextGrids. fold: a key of FOLDS.
+    Raises: ManifestError if there is no file of a known kind, or if there are several kinds.
     """
     by_kind = find_files(path)
     if len(by_kind) != 1:
@@ -119,7 +131,7 @@ def read_alignments(path: Path, *, tier: str, fold: str) -> Alignments:
 
 
 def find_files(path: Path) -> dict[str, list[Path]]:
-    """The files of alignments at a path, by kind, sorted."""
+    """The alignment files at a path, sorted, by kind."""
     if path.is_file():
         kind = {".phn": "phn", ".textgrid": "TextGrid", ".item": "items"}.get(path.suffix.lower(), "table")
         if kind == "table" and read_lines(path)[:1] and read_lines(path)[0].startswith("#file"):
@@ -132,7 +144,7 @@ def find_files(path: Path) -> dict[str, list[Path]]:
         "table": [file for file in files if re.fullmatch(r"(.*[.-])?phones\.tsv", file.name)],
         "items": [file for file in files if file.suffix == ".item"],
     }
-    # a folder that this program wrote holds frame labels and items beside the table they are made of
+    # a data folder that has phones holds frame labels and items as well, which were made from the table
     tables = {(file.parent, file.name[: -len("phones.tsv")].rstrip(".-")) for file in by_kind["table"]}
     for kind in ("phn", "items"):
         by_kind[kind] = [file for file in by_kind[kind] if (file.parent, file.stem) not in tables]
@@ -140,7 +152,7 @@ def find_files(path: Path) -> dict[str, list[Path]]:
 
 
 def _name(file: Path, top: Path) -> str:
-    """What an alignment's file calls its utterance."""
+    """The name of the utterance that a file aligns."""
     return file.stem if file == top else file.relative_to(top).with_suffix("").as_posix()
 
 
@@ -152,7 +164,7 @@ def _times(cells: Sequence[str], scale: float = 1.0) -> tuple[float, float] | No
 
 
 def _read_phn(alignments: Alignments, file: Path, top: Path, _: str) -> None:
-    """`start end phone` a line, in samples."""
+    """Each line is `start end phone`, in samples."""
     for number, line in enumerate(read_lines(file), start=1):
         cells, place = line.split(), f"{file} line {number}"
         times = _times(cells, 1 / SAMPLE_RATE_HZ)
@@ -163,25 +175,24 @@ def _read_phn(alignments: Alignments, file: Path, top: Path, _: str) -> None:
 
 
 def _read_table(alignments: Alignments, file: Path, _: Path, __: str) -> None:
-    """Utterance, start s, end s, phone, and perhaps the word, tab separated; a header may come first."""
-    lines = read_lines(file)
-    speaker = lines[0].split("\t").index("speaker") if lines and "speaker" in lines[0].split("\t") else 0
-    for number, line in enumerate(lines, start=1):
-        cells, place = line.split("\t"), f"{file} line {number}"
-        times = _times(cells[1:])
-        if times is None or len(cells) < 4 or not cells[0]:
-            if number > 1:
-                wanted = "wanted utterance, start s, end s, phone, tab separated"
-                alignments.errors.append(f"{place}: got {line!r}, {wanted}.")
-            continue
-        word = cells[4] if len(cells) > 4 and speaker != 4 else ""
-        alignments.add(cells[0], Phone(*times, cells[3].strip() or SILENCE, " ".join(word.split())), place)
-        if speaker and len(cells) > speaker:
-            alignments.speakers[cells[0]] = cells[speaker]
+    """Each line has utterance, start s, end s, phone and optionally the word, separated by tabs.
+
+    The first line may be a header, in which a column `speaker` can be named.
+    """
+    rows, errors = read_phone_rows(file)
+    alignments.errors += [f"{file} {error}" for error in errors]
+    header = (read_lines(file)[:1] or [""])[0].split("\t")
+    speaker = header.index("speaker") - PHONE_CELLS if "speaker" in header[PHONE_CELLS:] else None
+    for row in rows:
+        word = row.others[0] if row.others and speaker != 0 else ""
+        phone = Phone(row.start_s, row.end_s, row.phone.strip() or SILENCE, " ".join(word.split()))
+        alignments.add(row.utterance, phone, f"{file} line {row.line}")
+        if speaker is not None and len(row.others) > speaker:
+            alignments.speakers[row.utterance] = row.others[speaker]
 
 
 def _read_items(alignments: Alignments, file: Path, _: Path, __: str) -> None:
-    """`file onset offset phone previous next speaker` a line, in seconds, after a header."""
+    """After a header, each line is `file onset offset phone previous next speaker`, in seconds."""
     for number, line in enumerate(read_lines(file)[1:], start=2):
         cells, place = line.split(), f"{file} line {number}"
         times = _times(cells[1:])
@@ -196,16 +207,18 @@ def _read_items(alignments: Alignments, file: Path, _: Path, __: str) -> None:
 
 
 def _read_textgrid(alignments: Alignments, file: Path, top: Path, tier: str) -> None:
-    """The tier of phones; words from the tier `words`, if there is one."""
-    tiers = dict(read_tiers(file))
-    chosen = [name for name in tiers if name == tier or name.endswith(f" - {tier}")]
+    """Take the phones of one tier, and the words of the tier `words` of the same speaker if there is one."""
+    tiers = read_tiers(file)
+    names = [name for name, _ in tiers]
+    chosen = [name for name in names if name == tier or name.endswith(f" - {tier}")]
     if len(chosen) != 1:
         found = f"{len(chosen)} tiers {tier!r}" if chosen else f"no tier {tier!r}"
-        alignments.errors.append(f"{file}: {found}; tiers are {list(tiers)}. Name one: --tier.")
+        alignments.errors.append(f"{file}: {found}; tiers are {names}. Name one: --tier.")
         return
-    words = [word for word in tiers.get(chosen[0][: -len(tier)] + "words", []) if word[2]]
+    intervals = dict(tiers)
+    words = [word for word in intervals.get(chosen[0][: -len(tier)] + "words", []) if word[2]]
     at = 0
-    for number, (start_s, end_s, text) in enumerate(tiers[chosen[0]], start=1):
+    for number, (start_s, end_s, text) in enumerate(intervals[chosen[0]], start=1):
         middle_s = (start_s + end_s) / 2
         while at < len(words) and words[at][1] <= middle_s:
             at += 1
@@ -214,29 +227,36 @@ def _read_textgrid(alignments: Alignments, file: Path, top: Path, tier: str) -> 
         alignments.add(_name(file, top), phone, f"{file} interval {number}")
 
 
-def read_tiers(file: Path) -> Iterator[tuple[str, list[tuple[float, float, str]]]]:
-    """(name, intervals) of each interval tier of a TextGrid, long or short, UTF-8 or UTF-16.
+def read_tiers(file: Path) -> list[tuple[str, list[tuple[float, float, str]]]]:
+    """Read the interval tiers of a TextGrid, of the long or the short form, in UTF-8 or UTF-16.
 
-    Raises: ManifestError if it is none.
+    Returns: name and intervals (start s, end s, label) of each tier; empty labels are kept.
+    Raises: ManifestError if the file is no TextGrid; MissingExtraError if praatio is not installed.
     """
+    try:
+        from praatio.utilities import errors, textgrid_io
+    except ImportError as error:
+        raise MissingExtraError("reading TextGrids", "praatio", "corpora") from error
     raw = file.read_bytes()
     encoding = "utf-16" if raw[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
     try:
-        matches = TEXTGRID_TOKEN.finditer(raw.decode(encoding))
-        tokens = (
-            match[1].replace('""', '"') if match[2] is None else match[2] for match in matches if not match[3]
-        )
-        if [next(tokens, ""), next(tokens, "")] != ["ooTextFile", "TextGrid"]:
-            raise ValueError("does not begin as one")
-        _, _, count = next(tokens), next(tokens), int(next(tokens))
-        for _ in range(count):
-            tier_class, name, _, _ = (next(tokens) for _ in range(4))
-            cells = 3 if tier_class == "IntervalTier" else 2
-            rows = [[next(tokens) for _ in range(cells)] for _ in range(int(next(tokens)))]
-            if cells == 3:
-                yield name, [(float(row[0]), float(row[1]), " ".join(row[2].split())) for row in rows]
-    except (ValueError, StopIteration, RuntimeError) as error:
-        cause = str(error) if isinstance(error, ValueError) else "it ends too early"
+        # praatio refuses exponents, which Praat writes for times near 0, and drops a last line without an end
+        text = EXPONENT.sub(lambda number: f"{float(number[0]):.12f}", raw.decode(encoding)) + "\n"
+        if '"TextGrid"' not in text[:200]:
+            raise ValueError("it does not begin as one")
+        tiers = textgrid_io.parseTextgridStr(text, includeEmptyIntervals=True)["tiers"]
+        declared, counts = TEXTGRID_ENTRIES.findall(text), [len(tier["entries"]) for tier in tiers]
+        if TEXTGRID_TIERS.findall(text) != [str(len(tiers))] or declared != [str(count) for count in counts]:
+            raise ValueError(f"it ends too early, or declares other numbers than its {counts} intervals")
+        return [
+            (tier["name"], [(float(a), float(b), " ".join(label.split())) for a, b, label in tier["entries"]])
+            for tier in tiers
+            if tier["class"] == "IntervalTier"
+        ]
+    except (ValueError, IndexError, errors.PraatioException) as error:
+        cause = str(error)
+        if not isinstance(error, ValueError):
+            cause = f"it ends too early, or a line of it is missing ({error})"
         raise ManifestError(file, [f"no TextGrid: {cause}. Export it again from Praat or MFA."]) from error
 
 
