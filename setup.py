@@ -39,6 +39,8 @@ EXTRAS = {
     "report": ["matplotlib>=3.8"],
     "regions": ["h5py>=3.10"],
     "timm": ["timm>=1.0"],
+    # prepare aligned_phones, for TextGrids; its parser is in praatio.utilities
+    "corpora": ["praatio>=6.2,<7"],
     # prepare-text --units sentencepiece; letters need nothing more
     "text": ["sentencepiece>=0.2"],
     # transcribe: the beam search, and word errors; recordings alone, decoded greedily, need neither
@@ -49,6 +51,7 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
+    *EXTRAS["corpora"],
     *EXTRAS["regions"],
     *EXTRAS["text"],
     *EXTRAS["decode"],

@@ -25,7 +25,7 @@ import torch
 
 import fairseq_mtssl
 from examples.training_bar import TrainingBar
-from fairseq_mtssl.data.corpus import usable_cores
+from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.errors import ConfigError, MtsslError, StageError
 
 RECORDS = ".stages"

@@ -67,12 +67,16 @@ def prepare_output(path: str | Path) -> Path:
     return path
 
 
-def write_output(path: str | Path, text: str) -> None:
-    """Write a file that the user named, whole or not at all. Raises: ConfigError if it cannot be written."""
+def write_output(path: str | Path, text: str) -> Path:
+    """Write a file that the user named, whole or not at all.
+
+    Returns: its path. Raises: ConfigError if it cannot be written.
+    """
     try:
         write_text(Path(path), text)
     except OSError as error:
         raise ConfigError(str(path), [f"cannot be written ({error.strerror}); give another path"]) from error
+    return Path(path)
 
 
 def write_json(path: str | Path, content: dict[str, Any]) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import manifest_scripts
 import numpy as np
 import soundfile
+
+from fairseq_mtssl.corpora.base import prepare
 
 TONES_HZ = {
     "sil": 0,
@@ -37,5 +38,5 @@ def make_spoken_phones(folder: Path, utterances: int = 6, segments: int = 6) -> 
     (folder / "phones.tsv").write_text("".join(f"{row}\n" for row in rows))
     words = ["--audio", folder / "wav", "--alignment", folder / "phones.tsv", "--out", folder / "data"]
     words += ["--valid-speakers", "c", "--test-speakers", "d"]
-    manifest_scripts.load("aligned_phones").main([str(word) for word in words])
+    prepare("aligned_phones", [str(word) for word in words])
     return folder / "data"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import manifest_scripts
 import numpy as np
 import soundfile
 
 from examples.speechocean import speech
 from examples.speechocean.run import TEST_SHARE, VALID_SHARE
+from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.data.manifest import read_audio_manifest
 
 RATE_HZ = 16_000
@@ -48,7 +48,7 @@ def make_data(folders: tuple[Path, Path], out: Path, minutes: float = 0.1) -> Pa
     words = ["--audio", aligned / "wav", "--alignment", aligned / "phones.tsv", "--item-span", "phone"]
     words += ["--speakers", aligned / "text.tsv", "--out", out]
     words += ["--valid-share", VALID_SHARE, "--test-share", TEST_SHARE]
-    manifest_scripts.load("aligned_phones").main([str(word) for word in words])
+    prepare("aligned_phones", [str(word) for word in words])
     add_speech(folders, out, minutes)
     return out
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from examples.benchmark.load import Timing
-from fairseq_mtssl.data.corpus import usable_cores
+from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.labels.pipeline import library_versions
 
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_tile")

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from examples import results, stages
 from examples.pipeline import Pipeline, run_example
 from examples.training_bar import phases_run
-from fairseq_mtssl.data.corpus import usable_cores
+from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.report.findings import BOUND, sampling_error
 from fairseq_mtssl.report.run_sections import health_section
 

@@ -23,7 +23,7 @@ from examples.few_pairs.jobs import COMPARISONS, DIAGNOSES, VARIANTS, Job, Setti
 from examples.few_pairs.reporting import report
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.variants import PARTS, in_sevenths, seeds_of, variants_of
-from fairseq_mtssl.data.corpus import usable_cores
+from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
 

@@ -32,7 +32,7 @@ from examples.variants import (
     seeds_of,
     variants_of,
 )
-from fairseq_mtssl.data.corpus import usable_cores
+from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.errors import ConfigError
 
 MEASURED_PARTS = {"ends": (FIRST_PARTS, PARTS), "all": (1, 2, 3, 5, 7)}  # where ABX is measured

@@ -29,8 +29,8 @@ from examples.pipeline import Pipeline, Stage, run_example
 from examples.speechocean import table
 from examples.training_bar import last_validation
 from examples.variants import seeds_of
+from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
-from fairseq_mtssl.data.corpus import usable_cores
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
 

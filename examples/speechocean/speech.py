@@ -25,7 +25,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from fairseq_mtssl.data import corpus
+from fairseq_mtssl.corpora.base import run_script
+from fairseq_mtssl.corpora.data_folder import shuffled, usable_cores
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio, write_wav
 from fairseq_mtssl.data.manifest import read_audio_manifest, read_lines
 from fairseq_mtssl.data.text_source import read_text_table
@@ -102,14 +103,14 @@ def decode(recordings: Sequence[Path], folder: Path) -> dict[str, int]:
         write_wav(folder / f"{path.stem}.wav", wav)
         return f"{path.stem}.wav", len(wav)
 
-    with ThreadPoolExecutor(corpus.usable_cores()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         return dict(pool.map(convert, recordings))
 
 
 def draw(sizes: Mapping[str, int], samples: int) -> dict[str, int]:
     """Files in random order until the next would exceed so many samples; the same ones every time."""
     chosen: dict[str, int] = {}
-    for name in corpus.shuffled(sorted(sizes), random.Random(SEED)):
+    for name in shuffled(sorted(sizes), random.Random(SEED)):
         if sum(chosen.values()) + sizes[name] > samples:
             break
         chosen[name] = sizes[name]
@@ -133,4 +134,4 @@ def keep_items(data: Path, split: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
-    sys.exit(corpus.run_script(main))
+    sys.exit(run_script(main))

@@ -11,18 +11,18 @@ from fairseq_mtssl.cli.options import (
     add_compute_arguments,
     add_random_argument,
     pick_device,
-    prepare_output,
     random_seed,
-    write_json,
 )
 from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
 if TYPE_CHECKING:
     import torch
 
     from fairseq_mtssl.features.utterances import UtteranceFrames
 
+NAME = "abx"
 HELP = "measure ABX phone discrimination: each layer of a checkpoint, features or units"
 DISTANCES = ("angular", "euclidean", "kl")  # of evaluation.frame_distance, which is slow to import
 
@@ -73,22 +73,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="speakers that X is taken from for each A, across speakers; 0: all (5)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of both draws and of random weights (0)")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     add_compute_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, print, write."""
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Measure."""
     check(args)
-    if args.json:
-        prepare_output(args.json)
-    table, measured = evaluate(args)
-    if args.json:
-        write_json(args.json, measured)
-    print(table)
-    if args.json:
-        print(f"wrote {args.json}")
-    return 0
+    return EvaluationResult(*evaluate(args))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -167,3 +158,6 @@ def open_frames(args: argparse.Namespace, split: str, device: torch.device) -> U
         layers = parse_layers(args.layer, "--layer")
         extractor = open_layers(args.checkpoint, layers, device, random_seed=random_seed(args))
     return computed(open_split(args.data, split), extractor, batch_samples(args.batch_seconds, device))
+
+
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from fairseq_mtssl.cli.options import add_model_arguments, pick_device, positive_int
-from fairseq_mtssl.files import prepare_output, write_json
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
+from fairseq_mtssl.files import prepare_output
 
+NAME = "retrieval"
 HELP = "measure speech–image retrieval of a checkpoint on a split"
 
 
@@ -23,29 +26,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="image",
         help="what makes an image right for a caption: being its own (image), or having its label",
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     parser.add_argument("--gallery", metavar="PNG", help="also draw captions with the images they retrieve")
     parser.add_argument(
         "--gallery-rows", type=positive_int, default=8, metavar="N", help="captions drawn (8)"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Encode, score, print; write what was asked for."""
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Encode the split and score it."""
     from fairseq_mtssl.inference.retrieval import evaluate_split
     from fairseq_mtssl.report.retrieval_queries import draw_retrieved
 
-    outputs = [prepare_output(path) for path in (args.json, args.gallery) if path]
+    if args.gallery:
+        prepare_output(args.gallery)
     device = pick_device(args.device)
     encoded, result = evaluate_split(
         args.checkpoint, args.data, args.split, args.relevance, args.batch_size, device
     )
-    if args.json:
-        write_json(args.json, result.to_json())
-    print(result.format_table(), flush=True)
-    if args.gallery:
-        split = (encoded.manifest, encoded.speech, encoded.image)
-        draw_retrieved(*split, args.relevance, args.gallery_rows, args.gallery, f"split {args.split}")
-    for path in outputs:
-        print(f"wrote {path}")
-    return 0
+    split = (encoded.manifest, encoded.speech, encoded.image)
+    title = f"split {args.split}"
+    draw = partial(draw_retrieved, *split, args.relevance, args.gallery_rows, args.gallery, title)
+    return EvaluationResult(result.format_table(), result.to_json(), [draw] if args.gallery else [])
+
+
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from fairseq_mtssl.cli.options import pick_device, prepare_output
+from fairseq_mtssl.cli.options import pick_device
 from fairseq_mtssl.cli.target_options import (
     add_data_argument,
     add_feature_arguments,
@@ -12,6 +12,7 @@ from fairseq_mtssl.cli.target_options import (
     add_stored_argument,
     open_frames,
 )
+from fairseq_mtssl.files import prepare_output
 
 HELP = "learn a k-means codebook on a sample of a split's frames"
 

@@ -1,7 +1,8 @@
 """`mtssl`: evaluate, query and draw what was trained with fairseq-hydra-train.
 
-A subcommand is a module with HELP, `add_arguments(parser)` and `run(args) -> exit status`. It imports what is
-slow to import in `run`, so that help and `mtssl user-dir` stay quick.
+A subcommand is a module with HELP, `add_arguments(parser)` and `run(args) -> exit status`, or one that
+registers an evaluation under its NAME. It imports what is slow to import in `run`, so that help and
+`mtssl user-dir` stay quick.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ from importlib import import_module
 from fairseq_mtssl.errors import MtsslError
 
 COMMANDS = {
-    "evaluate-retrieval": "evaluate_retrieval",
-    "evaluate-abx": "evaluate_abx",
-    "probe-layers": "probe_layers",
+    "prepare": "prepare",
+    "evaluate": "evaluate",
     "retrieve": "retrieve",
     "report": "report",
     "make-targets": "make_targets",
     "dump-features": "dump_features",
     "learn-kmeans": "learn_kmeans",
     "dump-labels": "dump_labels",
-    "measure-targets": "measure_targets",
     "prepare-text": "prepare_text",
-    "transcribe": "transcribe",
     "user-dir": "user_dir",
 }
+"""Name of a subcommand -> its module in `fairseq_mtssl.cli`."""
+EVALUATION_COMMANDS = {
+    "evaluate-retrieval": "evaluate_retrieval",
+    "evaluate-abx": "evaluate_abx",
+    "probe-layers": "probe_layers",
+    "measure-targets": "measure_targets",
+    "transcribe": "transcribe",
+}
+"""Name of a subcommand -> its module, which registers an evaluation; `mtssl evaluate NAME` does the same."""
 USER_ERROR = 2  # what argparse exits with, too
 INTERRUPTED = 130
 PIPE_CLOSED = 141  # as a shell reports the signal
@@ -64,8 +71,11 @@ def build_parser() -> argparse.ArgumentParser:
     """All subcommands and their options."""
     parser = argparse.ArgumentParser(prog="mtssl", description=__doc__.split("\n")[0] if __doc__ else None)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for name, stem in COMMANDS.items():
-        module = import_module(f"fairseq_mtssl.cli.{stem}")
+    modules = {name: import_module(f"fairseq_mtssl.cli.{stem}") for name, stem in COMMANDS.items()}
+    for name, stem in EVALUATION_COMMANDS.items():
+        evaluation = import_module(f"fairseq_mtssl.cli.{stem}").NAME
+        modules["evaluate"].add_evaluation(commands, name, evaluation)
+    for name, module in modules.items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)
         command.set_defaults(run=module.run)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fairseq_mtssl.cli.options import prepare_output, write_json
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
+NAME = "targets"
 HELP = "measure labels against phone alignments: phone purity, cluster purity, PNMI"
 
 
@@ -17,22 +18,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", required=True, metavar="DIR", help="folder of {split}.tsv and {split}.phones.tsv"
     )
     parser.add_argument("--splits", metavar="A,B", help="splits to measure (those that have phones)")
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Measure, print, write."""
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Measure every split."""
     from fairseq_mtssl.labels.measuring import measure_labels
 
-    if args.json:
-        prepare_output(args.json)
     measured = measure_labels(args.labels, args.data, args.splits)
-    if args.json:
-        write_json(args.json, measured)
-    print(format_table(measured))
-    if args.json:
-        print(f"wrote {args.json}")
-    return 0
+    return EvaluationResult(format_table(measured), measured)
 
 
 def format_table(measured: dict[str, Any]) -> str:
@@ -50,3 +43,6 @@ def format_table(measured: dict[str, Any]) -> str:
                 f"{row['unaligned_utterances']} utterances without phones"
             )
     return "\n".join(lines)
+
+
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

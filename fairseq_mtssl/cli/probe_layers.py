@@ -12,12 +12,13 @@ from fairseq_mtssl.cli.options import (
     add_random_argument,
     pick_device,
     positive_int,
-    prepare_output,
     random_seed,
-    write_json,
 )
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
+from fairseq_mtssl.files import prepare_output
 
+NAME = "phones"
 HELP = "train a linear phone probe on every layer of a checkpoint and show which layer predicts phones best"
 
 
@@ -31,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, metavar="DIR", help="folder that manifests/aligned_phones.py wrote"
     )
-    parser.add_argument("--json", metavar="FILE", help="also write the numbers here")
     parser.add_argument("--plot", metavar="PNG", help="also draw accuracy and macro-F1 by layer")
     parser.add_argument(
         "--max-frames",
@@ -51,26 +51,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_compute_arguments(parser)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train, measure, print, write."""
-    check(args)
-    for path in (args.json, args.plot):
-        if path:
-            prepare_output(path)
-    if args.plot:
-        from fairseq_mtssl.report.canvas import new_figure
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Train the probes and measure them."""
+    from fairseq_mtssl.report.canvas import new_figure
+    from fairseq_mtssl.report.layer_plot import draw_layers
 
+    check(args)
+    if args.plot:
+        prepare_output(args.plot)
         new_figure(1.0, 1.0)  # told now, rather than after the training, if matplotlib is absent
     measured = probe_layers(args)
-    print(format_table(measured))
-    if args.json:
-        write_json(args.json, measured)
-        print(f"wrote {args.json}")
-    if args.plot:
-        from fairseq_mtssl.report.layer_plot import draw_layers
-
-        print(f"wrote {draw_layers(measured, args.plot)}")
-    return 0
+    draw = partial(draw_layers, measured, args.plot)
+    return EvaluationResult(format_table(measured), measured, [draw] if args.plot else [])
 
 
 def check(args: argparse.Namespace) -> None:
@@ -140,3 +132,6 @@ def format_table(measured: dict[str, Any]) -> str:
     lines.append(f"{'chance':<8}{cells}".rstrip())
     lines.append("* best on valid; chance: always the phone most frequent in train")
     return "\n".join(lines)
+
+
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

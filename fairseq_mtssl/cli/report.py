@@ -152,9 +152,7 @@ def retrieval_sections(args: argparse.Namespace, about: RunFolder) -> list[Secti
     device = pick_device(args.device or "auto")
     encoded, scores = evaluate_split(about.checkpoint, data, split, relevance, batch_size, device)
     max_samples = round(float(task["eval_max_duration_s"]) * SAMPLE_RATE_HZ)
-    gallery = build_gallery(
-        encoded.manifest, encoded.speech, encoded.image, relevance, count, max_samples
-    )
+    gallery = build_gallery(encoded.manifest, encoded.speech, encoded.image, relevance, count, max_samples)
     if gallery.absent:
         first = next(iter(gallery.absent.values()))
         print(f"no picture for {len(gallery.absent)} images, first: {first}", file=sys.stderr)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fairseq_mtssl.cli.options import add_compute_arguments, pick_device, positive_int
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.files import prepare_output, write_json, write_output
+from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
+from fairseq_mtssl.files import prepare_output, write_output
 
 if TYPE_CHECKING:
     from fairseq_mtssl.inference.transcription import Transcriber
 
+NAME = "transcription"
 HELP = "transcribe a split and measure word errors, or transcribe recordings, with a fine-tuned model"
 SOME_FAILED = 2
 SEARCH = ("beam", "beam_threshold", "lm_weight", "word_score")
@@ -41,29 +44,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lm-weight", type=float, metavar="W", help="weight of the language model (2)")
     parser.add_argument("--word-score", type=float, metavar="S", help="added for every word (-1)")
     add_compute_arguments(parser)
-    parser.add_argument("--json", metavar="FILE", help="also write numbers and texts here")
     parser.add_argument(
         "--hypotheses", metavar="FILE", help="also write the texts here: file, text, reference, tab separated"
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Transcribe, print, write."""
+def run(args: argparse.Namespace) -> EvaluationResult:
+    """Transcribe a split, or recordings."""
     from fairseq_mtssl.inference.transcription import Transcriber
 
     if (args.data is None) == (not args.audio):
         raise ConfigError("--data", ["give either --data DIR with --split S, or recordings"])
     check_search(args)
-    outputs = [prepare_output(path) for path in (args.json, args.hypotheses) if path]
-    transcriber = Transcriber(args.checkpoint, pick_device(args.device), args.batch_seconds)
-    answer = print_files(args, transcriber) if args.data is None else print_split(args, transcriber)
-    if args.json:
-        write_json(args.json, answer)
     if args.hypotheses:
-        write_output(args.hypotheses, format_hypotheses(answer["hypotheses"]))
-    for path in outputs:
-        print(f"wrote {path}")
-    return SOME_FAILED if answer.get("skipped") else 0
+        prepare_output(args.hypotheses)
+    transcriber = Transcriber(args.checkpoint, pick_device(args.device), args.batch_seconds)
+    measure = measure_files if args.data is None else measure_split
+    table, answer = measure(args, transcriber)
+    write = partial(write_output, args.hypotheses, format_hypotheses(answer["hypotheses"]))
+    status = SOME_FAILED if answer.get("skipped") else 0
+    return EvaluationResult(table, answer, [write] if args.hypotheses else [], status)
 
 
 def check_search(args: argparse.Namespace) -> None:
@@ -98,23 +98,25 @@ def choose_decoder(args: argparse.Namespace, transcriber: Transcriber) -> Any:
     return decoder
 
 
-def print_split(args: argparse.Namespace, transcriber: Transcriber) -> dict[str, Any]:
-    """Print the word errors of a split. Returns: numbers and texts, as --json writes them."""
+def measure_split(args: argparse.Namespace, transcriber: Transcriber) -> tuple[str, dict[str, Any]]:
+    """The word errors of a split as a table, and numbers and texts as --json writes them."""
     decoder = choose_decoder(args, transcriber)
     result, hypotheses = transcriber.transcribe_split(args.data, args.split, decoder)
-    print(f"split {args.split}, {decoder.about['name'].replace('_', ' ')} decoding")
-    print(result.format_table(), flush=True)
-    return {"split": args.split, **result.to_json(), "decoder": decoder.about, "hypotheses": hypotheses}
+    heading = f"split {args.split}, {decoder.about['name'].replace('_', ' ')} decoding"
+    numbers = {"split": args.split, **result.to_json(), "decoder": decoder.about, "hypotheses": hypotheses}
+    return f"{heading}\n{result.format_table()}", numbers
 
 
-def print_files(args: argparse.Namespace, transcriber: Transcriber) -> dict[str, Any]:
-    """Print the text of each recording. Returns: texts and what was skipped, as --json writes them."""
+def measure_files(args: argparse.Namespace, transcriber: Transcriber) -> tuple[str, dict[str, Any]]:
+    """A line for each recording, and texts and what was skipped as --json writes them."""
     decoder = choose_decoder(args, transcriber)
     found = transcriber.transcribe_files(args.audio, decoder)
-    for row, path in enumerate(args.audio):
-        print(f"{path}\t{found.texts[row]}" if row in found.texts else f"skipped {found.errors[row]}")
+    lines = [
+        f"{path}\t{found.texts[row]}" if row in found.texts else f"skipped {found.errors[row]}"
+        for row, path in enumerate(args.audio)
+    ]
     texts, errors = sorted(found.texts.items()), sorted(found.errors.items())
-    return {
+    return "\n".join(lines), {
         "decoder": decoder.about,
         "hypotheses": [{"file": args.audio[row], "hypothesis": text} for row, text in texts],
         "skipped": [{"file": args.audio[row], "reason": error} for row, error in errors],
@@ -125,3 +127,6 @@ def format_hypotheses(rows: list[dict[str, str]]) -> str:
     """A tab-separated table with the names of its columns on the first line."""
     names = list(rows[0]) if rows else ["file", "hypothesis"]
     return "".join("\t".join(cells) + "\n" for cells in (names, *(row.values() for row in rows)))
+
+
+register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

@@ -62,7 +62,7 @@ def read_native(
                 raise AudioError(
                     path,
                     f"sampled at {rate_hz} Hz, wanted {wanted_rate_hz} Hz",
-                    "Resample the file, or ask for it with resample=True (manifests/pairs.py: --resample).",
+                    "Resample the file, or ask for it with resample=True (mtssl prepare pairs: --resample).",
                 )
             whole = _unfinished_wav(path, file)
             if whole is None:

@@ -194,7 +194,7 @@ def read_pair_manifest(data_dir: str | Path, split: str) -> PairManifest:
     missing = [f"{file.name} is missing" for file in (tsv, pairs) if not file.is_file()]
     if missing:
         found = sorted(file.stem for file in Path(data_dir).glob("*.pairs")) or "none"
-        missing.append(f"splits found: {found}. Name one, or make the folder with a script of manifests/")
+        missing.append(f"splits found: {found}. Name one, or make the folder: mtssl prepare")
         raise ManifestError(data_dir, missing)
     audio_lines = read_lines(tsv)
     audio, audio_errors = _parse_audio(tsv, audio_lines)
@@ -237,7 +237,7 @@ def find_splits(data: str | Path, names: str | None) -> list[str]:
         raise ConfigError("--data", [f"{data} is no folder; give the one that holds train.tsv"])
     paths = [path for path in Path(data).glob("*.tsv") if "." not in path.stem and _is_manifest(path)]
     if not paths:
-        raise ConfigError("--data", [f"{data} holds no manifest; make it with a script of manifests/"])
+        raise ConfigError("--data", [f"{data} holds no manifest; make it with mtssl prepare"])
     return sorted((path.stem for path in paths), key=lambda name: (name != "train", name))
 
 
@@ -307,6 +307,22 @@ def identity_errors(
     return errors
 
 
+def write_audio_manifest(path: Path, root: Path | str, files: Sequence[str], sizes: Sequence[int]) -> None:
+    """Write a fairseq audio manifest (`{split}.tsv`), whole or not at all.
+
+    root: absolute, or relative to the folder of the manifest. sizes: samples of each file.
+    Raises: ManifestError for paths with tabs or line breaks, which the format cannot hold.
+    """
+    wrong = [file for file in files if any(mark in file for mark in "\t\n\r")]
+    if wrong:
+        raise ManifestError(path, [f"tab or line break in {file!r}. Rename the file." for file in wrong])
+    write_text(path, "\n".join(_audio_lines(root, files, sizes)) + "\n")
+
+
+def _audio_lines(root: Path | str, files: Sequence[str], sizes: Sequence[int]) -> list[str]:
+    return [str(root), *(f"{file}\t{size}" for file, size in zip(files, sizes, strict=True))]
+
+
 def write_pair_manifest(
     data_dir: str | Path,
     split: str,
@@ -321,7 +337,7 @@ def write_pair_manifest(
     Raises: ManifestError with every error that reading back would find, and for tabs or line breaks.
     """
     data_dir = Path(data_dir)
-    tsv = [str(audio_root)] + [f"{row.file}\t{row.samples}" for row in rows]
+    tsv = _audio_lines(audio_root, [row.file for row in rows], [row.samples for row in rows])
     table = [[row.caption_id, row.image, row.image_id, row.label, row.speaker, row.text] for row in rows]
     cells = [[row.file, *others] for row, others in zip(rows, table, strict=True)]
     pairs = [str(image_root), "\t".join(PAIR_COLUMNS)] + ["\t".join(row) for row in table]

@@ -2,24 +2,65 @@
 
 A data folder holds `dict.phn.txt` (`<phone> <count>` a line), `{split}.phn` (the phone at the middle of every
 20 ms, an utterance a line, `<pad>` where there is none, an empty line for an utterance without alignment) and
-`{split}.phones.tsv` (utterance, start s, end s, phone, word). `manifests/aligned_phones.py` writes them.
+`{split}.phones.tsv` (utterance, start s, end s, phone, word). `mtssl prepare aligned_phones` writes them.
 A phone is known by its number in the dictionary, from 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest, read_lines
 from fairseq_mtssl.errors import ManifestError
+from fairseq_mtssl.files import write_text
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, UNLABELLED, frame_count
 
 NO_PHONE = "<pad>"
-LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES = 320, 400
-_AGAIN = "Make it again: manifests/aligned_phones.py."
+PHONE_COLUMNS = ("caption_id", "start_s", "end_s", "phone", "word")
+LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES = 320, 400  # those of wav2vec 2.0's convolutions
+_AGAIN = "Make it again: mtssl prepare aligned_phones."
+
+
+@dataclass(frozen=True)
+class PhoneRow:
+    """A line of a table of phones; others: the cells after the phone, the word first."""
+
+    line: int
+    utterance: str
+    start_s: float
+    end_s: float
+    phone: str
+    others: tuple[str, ...]
+
+
+def read_phone_rows(path: str | Path) -> tuple[list[PhoneRow], list[str]]:
+    """Read a table of phones, such as `{split}.phones.tsv`. Its first line may be a header.
+
+    Returns: the rows, and an error for each line that is none. Raises: ManifestError if it cannot be read.
+    """
+    rows, errors = [], []
+    for number, line in enumerate(read_lines(Path(path)), start=1):
+        utterance, *cells = line.split("\t")
+        try:
+            start_s, end_s, phone = float(cells[0]), float(cells[1]), cells[2]
+            if not utterance:
+                raise ValueError
+        except (ValueError, IndexError):
+            if number > 1:
+                wanted = "wanted utterance, start s, end s, phone, word, tab separated"
+                errors.append(f"line {number}: got {line!r}, {wanted}.")
+            continue
+        rows.append(PhoneRow(number, utterance, start_s, end_s, phone, tuple(cells[3:])))
+    return rows, errors
+
+
+def write_phone_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
+    """Write `{split}.phones.tsv`. rows: utterance, start s, end s, phone and word of each, as text."""
+    write_text(path, "".join("\t".join(row) + "\n" for row in (PHONE_COLUMNS, *rows)))
 
 
 def read_phone_names(path: str | Path) -> list[str]:
@@ -105,23 +146,15 @@ def read_phone_sequences(
     """
     places = {name: place for place, name in enumerate(names)}
     said: dict[str, list[tuple[float, int]]] = {name: [] for name in utterances}
-    errors, rows = [], 0
-    for number, line in enumerate(read_lines(Path(path))[1:], start=2):
-        cells = line.split("\t")
-        try:
-            utterance, start_s, phone = cells[0], float(cells[1]), cells[3]
-        except (ValueError, IndexError):
-            errors.append(f"line {number}: got {line!r}, wanted utterance, start s, end s, phone, word.")
+    rows, errors = read_phone_rows(path)
+    rows = [row for row in rows if row.utterance in said]
+    for row in rows:
+        if row.phone.lower() in left_out:
             continue
-        if utterance not in said:
-            continue
-        rows += 1
-        if phone.lower() in left_out:
-            continue
-        if phone not in places:
-            errors.append(f"line {number}: {_unknown([phone])}")
+        if row.phone not in places:
+            errors.append(f"line {row.line}: {_unknown([row.phone])}")
         else:
-            said[utterance].append((start_s, places[phone]))
+            said[row.utterance].append((row.start_s, places[row.phone]))
     if len(said) < len(utterances):
         twice = sorted({name for name in utterances if utterances.count(name) > 1})[:5]
         errors.append(f"utterances of the manifest share a name: {', '.join(twice)}. {_AGAIN}")

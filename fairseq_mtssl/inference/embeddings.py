@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.image_encoders.base import takes_regions
 from fairseq_mtssl.inference.batches import progress_bar, run_rows
 from fairseq_mtssl.prefetch import read_ahead
 
@@ -139,7 +140,7 @@ def file_reader(task: Any) -> FileReader:
     """
     from fairseq_mtssl.data.pairs import ImageStore, PairDataset
 
-    if str(task.cfg.image_encoder) == "regions":
+    if takes_regions(str(task.cfg.image_encoder)):
         raise ConfigError(
             "checkpoint",
             ["its image encoder takes region features, not image files; use one trained on raw images"],

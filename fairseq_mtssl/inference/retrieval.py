@@ -30,9 +30,7 @@ def evaluate_split(
     # no split is the training split here: none is cut, shuffled or perturbed as in training
     loaded = checkpoints.load_model(checkpoint, data=str(data), overrides={"task": {"train_subset": ""}})
     loaded.task.load_dataset(split)
-    encoded = embeddings.encode_split(
-        loaded.model.to(device), loaded.task.dataset(split), batch_size, device
-    )
+    encoded = embeddings.encode_split(loaded.model.to(device), loaded.task.dataset(split), batch_size, device)
     manifest = encoded.manifest
     groups = relevance_groups(manifest.image_ids, manifest.labels, manifest.unique_image_ids, relevance)
     scores = evaluate_retrieval(encoded.speech, encoded.image, *groups, split=split, relevance=relevance)

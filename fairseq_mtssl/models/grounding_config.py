@@ -10,7 +10,13 @@ from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.image_encoders.base import IMAGE_ENCODERS, encoder_named
+from fairseq_mtssl.image_encoders.cnn import CnnOptions
+from fairseq_mtssl.image_encoders.patches import PatchOptions
+from fairseq_mtssl.image_encoders.regions import RegionOptions
+from fairseq_mtssl.image_encoders.timm import TimmOptions
 from fairseq_mtssl.models.encoder import EncoderConfig, front_end_errors
+from fairseq_mtssl.models.options import read_options
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -50,7 +56,9 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 @dataclass
-class VgsRetrievalConfig(EncoderConfig):
+class VgsRetrievalConfig(EncoderConfig, RegionOptions, CnnOptions, PatchOptions, TimmOptions):
+    """The fields of a visually grounded model; those of the image encoders of this package among them."""
+
     preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
         default="paper",
         metadata={
@@ -115,20 +123,16 @@ class VgsRetrievalConfig(EncoderConfig):
     # image branch
     image_encoder: str = field(
         default="regions",
-        metadata={"help": "regions (36 × 2048 features and boxes), cnn, patches, or timm:<name>"},
+        metadata={
+            "help": "regions (features of image regions and their boxes), cnn, patches, timm:<name>, or one "
+            "of your own"
+        },
     )
     image_size: int = II("task.image_size")
-    image_layers: int = field(
-        default=6, metadata={"help": "transformer layers over regions, cells or patches"}
-    )
-    image_feature_dim: int = field(default=2048, metadata={"help": "width of a region's features"})
-    image_patch_size: int = field(default=16, metadata={"help": "side of a patch, pixels (patches)"})
-    image_channels: List[int] = field(
-        default_factory=lambda: [24, 48, 96], metadata={"help": "channels of the convolutions (cnn)"}
-    )
-    image_grid: int = field(default=4, metadata={"help": "side of the grid of cells made of an image (cnn)"})
-    image_weights: Optional[str] = field(
-        default=None, metadata={"help": "local file of pretrained weights (timm:<name>)"}
+    # Any, and null, for the reason given at ssl_options
+    image_encoder_options: Any = field(
+        default=None,
+        metadata={"help": "options of the image encoder that have no field here, by name, as {depth: 3}"},
     )
     bert_init: Optional[bool] = field(
         default=None,
@@ -185,10 +189,27 @@ def part_errors(cfg: Any, known: Sequence[str]) -> List[str]:
     return errors
 
 
+def image_options(cfg: Any) -> Any:
+    """The options of the image encoder cfg.image_encoder."""
+    return read_options(IMAGE_ENCODERS, encoder_named(str(cfg.image_encoder)), cfg)
+
+
+def image_errors(cfg: Any) -> List[str]:
+    """What is wrong with the image encoder of a configuration."""
+    encoder, options = encoder_named(str(cfg.image_encoder)), image_options(cfg)
+    errors = encoder.config_errors(options)
+    if cfg.image_weights and not hasattr(options, "image_weights"):
+        errors.append(
+            f"image_weights {cfg.image_weights}: image_encoder={cfg.image_encoder} takes no weights file"
+        )
+    return errors
+
+
 def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
     """Raises: ConfigError naming every error of a model configuration at once; more: found elsewhere."""
     mode = resolve(cfg, "extractor_mode")
     errors = [*more, *front_end_errors(cfg, mode, resolve(cfg, "padding_exact"))]
+    errors += image_errors(cfg)
     if cfg.positions_see_padding and resolve(cfg, "padding_exact"):
         errors.append("positions_see_padding with padding_exact: set one of the two to false")
     if mode not in ("default", "layer_norm"):

@@ -5,15 +5,14 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq.dataclass import FairseqDataclass
-from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-import fairseq_mtssl.ssl  # noqa: F401  (registers the branches)
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.models.options import read_options
 from fairseq_mtssl.modules.masking import SpanMasking
 from fairseq_mtssl.modules.rank_sums import RankSums
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
-from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult, branch_named, read_options
+from fairseq_mtssl.ssl.base import BRANCHES, SslBatch, SslBranch, SslResult
 from fairseq_mtssl.ssl.mt4ssl import Mt4sslOptions
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2Options
 
@@ -38,17 +37,7 @@ class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
 
 def branch_options(cfg: Any, resolved: Optional[Dict[str, Any]] = None) -> Any:
     """The options of the branch cfg.ssl. resolved: fields whose value is not the one in cfg."""
-    fields = cfg if isinstance(cfg, DictConfig) else OmegaConf.structured(cfg)
-    own = _plain(fields.ssl_options) or {}
-    if not isinstance(own, dict):
-        raise ConfigError("model.ssl_options", [f"got {own!r}, wanted options by name, as {{codes: 1024}}"])
-    # plain values: a list of the configuration would keep all of it, which cannot be pickled
-    model = {str(name): _plain(fields[name]) for name in fields} | (resolved or {})
-    return read_options(branch_named(str(cfg.ssl)), model, own)
-
-
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    return read_options(BRANCHES, BRANCHES.named(str(cfg.ssl)), cfg, resolved)
 
 
 def ssl_errors(cfg: Any, options: Any, label_sets: int, labels_optional: bool = False) -> List[str]:
@@ -56,7 +45,7 @@ def ssl_errors(cfg: Any, options: Any, label_sets: int, labels_optional: bool = 
 
     labels_optional: a branch that needs labels may do without.
     """
-    branch = branch_named(str(cfg.ssl))
+    branch = BRANCHES.named(str(cfg.ssl))
     errors = []
     if branch.labels == "none" and label_sets:
         errors.append(f"ssl={cfg.ssl} takes no task.labels, and has {label_sets} label sets")
@@ -84,7 +73,7 @@ class SslModel(nn.Module):
         self.num_updates = 0
         prob, length, spans = cfg.mask_prob, cfg.mask_length, cfg.mask_min_spans
         self.masking = SpanMasking(prob, length, spans, same_count, int(cfg.seed))
-        self.ssl_head = branch_named(str(cfg.ssl))(options, self.speech_encoder, list(label_classes))
+        self.ssl_head = BRANCHES.named(str(cfg.ssl))(options, self.speech_encoder, list(label_classes))
 
     def set_num_updates(self, num_updates: int) -> None:
         """The update that is under way. The teacher does not move here: see `step_branch`."""

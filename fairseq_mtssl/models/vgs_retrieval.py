@@ -14,12 +14,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.image_encoders.base import encoder_named
 from fairseq_mtssl.models.encoder import build_speech_encoder
 from fairseq_mtssl.models.grounding_config import (
     MAX_SCALE,
     PARTS,
     VgsRetrievalConfig,
     check_config,
+    image_options,
     part_errors,
     positions_see_padding,
     resolve,
@@ -34,9 +36,7 @@ from fairseq_mtssl.modules.contrastive import (
 )
 from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 from fairseq_mtssl.modules.hidden import Hidden
-from fairseq_mtssl.modules.image_encoder import build_image_encoder
 from fairseq_mtssl.modules.rank_sums import RankSums
-from fairseq_mtssl.modules.region_encoder import RegionEncoder
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
 
@@ -81,20 +81,7 @@ class VgsRetrievalModel(BaseFairseqModel):
             strides=tuple(cfg.speech_strides),
             masked=resolve(cfg, "padding_exact"),
         )
-        self.image_encoder = build_image_encoder(
-            str(cfg.image_encoder),
-            dim=cfg.encoder_embed_dim,
-            layers=cfg.image_layers,
-            heads=cfg.encoder_attention_heads,
-            ffn_dim=cfg.encoder_ffn_embed_dim,
-            dropout=cfg.dropout,
-            feature_dim=cfg.image_feature_dim,
-            image_size_px=int(cfg.image_size),
-            patch_size_px=cfg.image_patch_size,
-            channels=tuple(cfg.image_channels),
-            grid=cfg.image_grid,
-            weights=cfg.image_weights,
-        )
+        self.image_encoder = encoder_named(str(cfg.image_encoder))(image_options(cfg))
         cosine = resolve(cfg, "similarity") == "cosine"
         # 0.07: Radford et al. 2021, arXiv 2103.00020, section 2.5.
         self.logit_scale = nn.Parameter(torch.tensor(-math.log(cfg.similarity_temp))) if cosine else None
@@ -108,10 +95,8 @@ class VgsRetrievalModel(BaseFairseqModel):
                 module.ranks = self.ranks
 
     def draw_weights(self) -> None:
-        """With bert_init, draw the linear layers and ResDAVEnet's convolutions anew, and the CLS token of the
-        paper's image encoder.
-
-        Other image encoders keep what they begin with, which may be pretrained.
+        """With bert_init, draw weights anew as the paper's code does: those of linear layers and ResDAVEnet's
+        convolutions, and what the image encoder has to draw.
         """
         if not resolve(self.cfg, "bert_init"):
             return
@@ -120,8 +105,7 @@ class VgsRetrievalModel(BaseFairseqModel):
             if module is not None:
                 init_bert(module, init_std(self.cfg.encoder_embed_dim))
         self.speech_head.resdavenet.draw_convolutions()
-        if isinstance(self.image_encoder, RegionEncoder):
-            nn.init.normal_(self.image_encoder.encoder.cls)
+        self.image_encoder.draw_as_paper()
 
     def begin_batch(self, counted: bool) -> None:
         """Say before a training batch whether it counts, or is one that fairseq repeats without weight.

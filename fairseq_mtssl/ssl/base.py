@@ -2,23 +2,23 @@
 
 Two models put a branch on their speech encoder: `mt4ssl`, for speech alone, and `joint_ssl_vgs`, beside
 visual grounding. To add one, write a file with a subclass of `SslBranch` under `@register_branch(NAME)`,
-import it where `fairseq_mtssl.ssl` imports the others, and train it with `model.ssl=NAME`.
+import it in `fairseq_mtssl/ssl/__init__.py` or name it as a plugin, and train it with model.ssl=NAME.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.rank_sums import RankSums
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,8 @@ class SslResult:
 class SslBranch(nn.Module):
     """A self-supervised branch: its parameters, its losses, and what happens to it between updates.
 
-    Options: a dataclass with a field for each option; every field has a default and a help text.
+    Options: a dataclass with a field for each option, where every field has a default and a help text. A
+    field with the name of a field of the model takes that value; the others are given in model.ssl_options.
     labels: whether the branch predicts cluster labels from outside (task.labels): "none", "optional" or
     "needed".
     """
@@ -147,42 +148,5 @@ class SslBranch(nn.Module):
         return []
 
 
-BRANCHES: dict[str, type[SslBranch]] = {}
-"""Name, as in model.ssl, -> branch."""
-
-Branch = TypeVar("Branch", bound=type[SslBranch])
-
-
-def register_branch(name: str) -> Callable[[Branch], Branch]:
-    """Make a branch known as model.ssl=name. Raises: ConfigError if another branch has the name."""
-
-    def register(branch: Branch) -> Branch:
-        if name in BRANCHES:
-            raise ConfigError("model.ssl", [f"two branches are called {name!r}; rename one of them"])
-        BRANCHES[name] = branch
-        return branch
-
-    return register
-
-
-def branch_named(name: str) -> type[SslBranch]:
-    """The branch of a name. Raises: ConfigError for a name that is not registered."""
-    if name not in BRANCHES:
-        raise ConfigError("model.ssl", [f"got {name!r}, wanted one of {', '.join(sorted(BRANCHES))}"])
-    return BRANCHES[name]
-
-
-def read_options(branch: type[SslBranch], model: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
-    """The options of a branch.
-
-    model: the fields of the model's configuration, which is where the options of the branches of the papers
-    stand. own: model.ssl_options, where those of any other branch stand; they go before.
-    Raises: ConfigError naming every option that the branch does not have.
-    """
-    fields = [each.name for each in dataclasses.fields(branch.Options)]
-    unknown = [name for name in own if name not in fields]
-    if unknown:
-        wanted = f"this branch has {', '.join(fields) or 'none'}"
-        raise ConfigError("model.ssl_options", [f"{name}: no such option; {wanted}" for name in unknown])
-    given = {name: model[name] for name in fields if name in model} | dict(own)
-    return branch.Options(**{name: value for name, value in given.items() if value is not None})
+BRANCHES: Registry[type[SslBranch]] = Registry("model.ssl", "branch", "branches")
+register_branch = BRANCHES.register

@@ -35,7 +35,7 @@ MEASURED_UTTERANCES = 1000  # whose frames give the mean and spread
 class PhonemeProbeTaskConfig(FairseqDataclass):
     data: str = field(
         default=MISSING,
-        metadata={"help": "folder that manifests/aligned_phones.py wrote: {split}.tsv, .phn, .phones.tsv"},
+        metadata={"help": "folder that mtssl prepare aligned_phones wrote: {split}.tsv, .phn, .phones.tsv"},
     )
     silences: str = field(
         default="sil sp spn nsn <sil> <eps> +nsn+ +spn+ h# pau epi noise",

@@ -23,6 +23,7 @@ from fairseq_mtssl.data.manifest import read_pair_manifest
 from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
+from fairseq_mtssl.image_encoders.base import takes_regions
 from fairseq_mtssl.schedule import Phase, Schedule, StepWeights, parse_phases, parse_schedule, run_length
 from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
@@ -70,7 +71,8 @@ class VgsRetrievalTaskConfig(BucketConfig):
     image_encoder: str = "${oc.select:model.image_encoder,regions}"
     image_size: int = field(default=224, metadata={"help": "side that raw images are brought to, pixels"})
     region_features: Optional[str] = field(
-        default=None, metadata={"help": "HDF5 file of region features, for model.image_encoder=regions"}
+        default=None,
+        metadata={"help": "HDF5 file of region features, for image encoders of them such as regions"},
     )
     relevance: ChoiceEnum(["image", "label"]) = field(  # type: ignore[valid-type]
         default="image",
@@ -182,14 +184,14 @@ class VgsRetrievalTask(WatchedTask):
         }
 
     def _region_features(self) -> Optional[RegionFeatures]:
-        if str(self.cfg.image_encoder) != "regions":
+        if not takes_regions(str(self.cfg.image_encoder)):
             return None
         if not self.cfg.region_features:
             raise ConfigError(
                 "task.region_features",
                 [
-                    "model.image_encoder=regions needs the HDF5 file of the features; give its path, "
-                    "or take a raw-image encoder (cnn, patches, timm:<name>)"
+                    f"model.image_encoder={self.cfg.image_encoder} needs the HDF5 file of the features; give "
+                    "its path, or take a raw-image encoder (cnn, patches, timm:<name>)"
                 ],
             )
         return RegionFeatures(self.cfg.region_features)

@@ -1,7 +1,8 @@
 """The README, the pages of docs/ and the examples' READMEs: what they say exists and works.
 
 Every shell command in them is run where that is quick, and otherwise taken apart; a command of a kind that is
-not known here fails, so that none goes untested. The Python lines of the README are held to the signatures of
+not known here fails, so that none goes untested. Blocks marked `console`, in CONTRIBUTING.md, are run by
+test_adding.py. The Python lines of the README are held to the signatures of
 what they call.
 """
 
@@ -176,10 +177,10 @@ def test_every_recipe_is_in_the_readme_and_names_its_own_command() -> None:
 
 
 def test_every_subcommand_is_in_the_readme_or_on_a_page() -> None:
-    from fairseq_mtssl.cli.main import COMMANDS
+    from fairseq_mtssl.cli.main import COMMANDS, EVALUATION_COMMANDS
 
     text = "\n".join(page.read_text(encoding="utf-8") for page in (README, *DOCS))
-    assert [name for name in COMMANDS if f"mtssl {name}" not in text] == []
+    assert [name for name in (*COMMANDS, *EVALUATION_COMMANDS) if f"mtssl {name}" not in text] == []
 
 
 def test_the_readme_is_short() -> None:

@@ -12,44 +12,57 @@ ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "fairseq_mtssl"
 
 # room -> rooms it may import from, besides its own. errors is open to all; a single file is a room too.
-BASE = {"errors", "files", "prefetch"}
+BASE = {"errors", "files", "plugins", "prefetch"}
 PURE = BASE | {"frames", "schedule"}
 DOORS: dict[str, set[str]] = {
     "errors": set(),
     "frames": BASE,
     "schedule": BASE,
     "files": {"errors"},
+    "plugins": set(),
     "prefetch": set(),
+    "registry": BASE,
     "kernels": BASE | {"frames"},
     "modules": PURE | {"kernels"},
     "features": BASE | {"frames", "kernels", "modules", "data", "checkpoints"},
     # evaluation: the quality of labels
     "labels": BASE | {"frames", "data", "features", "evaluation"},
-    "ssl": PURE | {"modules"},
+    "ssl": PURE | {"modules", "registry"},
+    "image_encoders": PURE | {"modules", "registry"},
     # evaluation: a phone probe standardises as all probes do
-    "models": PURE | {"kernels", "modules", "ssl", "features", "evaluation"},
+    "models": PURE | {"kernels", "modules", "ssl", "image_encoders", "registry", "features", "evaluation"},
     "data": BASE | {"frames"},
     "criterions": BASE | {"frames", "schedule", "evaluation", "ssl"},
     # report: a training judges its phases as the page of it does
-    "tasks": PURE | {"kernels", "data", "labels", "checkpoints", "evaluation", "report"},
+    "tasks": PURE | {"kernels", "data", "labels", "image_encoders", "checkpoints", "evaluation", "report"},
     "checkpoints": BASE,
-    "evaluation": BASE | {"frames"},
+    "evaluation": BASE | {"frames", "registry"},
     "decoding": BASE | {"data"},
     # report: pages and tables of measures, with the clips and images of a manifest
     "report": PURE | {"data", "evaluation"},
-    "inference": PURE | {"data", "decoding", "evaluation", "features", "checkpoints"},
+    "inference": PURE | {"data", "image_encoders", "decoding", "evaluation", "features", "checkpoints"},
     "export": PURE | {"modules", "checkpoints"},
     "optim": BASE,
     "fairseq_patches": BASE | {"checkpoints", "resuming"},
     "resuming": BASE | {"checkpoints"},
     "config": set(),
+    "corpora": BASE | {"frames", "data"},
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
-KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "files", "evaluation", "decoding", "report")
-READS_NO_CONFIG = (*KNOWS_NO_FAIRSEQ, "kernels", "modules", "ssl", "features", "labels", "data")
+KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "files", "evaluation", "decoding", "report", "corpora")
+READS_NO_CONFIG = (
+    *KNOWS_NO_FAIRSEQ,
+    "kernels",
+    "modules",
+    "ssl",
+    "image_encoders",
+    "features",
+    "labels",
+    "data",
+)
 CONFIG_LIBRARIES = ("omegaconf", "hydra", "fairseq.dataclass")
 # What a command imports besides this package: the standard library's parser, paths, types and streams.
-CLI_LIBRARIES = ("__future__", "argparse", "collections.abc", "pathlib", "sys", "typing")
+CLI_LIBRARIES = ("__future__", "argparse", "collections.abc", "functools", "pathlib", "sys", "typing")
 MAIN_LIBRARIES = (*CLI_LIBRARIES, "importlib", "logging", "os", "warnings")  # the console script itself
 CLI_LINES = 60  # of a function
 NOT_YET = {

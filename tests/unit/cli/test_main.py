@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,17 @@ import fairseq_mtssl
 from fairseq_mtssl.cli import main as cli
 from fairseq_mtssl.cli import options, user_dir
 from fairseq_mtssl.errors import ConfigError, MtsslError
+from fairseq_mtssl.evaluation.base import EVALUATIONS
 
 CLI = Path(cli.__file__).parent
+CLI_ROOM = "fairseq_mtssl.cli"
 SHARED = ("options", "target_options")  # what subcommands import
-QUICK = {"fairseq_mtssl.files", "fairseq_mtssl.errors", *(f"fairseq_mtssl.cli.{stem}" for stem in SHARED)}
+QUICK = {
+    "fairseq_mtssl.files",
+    "fairseq_mtssl.errors",
+    "fairseq_mtssl.evaluation.base",
+    *(f"fairseq_mtssl.cli.{stem}" for stem in SHARED),
+}
 
 
 def test_user_dir_prints_the_package_folder_alone(capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +38,32 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
         cli.main(["--help"])
     assert caught.value.code == 0
     printed = capsys.readouterr().out
-    assert all(name in printed for name in cli.COMMANDS)
+    assert all(name in printed for name in (*cli.COMMANDS, *cli.EVALUATION_COMMANDS))
+
+
+def test_every_command_of_an_evaluation_takes_what_mtssl_evaluate_takes() -> None:
+    parser = cli.build_parser()
+    commands = parser._subparsers._group_actions[0].choices
+    evaluations = commands["evaluate"]._subparsers._group_actions[0].choices
+    names = {
+        name: import_module(f"fairseq_mtssl.cli.{stem}").NAME
+        for name, stem in cli.EVALUATION_COMMANDS.items()
+    }
+    assert set(evaluations) == set(names.values()) == set(EVALUATIONS.names())
+    for command, name in names.items():
+        options, same = (
+            {action.dest for action in each[key]._actions}
+            for each, key in ((commands, command), (evaluations, name))
+        )
+        assert options == same and "json" in options
+
+
+def test_an_unknown_evaluation_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["evaluate", "abc"])
+    assert caught.value.code == 2
+    printed = capsys.readouterr().err
+    assert all(name in printed for name in EVALUATIONS.names())
 
 
 @pytest.mark.parametrize("argv", [[], ["fly"], ["evaluate-retrieval"], ["retrieve", "--checkpoint", "c"]])
@@ -86,7 +119,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(["user-dir"])
 
 
-@pytest.mark.parametrize("stem", ["main", *SHARED, *cli.COMMANDS.values()])
+@pytest.mark.parametrize("stem", ["main", *SHARED, *cli.COMMANDS.values(), *cli.EVALUATION_COMMANDS.values()])
 def test_subcommands_import_nothing_slow_before_they_run(stem: str) -> None:
     tree = ast.parse((CLI / f"{stem}.py").read_text(encoding="utf-8"))
     modules = set()

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import manifest_scripts
 import pytest
 
 from examples.speechocean import run, speech, table, teacher
+from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.findings import SHOWN
 
@@ -32,8 +32,11 @@ class Pretended:
         if program == "fairseq-hydra-train":
             self.train(stage, self.compose(words[1], [word for word in words if "=" in word]))
         elif program == "python":
-            module = speech if "speech.py" in words[0] else manifest_scripts.load("aligned_phones")
-            module.main(words[1:])
+            if "speech.py" in words[0]:
+                speech.main(words[1:])
+            else:
+                assert words[0].endswith("manifests/aligned_phones.py")
+                prepare("aligned_phones", words[1:])
         else:
             args = build_parser().parse_args(words)
             stage.folder.mkdir(parents=True, exist_ok=True)

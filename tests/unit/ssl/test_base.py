@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import adding
 import pytest
 import tiny_mt4ssl
 import torch
@@ -15,48 +18,46 @@ from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
 from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
-from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.ssl import base
 from fairseq_mtssl.ssl.base import (
     Loss,
     Measure,
     Reduction,
-    SslBatch,
-    SslBranch,
     SslResult,
-    branch_named,
-    read_options,
     register_branch,
 )
 
+branch_named, read_options = base.BRANCHES.named, base.BRANCHES.read_options
+
+
+def frame_power() -> Any:
+    """The module of CONTRIBUTING.md's branch, which is registered nowhere."""
+    known = dict(base.BRANCHES.items)
+    with tempfile.TemporaryDirectory() as folder:
+        module = adding.import_file("my_package/frame_power.py", Path(folder))
+    base.BRANCHES.items = known
+    return module
+
+
+EXAMPLE = frame_power()
+
 
 @dataclass
-class DummyOptions:
-    scale: float = field(default=3.0, metadata={"help": "multiplies the loss"})
+class DummyOptions(EXAMPLE.FramePowerOptions):
     mask_length: int = field(default=7, metadata={"help": "a field that the model has, too"})
-    power: int = field(default=2, metadata={"help": "of the states"})
 
 
-class Dummy(SslBranch):
-    """The mean power of the masked states of the last layer."""
+class Dummy(EXAMPLE.FramePower):
+    """CONTRIBUTING.md's branch with one more option."""
 
     Options = DummyOptions
-
-    def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
-        states = encoder.frames(
-            encoder.forward_layers(encoder.embed(batch.front, batch.mask), 0, encoder.num_layers)
-        )
-        loss = self.options.scale * states[batch.mask].pow(self.options.power).mean()
-        frames = int(batch.mask.sum())
-        measures = {"power": Measure(loss.detach() * frames, frames)}
-        return SslResult(frames, {"dummy": Loss(loss, Reduction.MEAN)}, measures)
 
 
 @pytest.fixture(autouse=True)
 def registry(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """A copy of the registry, so that nothing stays registered."""
-    monkeypatch.setattr(base, "BRANCHES", dict(base.BRANCHES))
-    return base.BRANCHES
+    monkeypatch.setattr(base.BRANCHES, "items", dict(base.BRANCHES.items))
+    return base.BRANCHES.items
 
 
 # -- registry
@@ -99,7 +100,7 @@ def test_null_keeps_the_default() -> None:
 def test_every_unknown_option_is_named_with_those_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         read_options(Dummy, {}, {"codes": 3, "scale": 1.0, "lod": 2})
-    wanted = "no such option; this branch has scale, mask_length, power"
+    wanted = "no such option; this branch has scale, power, mask_length"
     assert caught.value.errors == [f"codes: {wanted}", f"lod: {wanted}"]
     assert str(caught.value).startswith("model.ssl_options: ")
 
@@ -163,11 +164,11 @@ def test_a_branch_that_is_registered_trains_by_its_name_with_its_options_and_wei
         "nsentences": 2,
     }
     result = model(**sample["net_input"], ids=given["ids"])
-    criterion = Mt4sslCriterion(SslLossConfig(ssl_weights={"dummy": 0.5}), None)
+    criterion = Mt4sslCriterion(SslLossConfig(ssl_weights={"frame_power": 0.5}), None)
     loss, frames, log = criterion(model, sample)
     assert frames == result.frames > 0
-    torch.testing.assert_close(loss, 0.5 * frames * result.losses["dummy"].value)
-    torch.testing.assert_close(log["power"] / log["power_count"], result.losses["dummy"].value.detach())
+    torch.testing.assert_close(loss, 0.5 * frames * result.losses["frame_power"].value)
+    torch.testing.assert_close(log["power"] / log["power_count"], result.losses["frame_power"].value.detach())
     loss.backward()
     assert model.speech_encoder.mask_emb.grad.abs().sum() > 0
 
