@@ -54,7 +54,7 @@ def in_threads(function: Callable[[Item], Result], items: Sequence[Item], what: 
     """
     with ThreadPoolExecutor(min(16, 4 * usable_cores())) as pool:
         results = pool.map(function, items)
-        is_quick = len(items) < 500
+        is_quick = len(items) < 1000
         return list(tqdm(results, what, len(items), unit="file", mininterval=1, disable=is_quick))
 
 
