@@ -110,7 +110,7 @@ def curves_stage(
     for phase in phases:
         command += ["--phase", f"{phase['first_update']}:{title(phase['name'])}"]
     needs = [run.name for run in runs.values()]
-    return Stage("curves", [*command, "--out", str(picture)], folder, [picture], needs=needs)
+    return Stage(folder.name, [*command, "--out", str(picture)], folder, [picture], needs=needs)
 
 
 def best_checkpoint(folder: Path) -> Path:

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, (recipe, own) in settings.items()
     }
     # three at the same time, one thread each, end sooner on two cores than two and then one
-    pipeline.run_queue(list(runs.values()), len(runs))
+    pipeline.run(*runs.values(), at_once=len(runs))
     phases = phases_run((runs[SEQUENCE].folder / "hydra_train.log").read_text(encoding="utf-8"))
 
     evaluations = {
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         for name, run in runs.items()
     }
-    pipeline.run_queue(list(evaluations.values()), usable_cores())
+    pipeline.run(*evaluations.values(), at_once=usable_cores())
     pipeline.run(stages.curves_stage(runs, phases, out / "curves.png", out / "curves"))
 
     scores = {name: results.read_json(stage.products[0]) for name, stage in evaluations.items()}

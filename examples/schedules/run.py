@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,19 +116,21 @@ def main(argv: list[str] | None = None) -> None:
     known = records.stand_ins([run for run, *_ in jobs.values()], pipeline, args.record)
     evaluations: list[str] = []
 
-    def measure(run: Stage) -> Iterator[Stage]:
-        """The evaluations of a run that is trained; when they are done, its record."""
-        for stage in evaluations_of(run, args, item, data):
-            evaluations.append(stage.name)
-            yield stage
+    def measure(run: Stage) -> list[Stage]:
+        """The evaluations of a run that is trained."""
+        found = evaluations_of(run, args, item, data)
+        evaluations.extend(stage.name for stage in found)
+        return found
+
+    def record(run: Stage) -> None:
+        """Keep the record of a run that is measured."""
         _, variant, seed = jobs[run.name]
         facts = {"ssl": variant.ssl, "length": str(length)}
-        record = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
-        records.keep_record(record, out, args.record)
+        made = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
+        records.keep_record(made, out, args.record)
 
     runs = [run for name, (run, *_) in jobs.items() if name not in known]
-    if runs:
-        pipeline.run_queue(runs, args.at_once or usable_cores(), measure)
+    pipeline.run(*runs, at_once=args.at_once or usable_cores(), then=measure, finish=record)
     restored = {restored_folder(record, out): record["title"] for record in known.values()}
     titles = {run.folder: jobs[run.name][1].title for run in runs} | restored
     papers = papers_of(titles, out, [*(run.name for run in runs), *evaluations])

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.run(labels)
     first = experiment.training("first", FIRST_SEED, labels)
     teachers = [experiment.training("teacher", seed, None) for seed in args.seeds]
-    pipeline.run_queue([first, *teachers], args.at_once)
+    pipeline.run(first, *teachers, at_once=args.at_once)
     experiment.measure([*baselines(first, args.seeds), trained("first", FIRST_SEED, first)])
     best = experiment.records[f"first-seed{FIRST_SEED}"].layer("pnmi")
     features = f"{first.products[0]}:{best}"
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         for seed in args.seeds
         for kind in ("both", "labels")
     }
-    pipeline.run_queue(list(runs.values()), args.at_once)
+    pipeline.run(*runs.values(), at_once=args.at_once)
     runs |= {("teacher", seed): run for seed, run in zip(args.seeds, teachers, strict=True)}
     experiment.measure([trained(kind, seed, run) for (kind, seed), run in runs.items()])
     report(list(experiment.records.values()), args.out, pipeline)
@@ -221,10 +221,7 @@ class Experiment:
         return updates_of(self.args.passes, sizes_s, float(chosen["task.max_duration_s"]), batch_s)
 
     def measuring(self, subject: Subject) -> dict[str, Stage]:
-        """Commands that measure a subject, by name.
-
-        "pnmi N" and "transcribe" come after "labels N" and "ctc".
-        """
+        """Commands that measure a subject, by name."""
         made: dict[str, Stage] = {}
         needs = [] if subject.run is None else [subject.run.name]
         for layer, features in subject.layers.items():
@@ -268,15 +265,8 @@ class Experiment:
     def measure(self, subjects: Sequence[Subject]) -> None:
         """Measure, fine-tune and record."""
         made = {subject.name: self.measuring(subject) for subject in subjects}
-        # what waits for another stage comes in a second queue
-        for later in (False, True):
-            queue = [
-                stage
-                for some in made.values()
-                for key, stage in some.items()
-                if key.startswith(("pnmi", "transcribe")) == later
-            ]
-            self.pipeline.run_queue(queue, self.args.at_once)
+        commands = [stage for some in made.values() for stage in some.values()]
+        self.pipeline.run(*commands, at_once=self.args.at_once)
         for subject in subjects:
             self._record(subject, made[subject.name])
 
