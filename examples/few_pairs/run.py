@@ -132,11 +132,8 @@ def diagnoses_of(
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stages.example_parser(__doc__, "runs/few_pairs")
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/few_pairs"), help="output folder (runs/few_pairs)")
     add(
         "--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs (scenes, made here)"
     )
@@ -178,8 +175,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="train nothing: rebuild everything from what --record wrote; can be repeated",
     )
     add("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
-    add("--fresh", action="store_true", help="do every stage anew")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     return parser.parse_intermixed_args(argv)
 
 

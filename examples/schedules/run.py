@@ -161,12 +161,7 @@ def rebuild(args: argparse.Namespace) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/schedules"), help="output folder (runs/schedules)"
-    )
+    parser = stages.example_parser(__doc__, "runs/schedules")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--corpus", choices=("scenes",), default="scenes", help="made here (scenes)")
     source.add_argument("--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs")
@@ -227,8 +222,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="as evaluate-retrieval (image)",
     )
     parser.add_argument("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     return parser.parse_intermixed_args(argv)
 
 

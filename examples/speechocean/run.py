@@ -97,20 +97,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line. Raises: ConfigError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stages.example_parser(__doc__, "runs/speechocean", "for every pre-training")
     parser.add_argument("--speech", type=Path, help="folder of speechocean: wav, text.tsv, phones.tsv")
     parser.add_argument("--more", type=Path, help="folder of speechocean-more: audio, text.tsv")
-    parser.add_argument("--out", type=Path, default=Path("runs/speechocean"), help="(runs/speechocean)")
     parser.add_argument("--passes", type=float, default=30.0, help="over the speech, of a pre-training (30)")
     parser.add_argument("--ctc-updates", type=int, default=1000, metavar="N", help="of a fine-tuning (1000)")
     parser.add_argument("--seeds", default="1,2,3", metavar="S,…", help="of the second iteration (1,2,3)")
     parser.add_argument("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
     parser.add_argument("--record", type=Path, metavar="DIR", help="keep a small JSON of each run here")
     parser.add_argument("--from-results", type=Path, metavar="DIR", help="only make the table of these JSONs")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every pre-training")
     args = parser.parse_intermixed_args(argv)
     errors = []
     try:
