@@ -35,7 +35,7 @@ CORE = [
     "tqdm>=4.64",
 ]
 EXTRAS = {
-    "demo": ["espeakng-loader>=0.2.4", "matplotlib>=3.8"],
+    "demo": ["doit>=0.37", "espeakng-loader>=0.2.4", "matplotlib>=3.8"],
     "report": ["matplotlib>=3.8"],
     "regions": ["h5py>=3.10"],
     "timm": ["timm>=1.0"],

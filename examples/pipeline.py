@@ -1,34 +1,41 @@
-"""Runs the stages of an example one after the other, each as the very command a user would type.
+"""Runs the stages of an example as tasks of doit, each of them the command that a user would type.
 
-A stage leaves a record of its command. Run again, a finished stage is skipped, an interrupted one goes on
-(fairseq from its last checkpoint), and one whose command or input has changed is done anew.
+Every stage is two tasks. "prepare NAME" empties the folder of the stage when its command, its recipes or what
+it reads have changed; "NAME" runs the command. After an interruption the first is up to date and the second
+is not: the command runs again in the folder as it was left, and fairseq goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shlex
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
+from threading import Semaphore
 from typing import Any
 
 import torch
+from doit.control import TaskControl
+from doit.dependency import Dependency, JsonDB, TimestampChecker
+from doit.exceptions import BaseFail
+from doit.reporter import ZeroReporter
+from doit.runner import MThreadRunner, Runner
+from doit.task import DelayedLoader, Task
+from doit.tools import config_changed
 
 import fairseq_mtssl
 from examples.training_bar import TrainingBar
 from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.errors import ConfigError, MtsslError, StageError
 
-RECORDS = ".stages"
+DATABASE, SECONDS = ".doit.json", ".seconds"  # in the output folder
 LAST_LINES = 25
 RECIPES = Path(fairseq_mtssl.__file__).parent / "config"
 
@@ -37,10 +44,10 @@ RECIPES = Path(fairseq_mtssl.__file__).parent / "config"
 class Stage:
     """One command.
 
-    name: of its record and its log. command: the words, a program of this environment first.
-    folder: nothing but what it makes is in it; it is removed before the stage is done anew.
-    products: files that are there when it is done. needs: stages whose redoing makes this one stale.
-    is_training: its output is fairseq's, shown as one progress bar and kept in a log.
+    name: the name of its task and of its log. command: its words; the first is a program of this environment.
+    folder: holds nothing but what the command writes; it is removed before the stage is done anew.
+    products: the files that exist when the stage is done. needs: names of the stages whose products it reads.
+    is_training: its output is fairseq's; it is shown as one progress bar and kept in a log.
     """
 
     name: str
@@ -52,172 +59,196 @@ class Stage:
 
     @property
     def line(self) -> str:
-        """The command to retype."""
+        """The command as it can be retyped."""
         return shlex.join(self.command)
 
-    @property
-    def fingerprint(self) -> str:
-        """What, once changed, makes a record worthless: the command, and for a training the recipes."""
-        recipes = sorted(RECIPES.glob("*.yaml")) if self.is_training else []
-        text = self.line + "".join(path.read_text(encoding="utf-8") for path in recipes)
-        return hashlib.sha256(text.encode()).hexdigest()
 
+class Pipeline(ZeroReporter):
+    """Runs stages that share an output folder, and reports what doit does with them.
 
-class Pipeline:
-    """Stages that share an output folder.
-
-    out: the folder; records go to `out/.stages`, the output of trainings to `out/logs`.
-    fresh: do every stage anew.
+    out: the folder. It holds doit's database in `.doit.json`, the seconds of each stage in `.seconds`, and
+    the output of trainings in `logs`. fresh: do every stage anew.
     """
 
     def __init__(self, out: Path, fresh: bool = False) -> None:
+        super().__init__(sys.stdout, {})
         self.out = out
         self.fresh = fresh
         self.seconds: dict[str, float] = {}
         self.commands: list[str] = []
-        self.redone: set[str] = set()  # names of stages that were run by this object
-        self._wall = 0.0
-        (out / RECORDS).mkdir(parents=True, exist_ok=True)
+        self.redone: set[str] = set()  # names of the stages that were run by this object
+        self._planned: set[str] = set()
+        self._errors: list[MtsslError] = []
+        self._total = 0.0
+        (out / SECONDS).mkdir(parents=True, exist_ok=True)
         activate = Path(sys.prefix, "bin", "activate")
         if activate.is_file() and shutil.which("mtssl") != _program("mtssl"):
             print(f"To retype the commands below, first: source {os.path.relpath(activate)}", flush=True)
 
-    def run(self, *together: Stage) -> None:
-        """Do stages that are not done; several at the same time, each with its share of the cores.
-
-        Where a GPU is found or there are fewer cores than stages they are done one after the other.
-        Raises: StageError if a command fails (the others are run to their ends first); ConfigError if a
-        folder holds what no stage here has made.
-        """
-        self.commands += [stage.line for stage in together]
-        threads = usable_cores() // len(together)
-        if len(together) == 1 or threads < 1 or torch.cuda.is_available():
-            for stage in together:
-                self._run(stage)
-                self._wall += self.seconds[stage.name]
-            return
-        environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        with ThreadPoolExecutor(len(together)) as pool:
-            runs = [
-                pool.submit(self._run, stage, environment, position)
-                for position, stage in enumerate(together)
-            ]
-        for run in runs:
-            run.result()
-        self._wall += max(self.seconds[stage.name] for stage in together)
-
-    def run_queue(
+    def run(
         self,
-        stages: Sequence[Stage],
-        at_once: int,
+        *stages: Stage,
+        at_once: int | None = None,
         then: Callable[[Stage], Iterable[Stage]] = lambda stage: (),
+        finish: Callable[[Stage], None] = lambda stage: None,
     ) -> None:
-        """Do stages that are not done, so many at the same time, in this order; each has one core.
+        """Do the stages that are not done yet, in this order; a stage waits for those that it needs.
 
-        Where a GPU is found they are done one after the other with all cores, as with one at once. When one
-        fails or all are interrupted, those under way are run to their ends and no other is begun.
-        then: of a stage that is done, what comes straight after it on the same core, one after the other; a
-        generator goes on when the stage that it gave is done.
-        Raises: as `run`, for the first in the order that failed.
+        at_once: how many run side by side, each on one core; by default all, each on an even share of the
+        cores. With a GPU they run one after the other. If one fails, those that run are run to their ends and
+        no other begins. then: returns what follows a stage that is done. finish: is called after all of that.
+        Raises: StageError if a command fails; ConfigError if a folder holds what no stage here has made.
         """
-        followers: dict[str, list[Stage]] = {stage.name: [] for stage in stages}
-        at_once = 1 if torch.cuda.is_available() else max(1, min(at_once, len(stages)))
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"} if at_once > 1 else None
-        free: SimpleQueue[int] = SimpleQueue()
-        for position in range(at_once):
-            free.put(position)
+        threads = 1 if at_once else max(1, usable_cores() // max(1, len(stages)))
+        at_once = 1 if torch.cuda.is_available() else min(at_once or usable_cores(), len(stages)) or 1
+        self._environment = os.environ | ({"OMP_NUM_THREADS": str(threads)} if at_once > 1 else {})
+        chains = [[stage] for stage in stages]
 
-        def work(stage: Stage) -> None:
-            position = free.get()
-            try:
-                self._run(stage, environment, position)
-                for follower in then(stage):
-                    followers[stage.name].append(follower)
-                    self._run(follower, environment, position)
-            finally:
-                free.put(position)
+        def follow(chain: list[Stage]) -> Iterator[Task]:
+            for follower in then(chain[0]):
+                chain.append(follower)
+                yield from self._tasks(follower)
+            names = [each.name for each in chain]
+            yield self._task(f"after {names[0]}", finish, chain[0], task_dep=names)
 
-        with ThreadPoolExecutor(at_once) as pool:
-            runs = [pool.submit(work, stage) for stage in stages]
-            try:
-                wait(runs, return_when=FIRST_EXCEPTION)
-            finally:
-                pool.shutdown(cancel_futures=True)
-        for run in runs:
-            if not run.cancelled():
-                run.result()
-        chains = [[stage, *followers[stage.name]] for stage in stages]
+        tasks = []
+        for chain in chains:
+            tasks += self._tasks(chain[0])
+            later = DelayedLoader(partial(follow, chain), executed=chain[0].name)
+            tasks.append(Task(f"after {chain[0].name}", None, loader=later))
+        self._run_tasks(tasks, at_once)
         self.commands += [each.line for chain in chains for each in chain]
-        self._wall += clock_seconds(
-            [sum(self.seconds[each.name] for each in chain) for chain in chains], at_once
-        )
-
-    def _run(self, stage: Stage, environment: Mapping[str, str] | None = None, position: int = 0) -> None:
-        record = self._read(stage)
-        fingerprint = stage.fingerprint  # once: a recipe may be edited while it trains
-        same = record.get("fingerprint") == fingerprint and not self.fresh
-        same = same and not self.redone.intersection(stage.needs)
-        if same and record.get("finished") and not _missing(stage):
-            self.seconds[stage.name] = record["seconds"]
-            _say(f"— {stage.name}: done before ({record['seconds']:.0f} s)\n  {stage.line}")
-            return
-        self.redone.add(stage.name)
-        before = float(record.get("seconds", 0.0)) if same else 0.0
-        if not same:
-            self._clear(stage, made_here=bool(record))
-        _say(f"\n— {stage.name}{', going on' if same else ''}\n$ {stage.line}")
-        start = time.monotonic()
-        try:
-            self._write(stage, fingerprint, False, before)
-            self._execute(stage, environment, position)
-        finally:
-            self.seconds[stage.name] = round(before + time.monotonic() - start, 1)
-            self._write(stage, fingerprint, False, self.seconds[stage.name])
-        self._write(stage, fingerprint, True, self.seconds[stage.name])
-        _say(f"  {stage.name}: {self.seconds[stage.name]:.0f} s")
+        seconds = [sum(self.seconds[each.name] for each in chain) for chain in chains]
+        self._total += clock_seconds(seconds, at_once)
 
     def total_seconds(self) -> dict[str, float]:
         """Seconds by stage and, under `total`, by the clock; with what was spent before an interruption."""
-        return {**self.seconds, "total": round(self._wall, 1)}
+        return {**self.seconds, "total": round(self._total, 1)}
 
-    def _execute(self, stage: Stage, environment: Mapping[str, str] | None, position: int) -> None:
+    # -- tasks
+
+    def _run_tasks(self, tasks: Sequence[Task], at_once: int) -> None:
+        control = TaskControl(tasks)
+        control.process(None)
+        self._database = Dependency(JsonDB, str(self.out / DATABASE), TimestampChecker)
+        options = (self._database, self, False, self.fresh)
+        runner = MThreadRunner(*options, num_process=at_once) if at_once > 1 else Runner(*options)
+        self._running = Semaphore(at_once)
+        try:
+            runner.run_all(control.task_dispatcher())
+        finally:
+            for _ in range(at_once):  # after an interruption: wait for the commands that run in threads
+                self._running.acquire()
+        if self._errors:
+            raise self._errors[0]
+
+    def _tasks(self, stage: Stage) -> list[Task]:
+        """The two tasks of a stage."""
+        recipes = sorted(RECIPES.glob("*.yaml")) if stage.is_training else []
+        config = {"command": stage.line, "recipes": [path.read_text(encoding="utf-8") for path in recipes]}
+        # doit runs what has a file as target before what has it as file_dep
+        needed = [self._seconds_path(name) for name in stage.needs if name in self._planned]
+        self._planned.add(stage.name)
+        prepare, command = (
+            self._task(name, work, stage, file_dep=needed, uptodate=[config_changed(config)])
+            for name, work in ((f"prepare {stage.name}", self._empty), (stage.name, self._execute_timed))
+        )
+        command.task_dep.append(prepare.name)
+        command.targets = [str(path) for path in (self._seconds_path(stage.name), *stage.products)]
+        command.meta = stage
+        return [prepare, command]
+
+    def _task(self, name: str, work: Callable[[Stage], None], stage: Stage, **attributes: Any) -> Task:
+        """A task that calls work(stage). doit would print its errors; here they are kept to be raised."""
+
+        def action() -> bool:
+            try:
+                work(stage)
+            except MtsslError as error:
+                self._errors.append(error)
+                return False
+            return True
+
+        return Task(name, [action], io={"capture": False}, verbosity=0, **attributes)
+
+    def _empty(self, stage: Stage) -> None:
+        seconds = self._seconds_path(stage.name)
+        if stage.folder.exists():
+            if not seconds.is_file() and any(stage.folder.iterdir()):
+                told = "holds files that were not made here; give another output folder or remove it"
+                raise ConfigError(str(stage.folder), [told])
+            shutil.rmtree(stage.folder)
+        seconds.write_text("0\n", encoding="utf-8")
+
+    def _execute_timed(self, stage: Stage) -> None:
+        self.redone.add(stage.name)
+        record, start = self._seconds_path(stage.name), time.monotonic()
+        before = float(record.read_text(encoding="utf-8"))
+        _say(f"\n— {stage.name}{', going on' if before else ''}\n$ {stage.line}")
+        try:
+            with self._running:
+                self._execute(stage)
+        finally:
+            seconds = self.seconds[stage.name] = round(before + time.monotonic() - start, 1)
+            record.write_text(f"{seconds}\n", encoding="utf-8")
+        _say(f"  {stage.name}: {seconds:.0f} s")
+
+    def _execute(self, stage: Stage) -> None:
         words = [_program(stage.command[0]), *stage.command[1:]]
-        if not stage.is_training:
-            code, tail = subprocess.run(words, check=False, env=environment).returncode, ""
+        if stage.is_training:
+            code, tail = self._train(stage, words)
         else:
-            log = self.out / "logs" / f"{stage.name}.log"
-            log.parent.mkdir(exist_ok=True)
-            with TrainingBar(stage.name, stage.folder, position) as bar:
-                code, tail = _stream(words, log, bar.read, environment)
-            tail = f"\n{tail}\nAll of its output is in {log}."
+            code, tail = subprocess.run(words, check=False, env=self._environment).returncode, ""
         if code != 0:
             raise StageError(stage.name, f"ended with exit code {code}: {stage.line}{tail}")
-        missing = _missing(stage)
+        missing = [str(path) for path in stage.products if not path.is_file()]
         if missing:
-            raise StageError(stage.name, f"left no {', '.join(map(str, missing))}: {stage.line}")
+            raise StageError(stage.name, f"left no {', '.join(missing)}: {stage.line}")
 
-    def _clear(self, stage: Stage, made_here: bool) -> None:
-        if not stage.folder.exists():
-            return
-        if not made_here and any(stage.folder.iterdir()):
-            raise ConfigError(
-                str(stage.folder),
-                ["holds files that were not made here; give another output folder or remove it"],
-            )
-        shutil.rmtree(stage.folder)
+    def _train(self, stage: Stage, words: Sequence[str]) -> tuple[int, str]:
+        """Run a training, show its progress and append its output to its log.
 
-    def _path(self, stage: Stage) -> Path:
-        return self.out / RECORDS / f"{stage.name}.json"
+        Returns: the exit code, and the last lines with the name of the log.
+        """
+        log = self.out / "logs" / f"{stage.name}.log"
+        log.parent.mkdir(exist_ok=True)
+        last: deque[str] = deque(maxlen=LAST_LINES)
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        with (
+            log.open("a", encoding="utf-8") as file,
+            TrainingBar(stage.name, stage.folder) as bar,
+            subprocess.Popen(words, env=self._environment, text=True, errors="replace", **pipes) as process,
+        ):
+            assert process.stdout is not None  # asked for above
+            for line in process.stdout:
+                file.write(line)
+                last.append(line.rstrip())
+                bar.read(line)
+        return process.returncode, "\n".join(["", *last, f"All of its output is in {log}."])
 
-    def _read(self, stage: Stage) -> dict[str, Any]:
-        try:
-            return dict(json.loads(self._path(stage).read_text(encoding="utf-8")))
-        except (OSError, ValueError):
-            return {}
+    def _seconds_path(self, name: str) -> Path:
+        return self.out / SECONDS / name
 
-    def _write(self, stage: Stage, fingerprint: str, finished: bool, seconds: float) -> None:
-        record = {"command": stage.line, "fingerprint": fingerprint, "finished": finished, "seconds": seconds}
-        self._path(stage).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    # -- what doit reports
+
+    def skip_uptodate(self, task: Task) -> None:
+        """Say that a stage was done before."""
+        if isinstance(task.meta, Stage):
+            self.seconds[task.name] = float(self._seconds_path(task.name).read_text(encoding="utf-8"))
+            _say(f"— {task.name}: done before ({self.seconds[task.name]:.0f} s)\n  {task.meta.line}")
+
+    def add_success(self, task: Task) -> None:
+        """Write the database at once: what is done stays done even if this process is killed."""
+        self._database.backend.dump()
+
+    def add_failure(self, task: Task, fail: BaseFail) -> None:
+        """Keep an error that is not one of ours, such as a folder that cannot be written."""
+        if not self._errors:
+            self._errors.append(StageError(task.name, fail.get_msg()))
+
+    def runtime_error(self, msg: str) -> None:
+        """Keep an error that doit found in the tasks, such as two of one name."""
+        self._errors.append(StageError("doit", msg))
 
 
 def clock_seconds(seconds: Sequence[float], at_once: int) -> float:
@@ -230,7 +261,7 @@ def clock_seconds(seconds: Sequence[float], at_once: int) -> float:
 
 
 def run_example(main: Callable[[], None]) -> int:
-    """Run an example's main; a error of the user's, or an interruption, ends it without a traceback."""
+    """Run an example's main; an error of the user's, or an interruption, ends it without a traceback."""
     try:
         main()
     except MtsslError as error:
@@ -247,44 +278,9 @@ def _say(text: str) -> None:
     print(f"{text}\n", end="", flush=True)
 
 
-def _missing(stage: Stage) -> list[Path]:
-    return [path for path in stage.products if not path.is_file()]
-
-
 def _program(name: str) -> str:
     """The program of the environment that runs this, whichever folder or PATH it was called from."""
     if name == "python":
         return sys.executable
     path = Path(sys.executable).parent / name
     return str(path) if path.exists() else name
-
-
-def _stream(
-    words: Sequence[str],
-    log: Path,
-    on_line: Callable[[str], None],
-    environment: Mapping[str, str] | None = None,
-) -> tuple[int, str]:
-    """Run a command, append its output to a log and show every line to a reader.
-
-    environment: of the command; None: this one's.
-    Returns: the exit code and the last lines.
-    """
-    lines: list[str] = []
-    with (
-        log.open("a", encoding="utf-8") as file,
-        subprocess.Popen(
-            words,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-        ) as process,
-    ):
-        assert process.stdout is not None  # asked for above
-        for line in process.stdout:
-            file.write(line)
-            lines = [*lines[1 - LAST_LINES :], line.rstrip()]
-            on_line(line)
-    return process.returncode, "\n".join(lines)

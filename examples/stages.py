@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,17 @@ from examples.pipeline import Stage
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = re.compile(r"[\w./+@%:-]+")
 TITLES = {"w2v2": "W2V2", "vgs": "VGS", "vgsplus": "VGS+"}
+
+
+def example_parser(
+    description: str | None, out: str, overrides: str = "for fairseq-hydra-train"
+) -> ArgumentParser:
+    """The options that every example has. out: the output folder by default; overrides: what they are for."""
+    parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(out), help=f"output folder ({out})")
+    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help=overrides)
+    return parser
 
 
 def manifest_stage(script: str, data: Path, options: Sequence[str] = ()) -> Stage:
@@ -110,7 +122,7 @@ def curves_stage(
     for phase in phases:
         command += ["--phase", f"{phase['first_update']}:{title(phase['name'])}"]
     needs = [run.name for run in runs.values()]
-    return Stage("curves", [*command, "--out", str(picture)], folder, [picture], needs=needs)
+    return Stage(folder.name, [*command, "--out", str(picture)], folder, [picture], needs=needs)
 
 
 def best_checkpoint(folder: Path) -> Path:

@@ -30,12 +30,11 @@ class TrainingBar:
     lines above it.
 
     name: shown before the bar. folder: the run's `checkpoint.save_dir`, where its composed configuration says
-    how many updates there will be. position: lines below the first, where several bars are shown.
+    how many updates there will be.
     """
 
-    def __init__(self, name: str, folder: Path, position: int = 0) -> None:
+    def __init__(self, name: str, folder: Path) -> None:
         self.name = name
-        self.position = position
         self.folder = folder
         self._bar: tqdm[Any] | None = None
 
@@ -93,7 +92,6 @@ class TrainingBar:
                 total=_max_update(self.folder),
                 desc=f"  {self.name}",
                 unit="update",
-                position=self.position if is_terminal else None,
                 mininterval=0.1 if is_terminal else SECONDS_BETWEEN_LINES,
                 dynamic_ncols=is_terminal,
             )

@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         for name, (recipe, own) in settings.items()
     }
     # three at the same time, one thread each, end sooner on two cores than two and then one
-    pipeline.run_queue(list(runs.values()), len(runs))
+    pipeline.run(*runs.values(), at_once=len(runs))
     phases = phases_run((runs[SEQUENCE].folder / "hydra_train.log").read_text(encoding="utf-8"))
 
     evaluations = {
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
         )
         for name, run in runs.items()
     }
-    pipeline.run_queue(list(evaluations.values()), usable_cores())
+    pipeline.run(*evaluations.values(), at_once=usable_cores())
     pipeline.run(stages.curves_stage(runs, phases, out / "curves.png", out / "curves"))
 
     scores = {name: results.read_json(stage.products[0]) for name, stage in evaluations.items()}
@@ -107,18 +107,13 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="output folder (runs/demo)")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
+    parser = stages.example_parser(__doc__, "runs/demo")
     # 2/7 and 5/7 of the updates, as the paper's 20 and 50 epochs
     parser.add_argument("--ssl-updates", type=int, default=430, metavar="N", help="of SSL, before VGS (430)")
     parser.add_argument(
         "--vgs-updates", type=int, default=1075, metavar="N", help="of VGS, after SSL and alone (1075)"
     )
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of all runs (1)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     return parser.parse_intermixed_args(argv)
 
 

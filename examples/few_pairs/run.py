@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,11 +94,13 @@ def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: ar
     jobs = {stage.name: job for job, stage in runs.items()}
     pairs_in_all = len(read_audio_manifest(setting.whole / "train.tsv"))
 
-    def measure(run: Stage) -> Iterator[Stage]:
-        """Retrieval of a run that is trained; when it is done, the run's record."""
-        # all test splits are the same: the one of the whole corpus is read
+    def measure(run: Stage) -> list[Stage]:
+        """Retrieval of a run that is trained, on the test split of the whole corpus, which is every run's."""
         folder = run.folder / "evaluation"
-        yield stages.retrieval_stage(run, setting.whole, args.out, "image", folder=folder)
+        return [stages.retrieval_stage(run, setting.whole, args.out, "image", folder=folder)]
+
+    def record(run: Stage) -> None:
+        """Keep the record of a run that is measured."""
         job = jobs[run.name]
         facts: dict[str, Any] = {
             "variant": job.variant.name,
@@ -108,10 +110,10 @@ def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: ar
         }
         facts["pairs_in_all"] = pairs_in_all
         title, schedule = job.variant.title, job.variant.schedule
-        record = records.make_record(run, title, schedule, job.seed, pipeline, **facts)
-        records.keep_record(record, args.out, args.record)
+        made = records.make_record(run, title, schedule, job.seed, pipeline, **facts)
+        records.keep_record(made, args.out, args.record)
 
-    pipeline.run_queue(list(runs.values()), args.at_once or usable_cores(), measure)
+    pipeline.run(*runs.values(), at_once=args.at_once or usable_cores(), then=measure, finish=record)
 
 
 def diagnoses_of(
@@ -130,11 +132,8 @@ def diagnoses_of(
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stages.example_parser(__doc__, "runs/few_pairs")
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/few_pairs"), help="output folder (runs/few_pairs)")
     add(
         "--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs (scenes, made here)"
     )
@@ -176,8 +175,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="train nothing: rebuild everything from what --record wrote; can be repeated",
     )
     add("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
-    add("--fresh", action="store_true", help="do every stage anew")
-    add("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     return parser.parse_intermixed_args(argv)
 
 

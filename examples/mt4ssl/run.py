@@ -75,17 +75,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--out", type=Path, default=Path("runs/mt4ssl"), help="output folder (runs/mt4ssl)")
+    parser = stages.example_parser(__doc__, "runs/mt4ssl", "for the pre-training")
     parser.add_argument("--data", type=Path, help="data folder; by default the embedded corpus is made")
     parser.add_argument("--clusters", type=int, default=100, metavar="K", help="labels of a codebook (100)")
     parser.add_argument("--updates", type=int, default=1200, metavar="N", help="of pre-training (1200)")
     parser.add_argument("--ctc-updates", type=int, default=250, metavar="N", help="of each fine-tuning (250)")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for the pre-training")
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def measured_labels(name: str, features: str, clusters: int, data: Path, out: Path) -> Stage:

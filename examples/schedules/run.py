@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -116,19 +116,21 @@ def main(argv: list[str] | None = None) -> None:
     known = records.stand_ins([run for run, *_ in jobs.values()], pipeline, args.record)
     evaluations: list[str] = []
 
-    def measure(run: Stage) -> Iterator[Stage]:
-        """The evaluations of a run that is trained; when they are done, its record."""
-        for stage in evaluations_of(run, args, item, data):
-            evaluations.append(stage.name)
-            yield stage
+    def measure(run: Stage) -> list[Stage]:
+        """The evaluations of a run that is trained."""
+        found = evaluations_of(run, args, item, data)
+        evaluations.extend(stage.name for stage in found)
+        return found
+
+    def record(run: Stage) -> None:
+        """Keep the record of a run that is measured."""
         _, variant, seed = jobs[run.name]
         facts = {"ssl": variant.ssl, "length": str(length)}
-        record = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
-        records.keep_record(record, out, args.record)
+        made = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
+        records.keep_record(made, out, args.record)
 
     runs = [run for name, (run, *_) in jobs.items() if name not in known]
-    if runs:
-        pipeline.run_queue(runs, args.at_once or usable_cores(), measure)
+    pipeline.run(*runs, at_once=args.at_once or usable_cores(), then=measure, finish=record)
     restored = {restored_folder(record, out): record["title"] for record in known.values()}
     titles = {run.folder: jobs[run.name][1].title for run in runs} | restored
     papers = papers_of(titles, out, [*(run.name for run in runs), *evaluations])
@@ -159,12 +161,7 @@ def rebuild(args: argparse.Namespace) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--out", type=Path, default=Path("runs/schedules"), help="output folder (runs/schedules)"
-    )
+    parser = stages.example_parser(__doc__, "runs/schedules")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--corpus", choices=("scenes",), default="scenes", help="made here (scenes)")
     source.add_argument("--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs")
@@ -225,8 +222,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="as evaluate-retrieval (image)",
     )
     parser.add_argument("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
     return parser.parse_intermixed_args(argv)
 
 

@@ -78,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.run(labels)
     first = experiment.training("first", FIRST_SEED, labels)
     teachers = [experiment.training("teacher", seed, None) for seed in args.seeds]
-    pipeline.run_queue([first, *teachers], args.at_once)
+    pipeline.run(first, *teachers, at_once=args.at_once)
     experiment.measure([*baselines(first, args.seeds), trained("first", FIRST_SEED, first)])
     best = experiment.records[f"first-seed{FIRST_SEED}"].layer("pnmi")
     features = f"{first.products[0]}:{best}"
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         for seed in args.seeds
         for kind in ("both", "labels")
     }
-    pipeline.run_queue(list(runs.values()), args.at_once)
+    pipeline.run(*runs.values(), at_once=args.at_once)
     runs |= {("teacher", seed): run for seed, run in zip(args.seeds, teachers, strict=True)}
     experiment.measure([trained(kind, seed, run) for (kind, seed), run in runs.items()])
     report(list(experiment.records.values()), args.out, pipeline)
@@ -97,20 +97,15 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line. Raises: ConfigError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stages.example_parser(__doc__, "runs/speechocean", "for every pre-training")
     parser.add_argument("--speech", type=Path, help="folder of speechocean: wav, text.tsv, phones.tsv")
     parser.add_argument("--more", type=Path, help="folder of speechocean-more: audio, text.tsv")
-    parser.add_argument("--out", type=Path, default=Path("runs/speechocean"), help="(runs/speechocean)")
     parser.add_argument("--passes", type=float, default=30.0, help="over the speech, of a pre-training (30)")
     parser.add_argument("--ctc-updates", type=int, default=1000, metavar="N", help="of a fine-tuning (1000)")
     parser.add_argument("--seeds", default="1,2,3", metavar="S,…", help="of the second iteration (1,2,3)")
     parser.add_argument("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
     parser.add_argument("--record", type=Path, metavar="DIR", help="keep a small JSON of each run here")
     parser.add_argument("--from-results", type=Path, metavar="DIR", help="only make the table of these JSONs")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every pre-training")
     args = parser.parse_intermixed_args(argv)
     errors = []
     try:
@@ -221,10 +216,7 @@ class Experiment:
         return updates_of(self.args.passes, sizes_s, float(chosen["task.max_duration_s"]), batch_s)
 
     def measuring(self, subject: Subject) -> dict[str, Stage]:
-        """Commands that measure a subject, by name.
-
-        "pnmi N" and "transcribe" come after "labels N" and "ctc".
-        """
+        """Commands that measure a subject, by name."""
         made: dict[str, Stage] = {}
         needs = [] if subject.run is None else [subject.run.name]
         for layer, features in subject.layers.items():
@@ -268,15 +260,8 @@ class Experiment:
     def measure(self, subjects: Sequence[Subject]) -> None:
         """Measure, fine-tune and record."""
         made = {subject.name: self.measuring(subject) for subject in subjects}
-        # what waits for another stage comes in a second queue
-        for later in (False, True):
-            queue = [
-                stage
-                for some in made.values()
-                for key, stage in some.items()
-                if key.startswith(("pnmi", "transcribe")) == later
-            ]
-            self.pipeline.run_queue(queue, self.args.at_once)
+        commands = [stage for some in made.values() for stage in some.values()]
+        self.pipeline.run(*commands, at_once=self.args.at_once)
         for subject in subjects:
             self._record(subject, made[subject.name])
 

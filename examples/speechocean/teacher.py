@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples import results
+from examples import results, stages
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.speechocean import run
 from fairseq_mtssl.errors import ConfigError
@@ -70,17 +70,12 @@ def main(argv: list[str] | None = None) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line. Raises: ConfigError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stages.example_parser(__doc__, "runs/speechocean", "for every trial")
     parser.add_argument("--speech", type=Path, required=True, help="folder of speechocean")
     parser.add_argument("--more", type=Path, required=True, help="folder of speechocean-more")
-    parser.add_argument("--out", type=Path, default=Path("runs/speechocean"), help="(runs/speechocean)")
     parser.add_argument("--passes", type=float, default=PASSES, help=f"over the speech ({PASSES:g})")
     parser.add_argument("--only", metavar="T;…", help="some trials, separated by semicolons (all)")
     parser.add_argument("--record", type=Path, metavar="DIR", help="keep a small JSON of each trial here")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for every trial")
     args = parser.parse_intermixed_args(argv)
     args.only = [word.strip() for word in args.only.split(";")] if args.only else list(TRIALS)
     unknown = [word for word in args.only if word not in TRIALS]

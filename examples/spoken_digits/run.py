@@ -7,7 +7,6 @@ Leaves in the output folder results.json, curves.png, gallery.png, index.html, t
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -41,18 +40,13 @@ LEFT_OUT_SPEAKERS = (
 
 def main(argv: list[str] | None = None) -> None:
     """Run every stage that is not done yet. Raises: MtsslError."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = stages.example_parser(__doc__, "runs/digits")
     parser.add_argument(
         "--recordings", type=Path, required=True, help="folder of {digit}_{speaker}_{take}.wav"
     )
     parser.add_argument("--test-speakers", default="", help="comma-separated, for the test split alone")
-    parser.add_argument("--out", type=Path, default=Path("runs/digits"), help="output folder (runs/digits)")
     parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the training (1)")
-    parser.add_argument("--fresh", action="store_true", help="do every stage anew")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="for fairseq-hydra-train")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
     out, data = args.out, args.out / "data"
     pipeline = Pipeline(out, args.fresh)
     options = ["--recordings", str(args.recordings)]

@@ -12,13 +12,13 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the stages that were run: mtssl in this process, which saves its start; others as programs."""
     execute, executed, lock = Pipeline._execute, [], threading.Lock()
 
-    def watched(self, stage, environment, position) -> None:
+    def watched(self, stage) -> None:
         from fairseq_mtssl.cli.main import main
 
         with lock:
             executed.append(stage.name)
         if stage.command[0] != "mtssl":
-            return execute(self, stage, environment, position)
+            return execute(self, stage)
         with lock:
             assert main(stage.command[1:]) == 0, stage.line
         return None

@@ -62,7 +62,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the trainings that were run; what they and the other stages would leave is made up."""
     executed: list[str] = []
 
-    def execute(self: Pipeline, stage: Stage, environment: Any, position: int) -> None:
+    def execute(self: Pipeline, stage: Stage) -> None:
         if stage.is_training:
             executed.append(stage.name)
             (schedule,) = (word.split("=")[1] for word in stage.command if word.startswith("task.schedule="))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from doit.exceptions import InvalidDodoFile
 
 from examples import pipeline as module
 from examples.pipeline import Pipeline, Stage, clock_seconds
@@ -39,7 +41,7 @@ def without_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_as_many_as_asked_for_run_at_once(tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path)
     stages = [stage(tmp_path, name, 0.6) for name in "abc"]
-    pipeline.run_queue(stages, 2)
+    pipeline.run(*stages, at_once=2)
     a, b, c = (told(tmp_path, name) for name in "abc")
     assert a["begin"] < b["end"] and b["begin"] < a["end"]  # side by side
     assert c["begin"] >= min(a["end"], b["end"])
@@ -51,10 +53,10 @@ def test_as_many_as_asked_for_run_at_once(tmp_path: Path) -> None:
 def test_a_queue_that_is_done_is_not_done_again(tmp_path: Path) -> None:
     stages = [stage(tmp_path, name) for name in "ab"]
     first = Pipeline(tmp_path)
-    first.run_queue(stages, 2)
+    first.run(*stages, at_once=2)
     before = told(tmp_path, "a")
     again = Pipeline(tmp_path)
-    again.run_queue(stages, 2)
+    again.run(*stages, at_once=2)
     assert told(tmp_path, "a") == before and again.total_seconds() == first.total_seconds()
 
 
@@ -63,19 +65,59 @@ def test_after_a_failure_no_other_is_begun_and_those_under_way_end(tmp_path: Pat
     stages += [stage(tmp_path, "late")]
     start = time.monotonic()
     with pytest.raises(StageError, match="bad ended with exit code 3"):
-        Pipeline(tmp_path).run_queue(stages, 2)
+        Pipeline(tmp_path).run(*stages, at_once=2)
     assert (tmp_path / "long" / "told").is_file() and not (tmp_path / "late").exists()
     assert time.monotonic() - start < 30
 
 
+def test_a_stage_waits_for_those_that_it_needs_and_what_follows_comes_before_the_finish(
+    tmp_path: Path,
+) -> None:
+    first, needs = stage(tmp_path, "a", 0.5), replace(stage(tmp_path, "b"), needs=("a",))
+    finished = []
+    Pipeline(tmp_path).run(
+        first,
+        needs,
+        at_once=2,
+        then=lambda done: [replace(stage(tmp_path, f"{done.name} after"), needs=(done.name,))],
+        finish=lambda done: finished.append(
+            (done.name, (tmp_path / f"{done.name} after" / "told").is_file())
+        ),
+    )
+    assert told(tmp_path, "a")["end"] <= told(tmp_path, "b")["begin"]
+    assert sorted(finished) == [("a", True), ("b", True)]
+
+
+def test_what_is_done_is_in_the_database_before_the_next_begins(tmp_path: Path) -> None:
+    folder, database = tmp_path / "b", tmp_path / ".doit.json"
+    text = f"import os, shutil; os.mkdir({str(folder)!r}); shutil.copy({str(database)!r}, {str(folder)!r})"
+    copy = Stage("b", ["python", "-c", text], folder, [folder / ".doit.json"])
+    Pipeline(tmp_path).run(stage(tmp_path, "a"), copy, at_once=1)
+    seen = json.loads((folder / ".doit.json").read_text())
+    assert {"prepare a", "a", "prepare b"} <= seen.keys() and "b" not in seen
+
+
+def test_an_interruption_waits_for_those_under_way_and_begins_no_other(tmp_path: Path) -> None:
+    interrupt = ["python", "-c", "import os, signal; os.kill(os.getppid(), signal.SIGINT)"]
+    stages = [Stage("stop", interrupt, tmp_path / "stop", []), stage(tmp_path, "long", 2.0)]
+    with pytest.raises(KeyboardInterrupt):
+        Pipeline(tmp_path).run(*stages, stage(tmp_path, "x", 3.0), stage(tmp_path, "late"), at_once=2)
+    assert (tmp_path / "long" / "told").is_file() and not (tmp_path / "late").exists()
+
+
+def test_two_stages_of_one_name_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InvalidDodoFile, match="names must be unique"):
+        Pipeline(tmp_path).run(stage(tmp_path, "a"), stage(tmp_path, "a"))
+
+
 def test_one_core_does_them_in_order(tmp_path: Path) -> None:
-    Pipeline(tmp_path).run_queue([stage(tmp_path, name) for name in "ab"], 1)
+    Pipeline(tmp_path).run(*[stage(tmp_path, name) for name in "ab"], at_once=1)
     assert told(tmp_path, "a")["end"] <= told(tmp_path, "b")["begin"]
 
 
 def test_an_empty_queue_is_nothing(tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path)
-    pipeline.run_queue([], 2)
+    pipeline.run()
     assert pipeline.total_seconds() == {"total": 0.0}
 
 
