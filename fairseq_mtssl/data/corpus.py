@@ -1,7 +1,7 @@
-"""What scripts that make a data folder share: seeded choice, the record `corpus.json`, errors.
+"""Functions shared by the scripts that make a data folder: seeded choice, the record `corpus.json`, errors.
 
-A folder is done when its `corpus.json` names the same request and every file it lists is there. The
-record is removed first and written last, so that an interrupted run is done again.
+A folder is complete when its `corpus.json` names the same request and every file that it lists exists. The
+record is removed first and written last, so that an interrupted run is repeated.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ RECORD = "corpus.json"
 
 
 def shuffled(items: Iterable[Item], rng: random.Random) -> list[Item]:
-    """The items in random order; only `rng.random()` is used, which no Python version changes."""
+    """Shuffle the items, using `rng.random()` alone, which gives the same numbers in every Python version."""
     keyed = [(rng.random(), index, item) for index, item in enumerate(items)]
     return [item for _, _, item in sorted(keyed, key=lambda entry: entry[:2])]
 
 
 def pick(items: Sequence[Item], rng: random.Random) -> Item:
-    """One item at random; only `rng.random()` is used, which no Python version changes."""
+    """Draw one item, using `rng.random()` alone, which gives the same numbers in every Python version."""
     return items[int(rng.random() * len(items))]
 
 
 def usable_cores() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def read_record(out: Path) -> dict[str, Any] | None:
-    """The folder's `corpus.json`, or None if there is none that can be read."""
+    """Read the folder's `corpus.json`; None if it is absent or unreadable."""
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -52,7 +52,7 @@ def read_record(out: Path) -> dict[str, Any] | None:
 
 
 def is_made(out: Path, request: dict[str, Any]) -> bool:
-    """Whether the folder holds the whole corpus of this very request."""
+    """Return whether the folder holds the complete corpus of exactly this request."""
     record = read_record(out)
     if record is None or record.get("request") != request:
         return False
@@ -60,10 +60,10 @@ def is_made(out: Path, request: dict[str, Any]) -> bool:
 
 
 def begin(out: Path) -> None:
-    """Prepare a folder for a corpus: remove what an earlier corpus there listed, and its record first.
+    """Prepare a folder for a corpus: remove the record of an earlier corpus, then the files it lists.
 
-    Files that no record lists stay.
-    Raises: ConfigError if `out` is no folder.
+    Files that the record does not list stay.
+    Raises: ConfigError if `out` is a file.
     """
     if out.exists() and not out.is_dir():
         raise ConfigError("--out", [f"{out} is a file. Give a folder."])
@@ -78,11 +78,11 @@ def begin(out: Path) -> None:
 def finish(out: Path, request: dict[str, Any], files: Iterable[str], **facts: Any) -> dict[str, Any]:
     """Write `corpus.json`: the request, facts about the corpus, and the SHA-256 of every file.
 
-    files: names relative to out. Returns: the record; `"sha256"` in it covers all files at once.
+    files: names relative to out. Returns: the record, whose `"sha256"` covers all files together.
     """
     hashes = {name: sha256_of(out / name) for name in sorted(files)}
-    whole = hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode())
-    record = {"request": request, **facts, "sha256": whole.hexdigest(), "files": hashes}
+    total = hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode())
+    record = {"request": request, **facts, "sha256": total.hexdigest(), "files": hashes}
     write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
 
@@ -90,9 +90,9 @@ def finish(out: Path, request: dict[str, Any], files: Iterable[str], **facts: An
 def write_splits(
     out: Path, rows: Mapping[str, Sequence[PairRow]]
 ) -> tuple[list[str], dict[str, dict[str, int]]]:
-    """Write the manifests of a corpus with its files under `out/audio` and `out/images`; say the counts.
+    """Write the manifests of a corpus with files under `out/audio` and `out/images`; print the counts.
 
-    Returns: every file of the corpus relative to out, and captions and images by split.
+    Returns: every file of the corpus relative to out, and the numbers of captions and images per split.
     """
     files: list[str] = []
     counts: dict[str, dict[str, int]] = {}
@@ -106,14 +106,14 @@ def write_splits(
 
 
 def report_skips(what: str, skipped: Sequence[str]) -> None:
-    """Say what was left out on standard error: how many, and the first few by name."""
+    """Print what was skipped to standard error: how many items, and the names of the first five."""
     if skipped:
         more = f" … and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         print(f"skipped {len(skipped)} {what}: {', '.join(skipped[:5])}{more}", file=sys.stderr)
 
 
 def run_script(main: Callable[[], object]) -> int:
-    """Run a script's main; a error of the user's ends it with one message instead of a traceback."""
+    """Run a script's main; an MtsslError ends it with one message instead of a traceback."""
     try:
         main()
     except MtsslError as error:
