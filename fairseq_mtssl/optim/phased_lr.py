@@ -1,4 +1,4 @@
-"""The learning-rate scheduler that leaves the learning rate to the task's phases."""
+"""The learning-rate scheduler of trainings whose task sets the learning rate."""
 
 from dataclasses import dataclass
 from typing import Any, Optional
@@ -15,10 +15,9 @@ class PhasedLRSchedulerConfig(FairseqDataclass):
 
 @register_lr_scheduler("phased", dataclass=PhasedLRSchedulerConfig)
 class PhasedLRScheduler(FairseqLRScheduler):
-    """Passive: the task sets the rate of each update from its schedule.
+    """Reports the learning rate that the task has set for the update from its schedule.
 
-    Only the task knows the data, hence an epoch's length, hence where a phase measured in epochs
-    begins; this scheduler reports what the task has set.
+    A phase's length may be given in epochs, and only the task knows how many updates an epoch has.
     """
 
     def __init__(self, cfg: PhasedLRSchedulerConfig, optimizer: FairseqOptimizer) -> None:
@@ -28,7 +27,7 @@ class PhasedLRScheduler(FairseqLRScheduler):
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to restore: the rate follows from the update number."""
+        """Do nothing: the learning rate follows from the update number."""
 
     def step(self, epoch: int, val_loss: Optional[float] = None) -> float:
         return self.optimizer.get_lr()
