@@ -1,4 +1,4 @@
-"""Linear probes: a softmax regression on the frames of each layer, all trained side by side."""
+"""Linear probes: a softmax regression on the frames of each layer; those of all layers train together."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from tqdm import tqdm
 
 from fairseq_mtssl.evaluation.phone_scores import PhoneCounts
 
-STATISTICS_FRAMES = 4096  # frames looked at together
-MIN_SPREAD = 1e-5
+STATISTICS_FRAMES = 4096  # frames per step when means and standard deviations are computed
+MIN_STD = 1e-5
 
 
 @dataclass(frozen=True)
 class ProbeRecipe:
     """Hyperparameters, the same for every layer.
 
-    updates of Adam, each on batch_frames frames; lr: of the first, falling linearly to 0; seed: of the order
-    of the frames, which is common to the layers too.
+    updates: of Adam, each on batch_frames frames; lr: learning rate of the first update, which falls linearly
+    to 0; seed: of the order of the frames, which is the same for all layers.
     """
 
     updates: int = 1000
@@ -31,7 +31,7 @@ class ProbeRecipe:
 
 
 class FrameMoments:
-    """Mean and spread of frames that come in pieces, per layer and dimension, in double precision."""
+    """Accumulates mean and standard deviation of frames per layer and dimension, in double precision."""
 
     def __init__(self, layers: int, dim: int) -> None:
         self._count = 0
@@ -39,25 +39,25 @@ class FrameMoments:
         self._squares = np.zeros((layers, dim))
 
     def add(self, frames: np.ndarray) -> None:
-        """frames: (N, L, D) float."""
+        """Add frames (N, L, D) float."""
         exact = frames.astype(np.float64)
         self._count += len(exact)
         self._sum += exact.sum(0)
         self._squares += np.square(exact).sum(0)
 
     def finish(self) -> tuple[Tensor, Tensor]:
-        """mean (L, D), and the factor that gives a spread of 1 (L, D), both float32."""
+        """Return the mean and one over the standard deviation, (L, D) float32 each."""
         mean = self._sum / max(self._count, 1)
         variance = np.maximum(self._squares / max(self._count, 1) - mean**2, 0)
-        scale = 1 / np.maximum(np.sqrt(variance), MIN_SPREAD)
+        scale = 1 / np.maximum(np.sqrt(variance), MIN_STD)
         return torch.from_numpy(mean.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
 
 
 @dataclass(frozen=True, eq=False)
 class LinearProbes:
-    """One linear classifier a layer, on frames of mean 0 and spread 1.
+    """One linear classifier per layer, on frames standardised to mean 0 and standard deviation 1.
 
-    mean, scale: (L, D); weight: (L, D, P); bias: (L, 1, P).
+    mean, scale: (L, D), of `FrameMoments.finish`; weight: (L, D, P); bias: (L, 1, P).
     """
 
     mean: Tensor
@@ -66,21 +66,21 @@ class LinearProbes:
     bias: Tensor
 
     def logits(self, frames: Tensor) -> Tensor:
-        """(N, L, D) -> (L, N, P)."""
+        """Return the logits (L, N, P) of frames (N, L, D)."""
         standard = (frames - self.mean) * self.scale
         return torch.baddbmm(self.bias, standard.transpose(0, 1), self.weight)
 
     @torch.no_grad()
     def score(self, utterances: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[PhoneCounts]:
-        """Counts of each layer over (frames (N, L, D), labels (N,)) of utterances."""
+        """Return the counts of each layer over utterances given as (frames (N, L, D), labels (N,))."""
         layers, _, phones = self.weight.shape
-        none = np.zeros(phones, dtype=np.int64)
-        found = [PhoneCounts(none, none, none) for _ in range(layers)]
+        zeros = np.zeros(phones, dtype=np.int64)
+        counts = [PhoneCounts(zeros, zeros, zeros) for _ in range(layers)]
         for frames, labels in utterances:
-            told = self.logits(torch.from_numpy(frames).to(self.weight.device)).argmax(-1).cpu().numpy()
-            for layer, predicted in enumerate(told):
-                found[layer] += PhoneCounts.of(predicted, labels, phones)
-        return found
+            logits = self.logits(torch.from_numpy(frames).to(self.weight.device))
+            for layer, predicted in enumerate(logits.argmax(-1).cpu().numpy()):
+                counts[layer] += PhoneCounts.of(predicted, labels, phones)
+        return counts
 
 
 def train_probes(
@@ -90,34 +90,34 @@ def train_probes(
     recipe: ProbeRecipe,
     device: torch.device | str = "cpu",
 ) -> LinearProbes:
-    """Train a probe a layer by cross-entropy.
+    """Train one probe per layer by cross-entropy.
 
-    frames: (N, L, D) float32; labels: (N,) int in 0 … phones − 1. The layers do not touch one another: each
-    gets what it would get alone, but for rounding.
+    frames: (N, L, D) float32; labels: (N,) int in 0 … phones − 1. The probes are independent: up to rounding,
+    each is the probe that its layer alone would give.
     """
     count, layers, dim = frames.shape
     moments = FrameMoments(layers, dim)
     for start in range(0, count, STATISTICS_FRAMES):
         moments.add(frames[start : start + STATISTICS_FRAMES])
-    mean, scale = (each.to(device) for each in moments.finish())
+    mean, scale = (moment.to(device) for moment in moments.finish())
     weight = torch.zeros(layers, dim, phones, device=device, requires_grad=True)
     bias = torch.zeros(layers, 1, phones, device=device, requires_grad=True)
     probes = LinearProbes(mean, scale, weight, bias)
     optimizer = torch.optim.Adam([weight, bias], lr=recipe.lr)
     rng = np.random.default_rng(recipe.seed)
     order = rng.permutation(count)
-    place = 0
+    position = 0
     for update in tqdm(range(recipe.updates), "probes", disable=None, delay=1.0, leave=False):
-        if place >= count:
-            order, place = rng.permutation(count), 0
-        rows = np.sort(order[place : place + recipe.batch_frames])
-        place += recipe.batch_frames
+        if position >= count:
+            order, position = rng.permutation(count), 0
+        rows = np.sort(order[position : position + recipe.batch_frames])
+        position += recipe.batch_frames
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr * (1 - update / recipe.updates)
-        wanted = torch.from_numpy(labels[rows]).to(device).repeat(layers)
+        targets = torch.from_numpy(labels[rows]).to(device).repeat(layers)
         logits = probes.logits(torch.from_numpy(frames[rows]).to(device))
-        # (L, N, P) -> (L · N, P); times L, so that each layer has the mean over its own frames
-        loss = layers * torch.nn.functional.cross_entropy(logits.flatten(0, 1), wanted)
+        # (L, N, P) -> (L · N, P); times L, so that the loss is the sum of the layers' means over frames
+        loss = layers * torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
