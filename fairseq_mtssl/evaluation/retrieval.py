@@ -237,7 +237,7 @@ class RetrievalAccumulator:
     def result(
         self, relevance: str = "image", *, split: str = "valid", ks: Sequence[int] = DEFAULT_KS
     ) -> RetrievalResult:
-        """Evaluate all captions and images. Raises: RetrievalError without any, else as evaluate_retrieval."""
+        """Evaluate everything added. Raises: RetrievalError if nothing was, else as `evaluate_retrieval`."""
         if not self._captions:
             raise RetrievalError(
                 f"split {split}: no caption to rank. Add at least one batch before the result."
