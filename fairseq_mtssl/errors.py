@@ -1,4 +1,4 @@
-"""Errors a user can meet. Each says the place, what was got, what was wanted and the hint."""
+"""Errors for users. Each message has the location, what was got, what was wanted, and a hint."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from pathlib import Path
 
 
 class MtsslError(Exception):
-    """Root of every error this package raises on what a user gave."""
+    """Base class of all errors that this package raises on a user's input."""
 
 
 class ConfigError(MtsslError):
-    """A configuration that cannot work. All errors of one configuration are reported at once."""
+    """Errors of one configuration, reported together.
+
+    place: the field or section; errors: what was got, what was wanted and a hint for each.
+    """
 
     def __init__(self, place: str, errors: Sequence[str]) -> None:
         self.errors = list(errors)
@@ -19,9 +22,9 @@ class ConfigError(MtsslError):
 
 
 class ManifestError(MtsslError):
-    """Errors of one manifest or table, all at once.
+    """Errors of one manifest or table, reported together.
 
-    path: the file; errors: one line each, already naming the line, the value and the hint.
+    path: the file; errors: a line of text for each, with the line number, the value and a hint.
     """
 
     max_listed = 20
@@ -60,7 +63,7 @@ class CheckpointError(MtsslError):
 
 
 class PairCountError(MtsslError):
-    """Speech and image rows that should pair up but differ in number."""
+    """Numbers of speech and image rows that differ, although the rows should be pairs."""
 
     def __init__(self, speech: int, image: int) -> None:
         super().__init__(
@@ -70,7 +73,7 @@ class PairCountError(MtsslError):
 
 
 class ClipTooShortError(MtsslError):
-    """A clip shorter than one frame of the encoder."""
+    """A clip that is shorter than one frame of the encoder."""
 
     def __init__(self, samples: int, needed: int) -> None:
         super().__init__(
@@ -80,11 +83,11 @@ class ClipTooShortError(MtsslError):
 
 
 class RetrievalError(MtsslError):
-    """Embeddings or relevance that retrieval cannot be measured on."""
+    """Embeddings or relevance for which retrieval cannot be measured."""
 
 
 class NonFiniteEmbeddingError(RetrievalError):
-    """Embeddings with NaN or infinity: any ranking of them would be arbitrary."""
+    """Embeddings with NaN or infinity, whose ranking would be arbitrary."""
 
     def __init__(self, side: str, bad_rows: Sequence[int], rows: int) -> None:
         self.bad_rows = list(bad_rows)
@@ -96,14 +99,14 @@ class NonFiniteEmbeddingError(RetrievalError):
 
 
 class TrainingLogError(MtsslError):
-    """A training log that holds nothing to draw."""
+    """A training log without anything to plot."""
 
     def __init__(self, path: str | Path, got: str, hint: str) -> None:
         super().__init__(f"{path}: {got}. {hint}")
 
 
 class MissingExtraError(MtsslError):
-    """A part that needs a package outside the core installation."""
+    """A function that needs a package outside the core installation."""
 
     def __init__(self, purpose: str, package: str, extra: str) -> None:
         super().__init__(
@@ -113,11 +116,11 @@ class MissingExtraError(MtsslError):
 
 
 class StageError(MtsslError):
-    """A stage of an example that failed; what it did is kept, and running it again goes on from there."""
+    """A stage of an example that failed; finished stages are kept, and the next run continues from there."""
 
     def __init__(self, stage: str, got: str) -> None:
         super().__init__(f"stage {stage} {got}")
 
 
 class TargetError(ManifestError):
-    """Errors of features, labels, a codebook or a folder of targets on disk, all at once."""
+    """Errors of features, labels, a codebook or a folder of targets on disk, reported together."""

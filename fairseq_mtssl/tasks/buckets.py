@@ -1,4 +1,4 @@
-"""The widths of training batches in the configurations of tasks."""
+"""The configuration of the widths of training batches, which several tasks share."""
 
 from dataclasses import dataclass, field
 
@@ -10,8 +10,8 @@ class BucketConfig(FairseqDataclass):
     num_batch_buckets: int = field(
         default=0,
         metadata={
-            "help": "pad training batches to one of so many lengths, quantiles of the clips', for "
-            "model.compile, which makes code for each; with max_tokens they count as long as they are "
-            "padded. 0: to a multiple of 0.2 s"
+            "help": "number of lengths to which training batches are padded (quantiles of the clips' "
+            "lengths), for model.compile, which compiles code for each; with max_tokens, padding counts. "
+            "0: pad to multiples of 0.2 s"
         },
     )

@@ -1,4 +1,4 @@
-"""Label folders and their dictionaries, for every task whose model predicts cluster labels."""
+"""The base class of tasks whose model predicts cluster labels: it reads label folders and dictionaries."""
 
 from pathlib import Path
 from typing import Any, List, Optional
@@ -21,14 +21,14 @@ WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
 
 def folders_of(value: Any) -> List[str]:
-    """A list of label folders as a configuration gives it: one, several or none."""
+    """Return the list of label folders of a configuration value: one folder, a list, or None."""
     return [value] if isinstance(value, str) else list(value or [])
 
 
 class LabelledTask(BaseTask):
     """A task with the fields labels, label_rate_hz and conv_feature_layers in its configuration.
 
-    The symbols of the dictionaries go into checkpoints, so that these load without the folders.
+    Checkpoints contain the symbols of the dictionaries, so that they load without the folders.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -46,39 +46,39 @@ class LabelledTask(BaseTask):
 
     @property
     def dictionaries(self) -> List[Dictionary]:
-        """One a label set: a checkpoint's, or those of the label folders."""
+        """One per label set, from the checkpoint or else from the label folders."""
         return [dictionary_of(symbols) for symbols in self.state.symbols]
 
     @property
     def label_classes(self) -> List[int]:
-        """Classes of each label set, the four special symbols of fairseq's dictionaries included."""
+        """Number of classes of each label set, including the four special symbols of fairseq."""
         return [len(symbols) for symbols in self.state.symbols]
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain lists of symbols: any version of torch reads them without unpickling a class."""
+        """Return plain lists of symbols, which every version of torch reads without unpickling a class."""
         return {"symbols": self.state.symbols}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a checkpoint's dictionaries; those of fairseq's hubert_pretraining too."""
+        """Take the dictionaries of a checkpoint, which may be one of fairseq's hubert_pretraining."""
         symbols = state_dict.get("symbols")
         if symbols is None:
-            symbols = [list(each.symbols) for each in state_dict.get("dictionaries", [])]
+            symbols = [list(dictionary.symbols) for dictionary in state_dict.get("dictionaries", [])]
         self.state.merge_state_dict({"symbols": symbols})
 
     def read_labels(
         self, split: str, manifest: AudioManifest, folders: Optional[List[str]] = None
     ) -> List[FrameLabels]:
-        """The labels of a whole manifest, one a label set. folders: instead of task.labels.
+        """Read the labels of a whole manifest, per label set. folders: used instead of task.labels.
 
-        Raises: ManifestError naming every error of a file; ConfigError for another number of folders
-        than the model has label sets.
+        Raises: ManifestError listing every error of a file; ConfigError if the number of folders differs from
+        the model's number of label sets.
         """
         folders = self.label_folders if folders is None else folders
         if not folders:
             return []
         if len(folders) != len(self.label_classes):
             got = f"{len(folders)} folders for the {len(self.label_classes)} label sets of the model"
-            raise ConfigError("task.labels", [f"{got}; give as many, in the same order, or none"])
+            raise ConfigError("task.labels", [f"{got}; give one per label set in the same order, or none"])
         given = self.cfg.label_rate_hz
         rates = list(given) if hasattr(given, "__iter__") else [given] * len(folders)
         return [
