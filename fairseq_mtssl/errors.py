@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 class MtsslError(Exception):
@@ -39,27 +41,28 @@ class ManifestError(MtsslError):
         super().__init__(f"{path}: {len(self.errors)} {noun}\n{listed}{tail}")
 
 
-class AudioError(MtsslError):
+class FileError(MtsslError):
+    """A file that cannot be used. got: what is wrong with it; hint: what to do."""
+
+    def __init__(self, path: str | Path, got: str, hint: str) -> None:
+        self.path = str(path)
+        super().__init__(f"{path}: {got}. {hint}")
+
+
+class AudioError(FileError):
     """An audio file that cannot be used."""
 
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        self.path = str(path)
-        super().__init__(f"{path}: {got}. {hint}")
 
-
-class ImageError(MtsslError):
+class ImageError(FileError):
     """An image, or an image's region features, that cannot be used."""
 
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        self.path = str(path)
-        super().__init__(f"{path}: {got}. {hint}")
 
-
-class CheckpointError(MtsslError):
+class CheckpointError(FileError):
     """A checkpoint that cannot be read or does not fit."""
 
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        super().__init__(f"{path}: {got}. {hint}")
+
+class TrainingLogError(FileError):
+    """A training log without anything to plot."""
 
 
 class PairCountError(MtsslError):
@@ -98,13 +101,6 @@ class NonFiniteEmbeddingError(RetrievalError):
         )
 
 
-class TrainingLogError(MtsslError):
-    """A training log without anything to plot."""
-
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        super().__init__(f"{path}: {got}. {hint}")
-
-
 class MissingExtraError(MtsslError):
     """A function that needs a package outside the core installation."""
 
@@ -113,6 +109,14 @@ class MissingExtraError(MtsslError):
             f"{purpose} needs {package}, which is not installed. "
             f'Install it with: pip install "fairseq-mtssl[{extra}]"'
         )
+
+
+def import_extra(module: str, purpose: str, package: str, extra: str) -> Any:
+    """Import a module of a package outside the core installation. Raises: MissingExtraError without it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(purpose, package, extra) from error
 
 
 class StageError(MtsslError):

@@ -53,10 +53,10 @@ def collate_speech(clips: Sequence[Tensor], width: int = 0) -> dict[str, Tensor]
     return {"source": source, "lengths": lengths}
 
 
-def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.ndarray:
+def long_enough(manifest: AudioManifest, min_samples: int) -> np.ndarray:
     """Return the rows of a manifest with at least min_samples samples, (N,) int; logs those dropped.
 
-    place: how messages name the manifest. Raises: ManifestError if no row is left.
+    Raises: ManifestError if no row is left.
     """
     rows = np.flatnonzero(manifest.sizes >= min_samples)
     dropped = len(manifest) - len(rows)
@@ -64,7 +64,7 @@ def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.nda
         short = np.flatnonzero(manifest.sizes < min_samples)[:5]
         logger.warning(
             "%s: dropped %d of %d utterances shorter than %.3g s (%s%s)",
-            place,
+            manifest.path,
             dropped,
             len(manifest),
             min_samples / SAMPLE_RATE_HZ,
@@ -73,7 +73,7 @@ def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.nda
         )
     if not len(rows):
         got = f"no utterance of {min_samples / SAMPLE_RATE_HZ:.3g} s or more"
-        raise ManifestError(place, [f"{got}; lower task.min_duration_s or add audio"])
+        raise ManifestError(manifest.path, [f"{got}; lower task.min_duration_s or add audio"])
     return rows
 
 
@@ -170,23 +170,8 @@ class ClipDataset(FairseqDataset):
         return int(self._sizes[index])
 
     def caption(self, index: int) -> Tensor:
-        """Return (T,) float: the row's waveform."""
-        return self._clip(index, self.audio.audio_path(index))
-
-    def read_speech_file(self, path: str) -> Tensor:
-        """Read any audio file as (T,) float, resampled if necessary, cut and normalised as this dataset's."""
-        return self.prepare_speech(read_audio(path, max_samples=self.max_samples, resample=True))
-
-    def prepare_speech(self, wav: np.ndarray) -> Tensor:
-        """Cut and normalise a waveform (S,) float32 at 16 kHz as this dataset's clips are: (T,) float."""
-        return torch.from_numpy(self._as_trained(wav[: self.max_samples]))
-
-    def _as_trained(self, wav: np.ndarray) -> np.ndarray:
-        """Normalise a waveform (T,) float32 if this dataset does."""
-        return normalise(wav) if self.normalised else wav
-
-    def _clip(self, row: int, path: str) -> Tensor:
-        rng = self.rng(row, purpose=0)
+        """Return (T,) float: the row's waveform, augmented in training."""
+        path, rng = self.audio.audio_path(index), self.rng(index, purpose=0)
         factor = 1.0 + self.speed_perturb * rng.uniform(-1.0, 1.0)
         wav = read_audio(path, max_samples=int(self.max_samples * max(factor, 1.0)), resample=self.resample)
         if self.speed_perturb > 0:
@@ -202,6 +187,18 @@ class ClipDataset(FairseqDataset):
             noise = np.float32(amplitude) * rng.standard_normal(wav.shape, dtype=np.float32)
             wav = self._as_trained(wav + noise)
         return torch.from_numpy(wav)
+
+    def read_speech_file(self, path: str) -> Tensor:
+        """Read any audio file as (T,) float, resampled if necessary, cut and normalised as this dataset's."""
+        return self.prepare_speech(read_audio(path, max_samples=self.max_samples, resample=True))
+
+    def prepare_speech(self, wav: np.ndarray) -> Tensor:
+        """Cut and normalise a waveform (S,) float32 at 16 kHz as this dataset's clips are: (T,) float."""
+        return torch.from_numpy(self._as_trained(wav[: self.max_samples]))
+
+    def _as_trained(self, wav: np.ndarray) -> np.ndarray:
+        """Normalise a waveform (T,) float32 if this dataset does."""
+        return normalise(wav) if self.normalised else wav
 
     def _or_skip(self, read: Any) -> Any:
         """Return what ``read`` returns; if it fails in training, log and count the error and return None."""

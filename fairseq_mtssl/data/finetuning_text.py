@@ -18,7 +18,7 @@ from fairseq_mtssl.data.tokenizers import (
     train_sentencepiece,
 )
 from fairseq_mtssl.errors import ConfigError, ManifestError
-from fairseq_mtssl.files import write_bytes, write_text
+from fairseq_mtssl.files import write_bytes
 
 MODEL_FILE = "spm.model"
 
@@ -155,9 +155,6 @@ def write(data: Path, prepared: Prepared) -> None:
     """Write the files, each atomically. Raises: ConfigError if the folder cannot be written."""
     try:
         for name, content in prepared.files.items():
-            if isinstance(content, bytes):
-                write_bytes(data / name, content)
-            else:
-                write_text(data / name, content)
+            write_bytes(data / name, content if isinstance(content, bytes) else content.encode("utf-8"))
     except OSError as error:
         raise ConfigError(str(data), [f"cannot be written ({error.strerror}); give a copy"]) from error

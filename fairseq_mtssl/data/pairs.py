@@ -79,7 +79,7 @@ class ImageStore:
 
 def longer_pairs(manifest: PairManifest, min_samples: int) -> PairManifest:
     """Return the pairs whose caption has at least min_samples samples; the number dropped is logged."""
-    rows = long_enough(manifest.audio, min_samples, str(manifest.audio.path))
+    rows = long_enough(manifest.audio, min_samples)
     if len(rows) == len(manifest):
         return manifest
     return PairManifest(

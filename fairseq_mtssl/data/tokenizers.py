@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError, import_extra
 
 WORD_END = "|"
 PIECE_WORD_START = "▁"
@@ -107,11 +107,7 @@ def train_sentencepiece(texts: Sequence[str], vocab_size: int) -> bytes:
 
 
 def _sentencepiece() -> Any:
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise MissingExtraError("SentencePiece units", "sentencepiece", "text") from error
-    return sentencepiece
+    return import_extra("sentencepiece", "SentencePiece units", "sentencepiece", "text")
 
 
 def count_symbols(encoded: Iterable[Sequence[str]], inventory: Sequence[str] = ()) -> dict[str, int]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fairseq_mtssl.decoding.vocabulary import BLANK, PAD, Vocabulary
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError, import_extra
 
 UNKNOWN = "<unk>"
 IMPOSSIBLE = -1e9  # log-probability; finite, so that sums can still be compared
@@ -49,7 +49,8 @@ class LexiconBeamDecoder:
         lm: str | Path | None = None,
         options: BeamOptions | None = None,
     ) -> None:
-        decoder = _flashlight()
+        package = ("decoding with a lexicon", "flashlight-text", "decode")
+        decoder = import_extra("flashlight.lib.text.decoder", *package)
         options = options or BeamOptions()
         self._vocabulary = vocabulary
         self._words = list(lexicon)
@@ -104,14 +105,6 @@ class LexiconBeamDecoder:
         # flashlight reads the (T, V) array through its pointer
         hypotheses = self._decoder.decode(emissions.ctypes.data, *emissions.shape)
         return " ".join(self._words[word] for word in hypotheses[0].words if word >= 0) if hypotheses else ""
-
-
-def _flashlight() -> Any:
-    try:
-        from flashlight.lib.text import decoder
-    except ImportError as error:
-        raise MissingExtraError("decoding with a lexicon", "flashlight-text", "decode") from error
-    return decoder
 
 
 def _open_lm(path: Path, words: Sequence[str]) -> Any:

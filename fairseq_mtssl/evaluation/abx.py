@@ -9,7 +9,7 @@ Source: Schatz et al. 2013, Interspeech; Kahn et al. 2020, arXiv 1912.07875.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -73,10 +73,7 @@ class AbxScore:
 
     def to_json(self) -> dict[str, float | None]:
         """Return both errors, rounded to six decimals."""
-        return {
-            name: None if error is None else round(error, 6)
-            for name, error in (("within", self.within), ("across", self.across))
-        }
+        return {name: None if error is None else round(error, 6) for name, error in asdict(self).items()}
 
 
 def plan_abx(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError, import_extra
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,4 @@ def evaluate_transcription(references: Sequence[str], hypotheses: Sequence[str])
 
 def import_jiwer() -> Any:
     """Import jiwer; a long job calls it first, to fail early. Raises: MissingExtraError without it."""
-    try:
-        import jiwer
-    except ImportError as error:
-        raise MissingExtraError("measuring word errors", "jiwer", "decode") from error
-    return jiwer
+    return import_extra("jiwer", "measuring word errors", "jiwer", "decode")

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from fairseq.dataclass import FairseqDataclass
-from fairseq.optim import FairseqOptimizer
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 
 
@@ -19,9 +18,6 @@ class PhasedLRScheduler(FairseqLRScheduler):
 
     A phase's length may be given in epochs, and only the task knows how many updates an epoch has.
     """
-
-    def __init__(self, cfg: PhasedLRSchedulerConfig, optimizer: FairseqOptimizer) -> None:
-        super().__init__(cfg, optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         return {}

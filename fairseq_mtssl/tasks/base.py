@@ -1,14 +1,41 @@
 """The base class of all tasks: batches of any size, the setting of waveform normalisation, and data_wait."""
 
 import time
+from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
-from omegaconf import open_dict
+from omegaconf import II, open_dict
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.kernels.allocator import keep_freed_memory
+
+
+@dataclass
+class BaseTaskConfig(FairseqDataclass):
+    """The fields of every task."""
+
+    resample: bool = field(
+        default=False, metadata={"help": "resample audio that is not at 16 kHz instead of refusing it"}
+    )
+    seed: int = II("common.seed")
+    train_subset: str = II("dataset.train_subset")
+
+
+@dataclass
+class BucketConfig(BaseTaskConfig):
+    """The fields of tasks that pad training batches to buckets."""
+
+    num_batch_buckets: int = field(
+        default=0,
+        metadata={
+            "help": "number of lengths to which training batches are padded (quantiles of the clips' "
+            "lengths), for model.compile, which compiles code for each; with max_tokens, padding counts. "
+            "0: pad to multiples of 0.2 s"
+        },
+    )
 
 
 class BaseTask(FairseqTask):

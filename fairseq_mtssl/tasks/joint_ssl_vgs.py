@@ -15,13 +15,13 @@ from fairseq_mtssl.data.clip_labels import RowLabels
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
+from fairseq_mtssl.tasks.label_sets import LabelConfig, LabelledTask, folders_of
 from fairseq_mtssl.tasks.phases import loss_scale
 from fairseq_mtssl.tasks.vgs_retrieval import VgsRetrievalTask, VgsRetrievalTaskConfig
 
 
 @dataclass
-class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
+class JointSslVgsTaskConfig(VgsRetrievalTaskConfig, LabelConfig):
     schedule: str = field(
         default="w2v2_vgs",
         metadata={
@@ -49,22 +49,11 @@ class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
             "clips of ssl_data alone, of which there are ssl_ratio per caption"
         },
     )
-    labels: Any = field(
-        default_factory=list,
-        metadata={
-            "help": "folders of cluster labels of the captions for model.ssl=hubert or mt4ssl, one per label "
-            "set: {split}.km, dict.km.txt, targets.json"
-        },
-    )
+
     ssl_labels: Any = field(
         default_factory=list,
         metadata={"help": "folders of cluster labels of ssl_data, in the order of labels"},
     )
-    label_rate_hz: Optional[Any] = field(
-        default=None,
-        metadata={"help": "labels per second, one number or one per label set; null: from targets.json"},
-    )
-    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
 
 
 @register_task("joint_ssl_vgs", dataclass=JointSslVgsTaskConfig)
@@ -118,7 +107,7 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
             return options
         path = Path(self.cfg.ssl_data)
         manifest = read_audio_manifest(path / f"{split}.tsv" if path.is_dir() else path)
-        rows = long_enough(manifest, round(self.cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
+        rows = long_enough(manifest, round(self.cfg.min_duration_s * SAMPLE_RATE_HZ))
         labels = self._labels(manifest, manifest.path.stem, folders_of(self.cfg.ssl_labels))
         if (labels is None) == bool(self.label_folders):
             raise ConfigError("task.ssl_labels", ["give folders for both task.labels and ssl_labels"])

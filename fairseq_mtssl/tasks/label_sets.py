@@ -1,9 +1,11 @@
 """The base class of tasks whose model predicts cluster labels: it reads label folders and dictionaries."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, List, Optional
 
 from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
 
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError
@@ -25,8 +27,27 @@ def folders_of(value: Any) -> List[str]:
     return [value] if isinstance(value, str) else list(value or [])
 
 
+@dataclass
+class LabelConfig(FairseqDataclass):
+    """The fields of tasks whose model predicts cluster labels."""
+
+    labels: Any = field(
+        default_factory=list,
+        metadata={
+            "help": "folders of cluster labels, one per label set: {split}.km, dict.km.txt, targets.json; "
+            "empty: no labels"
+        },
+    )
+    label_rate_hz: Optional[Any] = field(
+        default=None,
+        metadata={"help": "labels per second, one number or one per label set; null: from targets.json"},
+    )
+    # fairseq-validate composes a configuration without a model; the checkpoint then has this value
+    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
+
+
 class LabelledTask(BaseTask):
-    """A task with the fields labels, label_rate_hz and conv_feature_layers in its configuration.
+    """A task with the fields of LabelConfig in its configuration.
 
     Checkpoints contain the symbols of the dictionaries, so that they load without the folders.
     """

@@ -6,7 +6,7 @@ Source: Ma et al. 2023, arXiv 2211.07321.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
@@ -17,42 +17,23 @@ from fairseq_mtssl.data.clips import long_enough
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.base import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
-from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
+from fairseq_mtssl.tasks.label_sets import LabelConfig, LabelledTask, folders_of
 from fairseq_mtssl.tasks.phases import loss_scale
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Mt4sslTaskConfig(BucketConfig):
+class Mt4sslTaskConfig(BucketConfig, LabelConfig):
     data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv"})
-    labels: Any = field(
-        default_factory=list,
-        metadata={
-            "help": "folders of cluster labels, one per label set: {split}.km, dict.km.txt, targets.json; "
-            "empty: no labels, online targets only"
-        },
-    )
-    label_rate_hz: Optional[Any] = field(
-        default=None,
-        metadata={"help": "labels per second, one number or one per label set; null: from targets.json"},
-    )
     max_duration_s: float = field(default=20.0, metadata={"help": "longest crop, seconds"})
     min_duration_s: float = field(
         default=2.0, metadata={"help": "seconds; shorter utterances are dropped, which is logged"}
     )
-    resample: bool = field(
-        default=False,
-        metadata={"help": "resample audio that is not at 16 kHz instead of refusing it; needs labels=[]"},
-    )
-    # fairseq-validate composes a configuration without a model; the checkpoint then has these values
-    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
     phase_ratio: Any = "${oc.select:lr_scheduler.phase_ratio,null}"
     ssl: str = "${oc.select:model.ssl,mt4ssl}"
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
     max_update: int = II("optimization.max_update")
 
 
@@ -75,7 +56,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
         cfg = self.cfg
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
         labels = self.read_labels(split, manifest)
-        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
+        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ))
         self.datasets[split] = LabelledClipDataset(
             manifest,
             rows,

@@ -10,9 +10,8 @@ from typing import Any, List
 
 import numpy as np
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from omegaconf import II, MISSING, open_dict
+from omegaconf import MISSING, open_dict
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
@@ -23,7 +22,7 @@ from fairseq_mtssl.data.phones import read_phone_frames, read_phone_names, read_
 from fairseq_mtssl.data.transcripts import frames_needed
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.evaluation.probing import FrameMoments
-from fairseq_mtssl.tasks.base import BaseTask
+from fairseq_mtssl.tasks.base import BaseTask, BaseTaskConfig
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ MEASURED_UTTERANCES = 1000  # training utterances from which the mean and standa
 
 
 @dataclass
-class PhonemeProbeTaskConfig(FairseqDataclass):
+class PhonemeProbeTaskConfig(BaseTaskConfig):
     data: str = field(
         default=MISSING,
         metadata={"help": "folder that manifests/aligned_phones.py wrote: {split}.tsv, .phn, .phones.tsv"},
@@ -41,9 +40,7 @@ class PhonemeProbeTaskConfig(FairseqDataclass):
         default="sil sp spn nsn <sil> <eps> +nsn+ +spn+ h# pau epi noise",
         metadata={"help": "phones that model.head=ctc leaves out, separated by spaces, in any case"},
     )
-    resample: bool = field(
-        default=False, metadata={"help": "resample audio that is not at 16 kHz instead of refusing it"}
-    )
+
     cache_gb: float = field(
         default=4.0,
         metadata={
@@ -54,8 +51,6 @@ class PhonemeProbeTaskConfig(FairseqDataclass):
     length_pool: int = field(
         default=256, metadata={"help": "number of training utterances that are sorted by length at a time"}
     )
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("phoneme_probe", dataclass=PhonemeProbeTaskConfig)
@@ -138,7 +133,7 @@ class PhonemeProbeTask(BaseTask):
     def _usable(self, manifest: AudioManifest, targets: List[np.ndarray], training: bool) -> np.ndarray:
         """Return the rows that have phones and frames and, in training with CTC, enough frames for them."""
         frozen = self.model.frozen
-        rows = long_enough(manifest, frozen.window_samples, str(manifest.path))
+        rows = long_enough(manifest, frozen.window_samples)
         without_phones = np.array([len(targets[row]) == 0 for row in rows])
         short = np.zeros_like(without_phones)
         if training and self.model.is_ctc:

@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 from fairseq.data import Dictionary
 from fairseq.tasks import register_task
-from omegaconf import II, MISSING, open_dict
+from omegaconf import MISSING, open_dict
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
@@ -19,8 +19,7 @@ from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, 
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.labels.frame_labels import dictionary_of
-from fairseq_mtssl.tasks.base import BaseTask
-from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.base import BaseTask, BucketConfig
 
 logger = logging.getLogger(__name__)
 
@@ -42,9 +41,7 @@ class SpeechCtcTaskConfig(BucketConfig):
     max_duration_s: float = field(
         default=40.0, metadata={"help": "seconds; longer utterances are dropped from training, and logged"}
     )
-    resample: bool = field(
-        default=False, metadata={"help": "resample audio that is not at 16 kHz instead of refusing it"}
-    )
+
     speed_perturb: float = field(
         default=0.0,
         metadata={"help": "p resamples each training clip by a factor from [1-p, 1+p], pitch included"},
@@ -52,8 +49,6 @@ class SpeechCtcTaskConfig(BucketConfig):
     length_pool: int = field(
         default=2048, metadata={"help": "number of training utterances that are sorted by length at a time"}
     )
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("speech_ctc", dataclass=SpeechCtcTaskConfig)
@@ -93,7 +88,7 @@ class SpeechCtcTask(BaseTask):
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
         path, dictionary = Path(cfg.data) / f"{split}.{cfg.labels}", self.target_dictionary
         transcripts = read_transcripts(path, manifest, dictionary)
-        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
+        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ))
         if training:
             rows = self._trainable(rows, manifest, transcripts)
         self.datasets[split] = TranscribedDataset(

@@ -24,7 +24,7 @@ from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
 from fairseq_mtssl.schedule import Phase, Schedule, StepWeights, parse_phases, parse_schedule, run_length
-from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.base import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
 from fairseq_mtssl.tasks.phases import begin_update, forget_gradients, keep_schedule
 
@@ -47,9 +47,7 @@ class VgsRetrievalTaskConfig(BucketConfig):
     min_duration_s: float = field(
         default=0.1, metadata={"help": "seconds; shorter clips are dropped, which is logged"}
     )
-    resample: bool = field(
-        default=False, metadata={"help": "resample audio that is not at 16 kHz instead of refusing it"}
-    )
+
     speed_perturb: float = field(
         default=0.0,
         metadata={"help": "p resamples each training clip by a factor from [1-p, 1+p], pitch included"},
@@ -114,8 +112,6 @@ class VgsRetrievalTaskConfig(BucketConfig):
             "warmup, decay, lr_scale, reset, course}; alpha is the weight of L_AV, [first, last] ramps it"
         },
     )
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
     max_update: int = II("optimization.max_update")
     max_epoch: int = II("optimization.max_epoch")
     update_freq: Any = II("optimization.update_freq")

@@ -108,5 +108,5 @@ def test_a_faulty_table_is_refused_with_its_lines(tmp_path: Path) -> None:
         read_text_table(table)
     assert caught.value.errors == [
         "line 3: got 1 columns, wanted 2: 'b'.",
-        "line 4: 'a' is already on line 2. Keep one of them.",
+        "line 4: 'a' is already on line 2. Keep one.",
     ]
