@@ -2,9 +2,9 @@
 
 `load_model` opens a checkpoint for use in Python; see `fairseq_mtssl.inference.pretrained`.
 
-Importing the package registers its tasks, models, criterions and learning-rate schedules with fairseq.
-fairseq's own `import_user_module` does nothing for a package that is already imported and never looks into
-`criterions/`, so every registering module is imported here by name.
+Importing the package registers its tasks, models, criterions, optimizers and learning-rate schedulers with
+fairseq. Every registering module is imported here by name, since fairseq's `import_user_module` does nothing
+for a package that is already imported, and never looks into `criterions/`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if _TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# fairseq logs an advertisement for tensorboardX when it is first imported; it is kept off the terminal
+# fairseq logs an advertisement for tensorboardX when it is first imported, which is not shown
 _disabled = _logging.root.manager.disable
 _logging.disable(_logging.INFO)
 import fairseq.tasks  # noqa: E402, F401
@@ -49,7 +49,7 @@ _fairseq_patches.install()
 
 
 def __getattr__(name: str) -> _Any:
-    # what computes is imported when it is asked for: most commands need none of it
+    # imported at its first use, since most commands do not need it
     if name in ("load_model", "Pretrained"):
         from fairseq_mtssl.inference import pretrained
 

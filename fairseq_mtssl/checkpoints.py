@@ -1,4 +1,4 @@
-"""The only reader of checkpoints and the only renamer of foreign weights."""
+"""Reads checkpoints of this package and of fairseq, and renames fairseq's weights to this package's names."""
 
 from __future__ import annotations
 
@@ -21,29 +21,24 @@ SSL_PARTS = ("quantizer.", "project_q.", "final_proj.")
 
 @dataclass
 class LoadedModel:
-    """A trained model in evaluation mode with the task and configuration it was trained with."""
+    """A trained model in evaluation mode, with the task and the configuration of its training."""
 
     model: Any
     task: Any
     cfg: Any
 
 
-def _check_file(path: str | Path) -> None:
-    if not Path(path).is_file():
-        raise CheckpointError(
-            path, "no such file", "Give the path of a checkpoint, such as checkpoint_best.pt."
-        )
-
-
 def _unreadable(path: str | Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        path, f"not readable as a fairseq checkpoint ({error})", "Take another, or train again."
+        path, f"not readable as a fairseq checkpoint ({error})", "Give another, or train again."
     )
 
 
 def _load(path: str | Path) -> dict[str, Any]:
-    """What torch.save has written, on the CPU. Raises: CheckpointError."""
-    _check_file(path)
+    """Read what torch.save has written, on the CPU. Raises: CheckpointError."""
+    if not Path(path).is_file():
+        hint = "Give the path of a checkpoint, such as checkpoint_best.pt."
+        raise CheckpointError(path, "no such file", hint)
     try:
         # Configurations of old checkpoints are pickled objects, which weights_only refuses: fairseq's
         # load_checkpoint_to_cpu relies on torch < 2.6 to unpickle them (argparse namespaces, enumerations).
@@ -54,19 +49,15 @@ def _load(path: str | Path) -> dict[str, Any]:
 
 
 def read_state(path: str | Path) -> dict[str, Any]:
-    """A fairseq checkpoint as a dictionary on the CPU, with its configuration under "cfg".
+    """Read a fairseq checkpoint of any age as a dictionary on the CPU, with its configuration under "cfg".
 
-    Only for checkpoints from a trusted source: fairseq's format is a pickle.
-    Raises: CheckpointError if the file is absent, no checkpoint, or cut short.
+    Only read checkpoints from trusted sources: fairseq's format is a pickle.
+    Raises: CheckpointError if the file is absent, is not a checkpoint, or is cut short.
     """
-    return _upgraded(_load(path), path)
-
-
-def _upgraded(state: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """A fairseq checkpoint of any age in today's form. Raises: CheckpointError."""
     from fairseq.checkpoint_utils import _upgrade_state_dict
     from omegaconf import OmegaConf
 
+    state = _load(path)
     try:
         if state.get("cfg") is not None:
             state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
@@ -77,22 +68,23 @@ def _upgraded(state: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def trained_on_normalised(cfg: Any) -> bool:
-    """Whether a model was trained on waveforms of zero mean and unit variance, by its checkpoint's "cfg".
+    """Return whether a model was trained on waveforms of zero mean and unit variance.
 
-    Ours say so in model.normalize (the probe: model.normalised), and were always where they do not; fairseq's
-    in task.normalize, and were not where they do not.
+    cfg: the checkpoint's configuration. Models of this package have the field model.normalize (the probe:
+    model.normalised), and without it were trained on normalised waveforms. Models of fairseq have the field
+    task.normalize, and without it were trained on raw waveforms.
     """
     if not is_ours(str(cfg.model.get("_name", None))):
         return bool(cfg.task.get("normalize", False))
-    said = cfg.model.get("normalize", cfg.model.get("normalised", None))
-    return True if said is None else bool(said)
+    normalised = cfg.model.get("normalize", cfg.model.get("normalised", None))
+    return True if normalised is None else bool(normalised)
 
 
 @dataclass
 class Start:
-    """What training starts from: any checkpoint that keeps a model's weights under "model".
+    """The weights from which a training starts.
 
-    weights: as the file has them. normalised: as `trained_on_normalised`; None of weights without any
+    weights: with the names in the file. normalised: see `trained_on_normalised`; None for a file without
     configuration.
     """
 
@@ -102,9 +94,9 @@ class Start:
 
 
 def read_start(path: str | Path) -> Start:
-    """The checkpoint of model.init_from.
+    """Read the checkpoint of model.init_from, which needs no more than weights under "model".
 
-    Raises: CheckpointError if the file is absent, no checkpoint, or has no "model".
+    Raises: CheckpointError if the file is absent, is not a checkpoint, or has no "model".
     """
     from omegaconf import OmegaConf
 
@@ -116,13 +108,13 @@ def read_start(path: str | Path) -> Start:
     normalised = None
     if state.get("cfg") is not None:
         normalised = trained_on_normalised(OmegaConf.create(state["cfg"], flags={"allow_objects": True}))
-    elif state.get("args") is not None:  # fairseq's before it had configurations
+    elif state.get("args") is not None:  # of a fairseq version without configurations
         normalised = bool(getattr(state["args"], "normalize", False))
     return Start(path, weights, normalised)
 
 
 def is_ours(model_name: str) -> bool:
-    """Whether a model of this name is one that this package registers."""
+    """Return whether this package registers a model of this name."""
     from fairseq.models import MODEL_REGISTRY
 
     return getattr(MODEL_REGISTRY.get(model_name), "__module__", "").startswith("fairseq_mtssl.")
@@ -131,11 +123,11 @@ def is_ours(model_name: str) -> bool:
 def load_model(
     path: str | Path, data: str | None = None, overrides: dict[str, Any] | None = None
 ) -> LoadedModel:
-    """Load a trained model for evaluation. No path of the machine it was trained on is needed.
+    """Load a trained model for evaluation. The files of its training are not needed.
 
-    data: folder of manifests to evaluate on, in place of the one trained on.
-    overrides: further values, as {"task": {...}, "model": {...}}.
-    Raises: CheckpointError if the file or what it holds is not one of ours.
+    data: folder of manifests to evaluate on, instead of that of the training.
+    overrides: further values of the configuration, as {"task": {...}, "model": {...}}.
+    Raises: CheckpointError if the file is not a checkpoint of this package.
     """
     from fairseq import tasks
 
@@ -163,7 +155,7 @@ def load_model(
 
 
 def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: str | Path) -> None:
-    """Put a checkpoint's weights into a module, all of them. Raises: CheckpointError if they do not fit."""
+    """Load all weights of a checkpoint into a module. Raises: CheckpointError if they do not fit exactly."""
     try:
         module.load_state_dict(weights, strict=True)
     except RuntimeError as error:
@@ -173,22 +165,21 @@ def load_weights(module: nn.Module, weights: dict[str, torch.Tensor], path: str 
 
 
 def label_head_kind(names: Iterable[str]) -> str | None:
-    """How a model scores cluster labels, by the names of its weights: linear or cosine; None: not at all."""
-    own = {name.rpartition("label_heads.0.")[2] for name in names if "label_heads.0." in name}
-    if not own:
+    """Return the kind of a model's label heads, "linear" or "cosine", by its weights' names; None if none."""
+    head = {name.rpartition("label_heads.0.")[2] for name in names if "label_heads.0." in name}
+    if not head:
         return None
-    return "cosine" if "label_embs_concat" in own else "linear"
+    return "cosine" if "label_embs_concat" in head else "linear"
 
 
 def initialise(model: nn.Module, start: Start, part: str = "", modules: Sequence[str] = ()) -> bool:
-    """Start a model of ours from a checkpoint: every weight that fits is taken, what is not is logged.
+    """Load every weight of a checkpoint that the model has, and log which are new and which are unused.
 
-    modules: the only ones to start, by their names; all of them if empty.
-    start: of one of ours, or a wav2vec2, hubert or data2vec_audio checkpoint of fairseq, whose encoder and
-    heads are taken.
-    Returns: whether any weight whose name begins with `part` was taken.
-    Raises: CheckpointError if nothing fits, one of `modules` has no weight there, or a weight has another
-    shape, naming every such weight.
+    start: of a model of this package, or of fairseq's wav2vec2, hubert or data2vec_audio, whose encoder and
+    heads are loaded. modules: names of the model's modules to load; empty: all.
+    Returns: whether any weight whose name begins with `part` was loaded.
+    Raises: CheckpointError if no weight fits, if the checkpoint has no weight of one of `modules`, or if
+    shapes differ, naming every such weight.
     """
     path, weights = start.path, start.weights
     own = model.state_dict()
@@ -207,13 +198,13 @@ def initialise(model: nn.Module, start: Start, part: str = "", modules: Sequence
     misfits += [f"{name} has no weight there" for name in modules if name in wanted - held]
     if misfits or not taken:
         got = "; ".join(misfits) or "shares no weight with this model"
-        raise CheckpointError(path, got, "Make model.* describe the same sizes as the checkpoint's.")
+        raise CheckpointError(path, got, "Set the sizes in model.* to those of the checkpoint.")
     model.load_state_dict(taken, strict=False)
     kind, other = label_head_kind(chosen), label_head_kind(own)
     if kind is not None and other is not None and kind != other:
         logger.warning(
-            "%s has %s label heads, and this model %s ones, which begin anew; to take those, give "
-            "model.label_head=%s",
+            "%s has %s label heads, and this model %s ones, which start from random weights; to use the "
+            "checkpoint's, give model.label_head=%s",
             *(path, kind, other, kind),
         )
     fresh = sorted({name.split(".")[0] for name in own if name not in taken})
@@ -230,7 +221,7 @@ def initialise(model: nn.Module, start: Start, part: str = "", modules: Sequence
 
 
 def rename_fairseq(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Names of fairseq's wav2vec2, hubert or data2vec_audio -> ours; each is known by what it alone has."""
+    """Rename the weights of fairseq's wav2vec2, hubert or data2vec_audio, which their names tell apart."""
     names = [name.removeprefix("w2v_encoder.").removeprefix("w2v_model.") for name in weights]
     if "_ema" in names:
         return _rename_data2vec(weights)
@@ -240,7 +231,7 @@ def rename_fairseq(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _rename_data2vec(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """The teacher is kept under `_ema`, a dictionary; its positional convolution is the student's."""
+    """Rename data2vec's weights; `_ema` has the teacher's, whose positional convolution is the student's."""
     teacher = {
         f"ssl_head.teacher.{name}": weight
         for name, weight in weights["_ema"].items()
@@ -251,7 +242,7 @@ def _rename_data2vec(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def _rename_hubert(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The head of one label set, to be read with model.label_head=cosine."""
+    """Rename HuBERT's weights; its head for one label set fits model.label_head=cosine."""
     heads = {
         "label_embs_concat": "ssl_head.label_heads.0.label_embs_concat",
         "ssl_head.final_proj.": "ssl_head.label_heads.0.final_proj.",
@@ -260,6 +251,7 @@ def _rename_hubert(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _with_heads(weights: dict[str, torch.Tensor], prefixes: dict[str, str]) -> dict[str, torch.Tensor]:
+    """Replace the prefixes of names."""
     renamed = {}
     for name, weight in weights.items():
         for old, new in prefixes.items():
@@ -271,7 +263,7 @@ def _with_heads(weights: dict[str, torch.Tensor], prefixes: dict[str, str]) -> d
 
 
 def rename_wav2vec2(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """fairseq's wav2vec2 names -> those of the joint model. A fine-tuned model's own prefix is removed."""
+    """Rename the weights of fairseq's wav2vec2, also of a fine-tuned one, to the joint model's names."""
     renamed = {}
     for name, weight in weights.items():
         name = name.removeprefix("w2v_encoder.").removeprefix("w2v_model.")
@@ -284,14 +276,15 @@ def rename_wav2vec2(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]
 
 
 UPSTREAMS = ("wav2vec2", "hubert", "data2vec_audio")
-"""Models of fairseq whose layers serve as features."""
+"""The models of fairseq whose layers can be used as features."""
 
 
 @dataclass
 class Upstream:
-    """A speech model whose layers are taken. normalised: it was trained on normalised waveforms.
+    """A speech model whose layers are used as features.
 
-    task: that it was trained for; None of fairseq's models, whose tasks want files of the training.
+    normalised: whether it was trained on normalised waveforms. task: the task of its training; None for
+    fairseq's models, whose tasks need files of the training.
     """
 
     model: nn.Module
@@ -301,11 +294,11 @@ class Upstream:
 
 
 def load_upstream(path: str | Path) -> Upstream:
-    """One of ours, or fairseq's wav2vec2, hubert or data2vec_audio, in evaluation mode.
+    """Load a model of this package, or fairseq's wav2vec2, hubert or data2vec_audio, for evaluation.
 
-    No task of fairseq's is set up, so none of the paths it was trained with is needed; its pre-training heads
-    are left out where they need a dictionary.
-    Raises: CheckpointError if it is neither, or a weight of the encoder is missing.
+    The tasks of fairseq's models are not set up, so the files of their training are not needed; heads that
+    need a dictionary are left out.
+    Raises: CheckpointError if it is another model, or if a weight of the encoder is missing.
     """
     state = read_state(path)
     cfg = state["cfg"]
@@ -325,15 +318,17 @@ def load_upstream(path: str | Path) -> Upstream:
     misfits = [key for key, weight in taken.items() if weight.shape != own[key].shape]
     errors += [f"{key} is {tuple(taken[key].shape)}, wanted {tuple(own[key].shape)}" for key in misfits]
     if errors:
-        raise CheckpointError(path, "; ".join(errors[:10]), "Take a whole checkpoint of pre-training.")
+        raise CheckpointError(path, "; ".join(errors[:10]), "Give a complete checkpoint of pre-training.")
     model.load_state_dict(taken, strict=False)
     return Upstream(model.eval(), name, trained_on_normalised(cfg))
 
 
 @dataclass
 class EncoderSource:
-    """A pre-trained speech encoder. sizes: arguments of modules.SpeechEncoder; weights: by its names;
-    normalised: it was trained on normalised waveforms."""
+    """A pre-trained speech encoder.
+
+    sizes: arguments of SpeechEncoder; weights: by its names; normalised: see `trained_on_normalised`.
+    """
 
     sizes: dict[str, Any]
     weights: dict[str, torch.Tensor]
@@ -341,10 +336,10 @@ class EncoderSource:
 
 
 def read_encoder(path: str | Path) -> EncoderSource:
-    """The speech encoder of any checkpoint that `load_upstream` reads, without what pre-trained it.
+    """Read the speech encoder of any checkpoint that `load_upstream` reads, without pre-training heads.
 
-    Raises: CheckpointError as there, and for a transformer that is not wav2vec 2.0 Base's (layer norms
-    first, or a conformer).
+    Raises: CheckpointError as there, and for a transformer of another kind than that of wav2vec 2.0 Base
+    (with layer norms first, or a conformer).
     """
     state = read_state(path)
     cfg = state["cfg"]
@@ -355,7 +350,7 @@ def read_encoder(path: str | Path) -> EncoderSource:
     model = cfg.model
     if model.get("layer_norm_first", False) or model.get("layer_type", "transformer") != "transformer":
         got = f"layer_norm_first={model.get('layer_norm_first')}, layer_type={model.get('layer_type')}"
-        raise CheckpointError(path, got, "Only encoders of wav2vec 2.0 Base's kind are taken.")
+        raise CheckpointError(path, got, "Give an encoder of the kind of wav2vec 2.0 Base.")
     mode, prefix = str(model.extractor_mode), "speech_encoder."
     sizes = {
         "conv_layers": model.conv_feature_layers,
@@ -377,20 +372,20 @@ def read_encoder(path: str | Path) -> EncoderSource:
 
 
 def _build_upstream(name: str, cfg: Any) -> nn.Module:
-    """The model that a configuration describes, built without its task."""
+    """Build the fairseq model that a configuration describes, without its task."""
     import importlib
 
     from fairseq.dataclass.utils import merge_with_parent
     from fairseq.models import MODEL_DATACLASS_REGISTRY
 
-    if name == "data2vec_audio":  # fairseq keeps it among its examples, which register themselves
+    if name == "data2vec_audio":  # one of fairseq's examples, which are registered when they are imported
         module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
         return module.Data2VecAudioModel(merge_with_parent(module.Data2VecAudioConfig(), cfg.model))
     model_cfg = merge_with_parent(MODEL_DATACLASS_REGISTRY[name](), cfg.model)
     if name == "hubert":
         from fairseq.models.hubert import HubertModel
 
-        # no dictionary: no label embeddings, hence none of the files it would be read from
+        # without a dictionary there are no label embeddings, and the files of the training are not needed
         model_cfg.untie_final_proj = False
         return HubertModel(model_cfg, cfg.task, [None])
     from fairseq.models.wav2vec import Wav2Vec2Model

@@ -1,17 +1,22 @@
-"""Errors a user can meet. Each says the place, what was got, what was wanted and the hint."""
+"""Errors for users. Each message has the location, what was got, what was wanted, and a hint."""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 class MtsslError(Exception):
-    """Root of every error this package raises on what a user gave."""
+    """Base class of all errors that this package raises on a user's input."""
 
 
 class ConfigError(MtsslError):
-    """A configuration that cannot work. All errors of one configuration are reported at once."""
+    """Errors of one configuration, reported together.
+
+    place: the field or section; errors: what was got, what was wanted and a hint for each.
+    """
 
     def __init__(self, place: str, errors: Sequence[str]) -> None:
         self.errors = list(errors)
@@ -19,9 +24,9 @@ class ConfigError(MtsslError):
 
 
 class ManifestError(MtsslError):
-    """Errors of one manifest or table, all at once.
+    """Errors of one manifest or table, reported together.
 
-    path: the file; errors: one line each, already naming the line, the value and the hint.
+    path: the file; errors: a line of text for each, with the line number, the value and a hint.
     """
 
     max_listed = 20
@@ -36,31 +41,32 @@ class ManifestError(MtsslError):
         super().__init__(f"{path}: {len(self.errors)} {noun}\n{listed}{tail}")
 
 
-class AudioError(MtsslError):
+class FileError(MtsslError):
+    """A file that cannot be used. got: what is wrong with it; hint: what to do."""
+
+    def __init__(self, path: str | Path, got: str, hint: str) -> None:
+        self.path = str(path)
+        super().__init__(f"{path}: {got}. {hint}")
+
+
+class AudioError(FileError):
     """An audio file that cannot be used."""
 
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        self.path = str(path)
-        super().__init__(f"{path}: {got}. {hint}")
 
-
-class ImageError(MtsslError):
+class ImageError(FileError):
     """An image, or an image's region features, that cannot be used."""
 
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        self.path = str(path)
-        super().__init__(f"{path}: {got}. {hint}")
 
-
-class CheckpointError(MtsslError):
+class CheckpointError(FileError):
     """A checkpoint that cannot be read or does not fit."""
 
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        super().__init__(f"{path}: {got}. {hint}")
+
+class TrainingLogError(FileError):
+    """A training log without anything to plot."""
 
 
 class PairCountError(MtsslError):
-    """Speech and image rows that should pair up but differ in number."""
+    """Numbers of speech and image rows that differ, although the rows should be pairs."""
 
     def __init__(self, speech: int, image: int) -> None:
         super().__init__(
@@ -70,7 +76,7 @@ class PairCountError(MtsslError):
 
 
 class ClipTooShortError(MtsslError):
-    """A clip shorter than one frame of the encoder."""
+    """A clip that is shorter than one frame of the encoder."""
 
     def __init__(self, samples: int, needed: int) -> None:
         super().__init__(
@@ -80,11 +86,11 @@ class ClipTooShortError(MtsslError):
 
 
 class RetrievalError(MtsslError):
-    """Embeddings or relevance that retrieval cannot be measured on."""
+    """Embeddings or relevance for which retrieval cannot be measured."""
 
 
 class NonFiniteEmbeddingError(RetrievalError):
-    """Embeddings with NaN or infinity: any ranking of them would be arbitrary."""
+    """Embeddings with NaN or infinity, whose ranking would be arbitrary."""
 
     def __init__(self, side: str, bad_rows: Sequence[int], rows: int) -> None:
         self.bad_rows = list(bad_rows)
@@ -95,15 +101,8 @@ class NonFiniteEmbeddingError(RetrievalError):
         )
 
 
-class TrainingLogError(MtsslError):
-    """A training log that holds nothing to draw."""
-
-    def __init__(self, path: str | Path, got: str, hint: str) -> None:
-        super().__init__(f"{path}: {got}. {hint}")
-
-
 class MissingExtraError(MtsslError):
-    """A part that needs a package outside the core installation."""
+    """A function that needs a package outside the core installation."""
 
     def __init__(self, purpose: str, package: str, extra: str) -> None:
         super().__init__(
@@ -112,12 +111,20 @@ class MissingExtraError(MtsslError):
         )
 
 
+def import_extra(module: str, purpose: str, package: str, extra: str) -> Any:
+    """Import a module of a package outside the core installation. Raises: MissingExtraError without it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(purpose, package, extra) from error
+
+
 class StageError(MtsslError):
-    """A stage of an example that failed; what it did is kept, and running it again goes on from there."""
+    """A stage of an example that failed; finished stages are kept, and the next run continues from there."""
 
     def __init__(self, stage: str, got: str) -> None:
         super().__init__(f"stage {stage} {got}")
 
 
 class TargetError(ManifestError):
-    """Errors of features, labels, a codebook or a folder of targets on disk, all at once."""
+    """Errors of features, labels, a codebook or a folder of targets on disk, reported together."""

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and their hashes."""
+"""Writes files atomically, and computes their hashes."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ from fairseq_mtssl.errors import ConfigError
 
 @contextmanager
 def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
-    """A binary file that takes the name `path` when the block ends, and is removed if the block fails.
+    """Open a new binary file that replaces `path` when the block ends, and is removed if the block fails.
 
-    A process that is killed leaves `path` as it was, and a `{name}.part`, which the next attempt overwrites.
-    is_shared: other processes may write the same file at the same time; each then has a `.part` of its own.
+    A process that is killed leaves `path` unchanged and a file `{name}.part`, which the next attempt
+    overwrites. is_shared: other processes may write the same path at the same time; each uses its own
+    `.part`.
     """
     tail = f".{uuid.uuid4().hex}.part" if is_shared else ".part"
     partial = path.with_name(path.name + tail)
@@ -35,18 +36,18 @@ def replacing(path: Path, is_shared: bool = False) -> Iterator[IO[bytes]]:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file, whole or not at all. Raises: OSError."""
+    """Write a file atomically. Raises: OSError."""
     with replacing(path) as file:
         file.write(content)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text, whole or not at all. Raises: OSError."""
+    """Write UTF-8 text atomically. Raises: OSError."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def sha256_of(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal. Raises: OSError."""
+    """Return the SHA-256 of a file in hexadecimal. Raises: OSError."""
     digest = hashlib.sha256()  # hashlib.file_digest came with Python 3.11
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

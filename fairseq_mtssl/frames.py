@@ -1,13 +1,14 @@
-"""Samples, frames and seconds: the only convolution-length arithmetic of the package.
+"""Arithmetic of samples and frames: lengths, hops and receptive fields of convolution stacks.
 
-A stack of convolutions is given as (channels, kernel, stride) triples, the way fairseq writes
-``conv_feature_layers``; a fourth number is the zeros put at both ends of what it reads. The wav2vec 2.0 stack
-turns 16 kHz samples into one frame every 320 samples (20 ms, 50 Hz), each seeing 400 samples (25 ms).
+A stack of convolutions is given as (channels, kernel, stride) triples, as in fairseq's
+``conv_feature_layers``; an optional fourth number is the zero padding at both ends of the input. The stack of
+wav2vec 2.0 makes one frame per 320 samples at 16 kHz (20 ms, 50 Hz), each over 400 samples (25 ms).
 """
 
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -22,13 +23,13 @@ Length = TypeVar("Length", int, Tensor)
 SAMPLE_RATE_HZ = 16_000
 
 IGNORED_LABEL = 1
-"""fairseq's padding index: a frame without a label."""
+"""The label of frames without a label: fairseq's padding index."""
 
 UNLABELLED = -100
 """The label of a frame in no phone, which torch's cross-entropy leaves out."""
 
 SPECIAL_SYMBOLS = 4
-"""Classes of a label dictionary that are no label: the special symbols at its front, padding among them."""
+"""Number of special symbols, such as padding, with which a label dictionary begins."""
 
 
 def parse_conv_layers(text: str) -> list[ConvLayer]:
@@ -36,7 +37,7 @@ def parse_conv_layers(text: str) -> list[ConvLayer]:
 
     text: sums and products of lists of (channels, kernel, stride), as in
         ``[(512,10,5)] + [(512,3,2)] * 4``, or of (channels, kernel, stride, padding) with less padding than
-        half the kernel; names and calls are refused, nothing is executed.
+        half the kernel. The text is parsed and never executed; names and calls are refused.
     Returns: the tuples, in order.
     Raises: ConfigError if the text is anything else or a number is not positive.
     """
@@ -66,10 +67,10 @@ def _literal(node: ast.expr) -> Any:
 
 
 def conv_length(samples: Length, layers: Sequence[ConvLayer]) -> Length:
-    """Frames that a convolution stack makes of so many samples.
+    """Return the number of frames that a convolution stack makes of `samples` samples.
 
     samples: an int, or an integer tensor of any shape.
-    Returns: the same type; 0 where the clip is shorter than one frame.
+    Returns: the same type; 0 for a clip that is shorter than one frame.
     """
     for _, kernel, stride, *padding in layers:
         samples = (samples - kernel + 2 * sum(padding)) // stride + 1
@@ -78,7 +79,7 @@ def conv_length(samples: Length, layers: Sequence[ConvLayer]) -> Length:
 
 
 def min_samples(layers: Sequence[ConvLayer]) -> int:
-    """The fewest samples that give one frame: the receptive field but for padding (400 for wav2vec 2.0)."""
+    """Return the fewest samples that give one frame: the receptive field minus padding (wav2vec 2.0: 400)."""
     needed = 1
     for _, kernel, stride, *padding in reversed(layers):
         needed = (needed - 1) * stride + kernel - 2 * sum(padding)
@@ -86,32 +87,28 @@ def min_samples(layers: Sequence[ConvLayer]) -> int:
 
 
 def hop_samples(layers: Sequence[ConvLayer]) -> int:
-    """Samples between two frames: the product of the strides (320 for wav2vec 2.0)."""
-    hop = 1
-    for _, _, stride, *_ in layers:
-        hop *= stride
-    return hop
+    """Return the samples between two frames: the product of the strides (320 for wav2vec 2.0)."""
+    return math.prod(stride for _, _, stride, *_ in layers)
 
 
 def frame_rate_hz(layers: Sequence[ConvLayer], sample_rate_hz: int = SAMPLE_RATE_HZ) -> float:
-    """Frames a second (50.0 for wav2vec 2.0 at 16 kHz)."""
+    """Return the frames per second (50.0 for wav2vec 2.0 at 16 kHz)."""
     return sample_rate_hz / hop_samples(layers)
 
 
 def padding_mask(lengths: Tensor, total: int) -> Tensor:
-    """Which positions of a padded batch lie past the end.
+    """Return (B, total) bool, True at the padding of a batch.
 
-    lengths: (B,) valid positions of each row; total: columns.
-    Returns: (B, total) bool, True at padding.
+    lengths: (B,) number of valid positions of each row; total: number of positions.
     """
     return torch.arange(total, device=lengths.device).unsqueeze(0) >= lengths.unsqueeze(1)
 
 
 def frame_count(samples: Length, hop_samples: int, window_samples: int) -> Length:
-    """Frames of unpadded analysis: one every hop, each over a whole window.
+    """Return the number of frames of an analysis without padding: one per hop, each over a whole window.
 
-    samples: an int, or an integer tensor of any shape. With the `hop_samples` and `min_samples` of a stack of
-    convolutions this is `conv_length`; for Kaldi's features it is `snip_edges=true`.
-    Returns: the same type; 0 where the clip is shorter than one window.
+    samples: an int, or an integer tensor of any shape. For a stack of convolutions with these `hop_samples`
+    and `min_samples` it equals `conv_length`; for Kaldi's features it is `snip_edges=true`.
+    Returns: the same type; 0 for a clip that is shorter than one window.
     """
     return conv_length(samples, [(1, window_samples, hop_samples)])

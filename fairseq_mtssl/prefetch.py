@@ -1,4 +1,4 @@
-"""Reading what comes next on a thread of its own while what came before is worked on."""
+"""Reads items ahead in a background thread while earlier ones are processed."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ AHEAD = 16
 
 
 def read_ahead(read: Callable[[Item], Result], items: Iterable[Item], ahead: int = AHEAD) -> Iterator[Result]:
-    """`read(item)` of each item, in order. ahead: so many are read before the first is asked for again.
+    """Yield `read(item)` for each item in order, reading up to `ahead` items in advance.
 
-    What `read` raises is raised where its item's turn comes.
+    An exception of `read` is raised when the turn of its item comes.
     """
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(1) as pool:

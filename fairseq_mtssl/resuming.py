@@ -1,4 +1,4 @@
-"""What contradicts a checkpoint in the settings of a training that is to go on from it."""
+"""Compares the settings of a training with those of the checkpoint from which it resumes."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from fairseq_mtssl.checkpoints import label_head_kind, trained_on_normalised
 
 
 def resume_errors(state: Any, cfg: Any, names: Iterable[str], keep_optimizer: bool = True) -> list[str]:
-    """What in a training's settings contradicts the checkpoint that it is to go on from.
+    """Return the contradictions between a training's settings and the checkpoint from which it resumes.
 
-    state: the checkpoint; cfg: all of the training's configuration; names: of its model's weights.
-    keep_optimizer: go on with the optimizer's state.
+    state: the checkpoint; cfg: the training's whole configuration; names: of its model's weights.
+    keep_optimizer: whether the training resumes the optimizer's state.
     """
     errors = []
     if state.get("cfg") is not None:
-        then = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
-        had, has = then.optimizer._name, cfg.optimizer._name
+        saved = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
+        had, has = saved.optimizer._name, cfg.optimizer._name
         if keep_optimizer and state.get("last_optimizer_state") is not None and had != has:
             errors.append(
-                f"has the state of {had}, and this training's optimizer is {has}; give optimizer={had} to go "
-                "on, or checkpoint.reset_optimizer=true to begin that state and the count of updates anew"
+                f"has the state of {had}, and this training's optimizer is {has}; give optimizer={had} to "
+                "continue, or checkpoint.reset_optimizer=true to start with a new state at update 0"
             )
-        normalised = trained_on_normalised(then)
+        normalised = trained_on_normalised(saved)
         if normalised != trained_on_normalised(cfg):
             kind, other = ("normalised", "raw") if normalised else ("raw", "normalised")
             got = f"was trained on {kind} waveforms, and this training reads {other} ones"

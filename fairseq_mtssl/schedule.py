@@ -1,7 +1,7 @@
-"""Training schedules as data: phases with loss weights, lengths, learning-rate course and resets.
+"""Training schedules as data: phases with loss weights, lengths, learning-rate courses and resets.
 
-Pure arithmetic: an update number goes in, what holds at that update comes out. Updates are counted
-from 0; a phase that starts at update s governs the updates s, s+1, … until the next phase starts.
+A schedule is a pure function from the number of an update to the weights at that update. Updates are counted
+from 0; a phase that starts at update s holds for the updates s, s+1, … until the next phase starts.
 
 Source: Khorrami et al. 2023, arXiv 2306.02972, section 3 (the base and scheduled variants).
 """
@@ -26,20 +26,20 @@ SCHEDULES = (
     *((name,) for name in ALPHA),
     *((first, second) for first in ALPHA for second in ALPHA if first != second),
 )
-"""The paper's nine variants, as the kinds of training that follow one another."""
+"""The paper's nine variants, each as the sequence of its kinds of training."""
 
 PHASE_KEYS = ("name", "alpha", "length", "warmup", "decay", "lr_scale", "reset", "course")
 
 
 @dataclass(frozen=True)
 class Length:
-    """A phase's length: so many ``updates`` or ``epochs``, a ``share`` of the run, or the ``rest``."""
+    """A phase's length: a number of ``updates`` or ``epochs``, a ``share`` of the run, or the ``rest``."""
 
     amount: float
     unit: str
 
     def updates(self, total: int, updates_per_epoch: int) -> int | None:
-        """The length in updates; None for the rest of the run."""
+        """Return the length in updates; None for the rest of the run."""
         if self.unit == "rest":
             return None
         if self.unit == "updates":
@@ -53,15 +53,15 @@ class Length:
 class Phase:
     """One phase as a user writes it.
 
-    alpha: weight of L_AV at the phase's first and last update, in [0, 1]; L_AUD gets 1 − alpha.
+    alpha: weight of L_AV at the phase's first and last update, in [0, 1]; the weight of L_AUD is 1 − alpha.
     length: see Length.
-    warmup: share of the learning-rate segment that rises linearly, in [0, 1).
+    warmup: share of the learning-rate course in which the rate rises linearly, in [0, 1).
     decay: how the learning rate falls after the warm-up.
     lr_scale: the phase's peak learning rate as a multiple of the optimizer's.
-    reset: what starts anew at the phase's first update: "optimizer" state, "lr" course.
-    course: length of the learning-rate course that the phase begins, of which its updates are the beginning;
+    reset: what is reset at the phase's first update: the "optimizer" state, the "lr" course.
+    course: length of the learning-rate course that the phase begins, which may be longer than the phase;
         None: the course ends where the next one begins, so that the rate falls to 0.
-    A phase without the "lr" reset goes on along the course of the phase before it.
+    A phase without the "lr" reset continues the course of the phase before it.
     """
 
     name: str
@@ -71,16 +71,16 @@ class Phase:
     decay: str = "linear"
     lr_scale: float = 1.0
     reset: tuple[str, ...] = RESETS
-    # Not in repr, by which a resumed run knows its schedule (tasks/phases.py): it moves no phase.
+    # repr leaves it out, since a resumed run compares phases by repr (tasks/phases.py) and it moves no phase
     course: Length | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class StepWeights:
-    """What the losses and the learning rate weigh at one update; the task puts it into the batch as "step".
+    """The loss weights and learning-rate factor of one update; the task puts them into the batch as "step".
 
-    phase: index; name: its name; update: counted from 0.
-    vgs_weight, ssl_weight: of L_AV and L_AUD; 0 means that the branch is not run at all.
+    phase: index of the phase; name: its name; update: counted from 0.
+    vgs_weight, ssl_weight: weights of L_AV and L_AUD; a branch whose weight is 0 is not run.
     lr_factor: multiplies the optimizer's learning rate.
     """
 
@@ -93,13 +93,13 @@ class StepWeights:
 
 
 BOTH_HALF = StepWeights(phase=0, name="", update=0, vgs_weight=0.5, ssl_weight=0.5, lr_factor=1.0)
-"""Of a batch that no schedule has weighed, as in `fairseq-validate`."""
+"""The weights of a batch outside a schedule, as in `fairseq-validate`."""
 
 
 def parse_length(text: Any) -> Length:
-    """Read ``1000 updates``, ``20 epochs``, ``40 %``, ``rest`` or a bare whole number of updates.
+    """Read ``1000 updates``, ``20 epochs``, ``40 %``, ``rest``, or a whole number, which means updates.
 
-    Raises: ValueError that says what was wanted.
+    Raises: ValueError whose message says what was wanted.
     """
     match = re.fullmatch(r"\s*([0-9]*\.?[0-9]+)\s*(updates?|epochs?|%)?\s*", str(text))
     if str(text).strip() == "rest":
@@ -123,23 +123,23 @@ def parse_schedule(
     decay: str = "linear",
     first_course: Any = None,
 ) -> list[Phase]:
-    """The phases of one of the paper's nine variants.
+    """Make the phases of one of the paper's nine variants.
 
     schedule: kinds of training joined by underscores: ``w2v2_vgs`` is (W2V2, VGS).
-    lengths: one a phase; the last may be "rest". With one phase more lengths than one are an error.
-    first_course: `Phase.course` of the first of two phases; without effect on a single one.
+    lengths: one per phase; the last may be "rest".
+    first_course: `Phase.course` of the first of two phases; it has no effect on a single phase.
     Raises: ConfigError naming every error.
     """
     names = tuple(schedule.split("_"))
     if names not in SCHEDULES:
-        known = ", ".join("_".join(each) for each in SCHEDULES)
+        known = ", ".join("_".join(kinds) for kinds in SCHEDULES)
         raise ConfigError(
             "task.schedule", [f"got {schedule!r}, wanted one of {known}; or write task.phases yourself"]
         )
     if len(lengths) != len(names):
         raise ConfigError(
             "task.lengths",
-            [f"{len(lengths)} lengths for the {len(names)} phases of {schedule!r}; give one a phase"],
+            [f"{len(lengths)} lengths for the {len(names)} phases of {schedule!r}; give one per phase"],
         )
     entries: list[dict[str, Any]] = [
         {"name": name, "alpha": ALPHA[name], "length": length, "warmup": warmup, "decay": decay}
@@ -159,10 +159,9 @@ def parse_phases(entries: Sequence[Mapping[str, Any]]) -> list[Phase]:
     errors: list[str] = [] if entries else ["no phase; write at least one"]
     phases = []
     for number, entry in enumerate(entries, start=1):
-        found: list[str] = []
-        phase = _parse_phase(number, entry, found)
-        errors += [f"phase {number}: {error}" for error in found]
-        phases.append(phase)
+        phase_errors: list[str] = []
+        phases.append(_parse_phase(number, entry, phase_errors))
+        errors += [f"phase {number}: {error}" for error in phase_errors]
     rests = [number for number, phase in enumerate(phases, 1) if phase and phase.length.unit == "rest"]
     if rests and rests != [len(entries)]:
         errors.append("only the last phase may have the length 'rest'")
@@ -172,6 +171,7 @@ def parse_phases(entries: Sequence[Mapping[str, Any]]) -> list[Phase]:
 
 
 def _parse_phase(number: int, entry: Mapping[str, Any], errors: list[str]) -> Phase | None:
+    """Read phase `number`; adds what is wrong to `errors`."""
     unknown = [key for key in entry if key not in PHASE_KEYS]
     if unknown:
         errors.append(f"unknown key {', '.join(map(str, unknown))}; wanted {', '.join(PHASE_KEYS)}")
@@ -207,12 +207,12 @@ def _parse_phase(number: int, entry: Mapping[str, Any], errors: list[str]) -> Ph
     if phase.course is not None and (phase.course.unit == "rest" or number > 1 and "lr" not in phase.reset):
         errors.append("course: wanted a length, not 'rest', of a phase that begins one (reset has 'lr')")
     if any(reset not in RESETS for reset in phase.reset):
-        errors.append(f"reset {list(phase.reset)}: wanted a part of {list(RESETS)}")
+        errors.append(f"reset {list(phase.reset)}: wanted some of {list(RESETS)}")
     return phase
 
 
 def run_length(max_update: int, max_epoch: int, updates_per_epoch: int) -> int:
-    """Updates of the whole run; fairseq stops at whichever limit comes first, 0 being none.
+    """Return the updates of the whole run; fairseq stops at the limit that comes first, and 0 is no limit.
 
     Raises: ConfigError if there is no limit, since a schedule needs an end.
     """
@@ -226,10 +226,10 @@ def run_length(max_update: int, max_epoch: int, updates_per_epoch: int) -> int:
 
 @dataclass(frozen=True)
 class Schedule:
-    """Phases laid on the updates of one run.
+    """The phases of one run, with lengths resolved to updates.
 
-    phases: in order; starts: first update of each; total: updates of the run; updates_per_epoch: by which
-    lengths in epochs were resolved.
+    phases: in order; starts: first update of each; total: updates of the run; updates_per_epoch: the number
+    with which lengths in epochs were resolved.
     """
 
     phases: tuple[Phase, ...]
@@ -242,15 +242,15 @@ class Schedule:
     def fixed(
         cls, phases: Sequence[Phase], starts: Sequence[int], total: int, updates_per_epoch: int
     ) -> Schedule:
-        """The schedule of phases whose first updates are known."""
+        """Make the schedule of phases whose first updates are known."""
         segments = _lr_segments(phases, starts, total)
         return cls(tuple(phases), tuple(starts), total, updates_per_epoch, segments)
 
     @classmethod
     def resolve(cls, phases: Sequence[Phase], total: int, updates_per_epoch: int) -> Schedule:
-        """Resolve the lengths.
+        """Make the schedule by resolving the phases' lengths.
 
-        Raises: ConfigError if a phase rounds to no update or the phases do not fill the run exactly.
+        Raises: ConfigError if a phase rounds to 0 updates, or the phases do not fill the run exactly.
         """
         starts, position, errors = [], 0, []
         for phase in phases:
@@ -271,7 +271,7 @@ class Schedule:
             course = schedule._course(index)
             if begun == starts[index] and course < end - begun:
                 errors.append(
-                    f"the learning-rate course of phase {phase.name!r} has {course} updates and has to last "
+                    f"the learning-rate course of phase {phase.name!r} has {course} updates, but must last "
                     f"for {end - begun}; lengthen or drop it"
                 )
         if errors:
@@ -279,15 +279,15 @@ class Schedule:
         return schedule
 
     def index(self, update: int) -> int:
-        """The phase that governs an update; the last one for updates past the end."""
+        """Return the index of the phase of an update; for updates past the end, that of the last phase."""
         return max(i for i, start in enumerate(self.starts) if start <= max(update, 0))
 
     def end(self, index: int) -> int:
-        """The first update after a phase."""
+        """Return the first update after a phase."""
         return self.starts[index + 1] if index + 1 < len(self.starts) else self.total
 
     def at(self, update: int) -> StepWeights:
-        """What holds at an update (counted from 0)."""
+        """Return the weights of an update, counted from 0."""
         index = self.index(update)
         phase, start = self.phases[index], self.starts[index]
         alpha = _ramp(phase.alpha, update - start, self.end(index) - start)
@@ -301,36 +301,36 @@ class Schedule:
         )
 
     def uses_vgs(self, first: int, last: int) -> bool:
-        """Whether any update from first to last (inclusive) gives L_AV a weight."""
+        """Return whether L_AV has a weight in the phase of any update from first to last (inclusive)."""
         phases = range(self.index(first), self.index(last) + 1)
         return any(max(self.phases[index].alpha) > 0 for index in phases)
 
     def uses_ssl(self, first: int, last: int) -> bool:
-        """Whether any update from first to last (inclusive) gives L_AUD a weight."""
+        """Return whether L_AUD has a weight in the phase of any update from first to last (inclusive)."""
         phases = range(self.index(first), self.index(last) + 1)
         return any(min(self.phases[index].alpha) < 1 for index in phases)
 
     def _lr_factor(self, index: int, update: int) -> float:
         start, _ = self._segments[index]
-        leader = self.phases[self.index(start)]
-        course = lr_course(update - start, self._course(index), leader.warmup, leader.decay)
+        first = self.phases[self.index(start)]  # the phase that begins the course
+        course = lr_course(update - start, self._course(index), first.warmup, first.decay)
         return self.phases[index].lr_scale * course
 
     def _course(self, index: int) -> int:
-        """Updates of the learning-rate course that a phase is on."""
+        """Return the length in updates of a phase's learning-rate course."""
         start, end = self._segments[index]
-        wanted = self.phases[self.index(start)].course
-        updates = None if wanted is None else wanted.updates(self.total, self.updates_per_epoch)
+        length = self.phases[self.index(start)].course
+        updates = None if length is None else length.updates(self.total, self.updates_per_epoch)
         return end - start if updates is None else updates
 
 
 def lr_course(update: int, length: int, warmup: float, decay: str) -> float:
-    """The learning rate's share of its peak, within one segment.
+    """Return the learning rate as a share of its peak, within one learning-rate course.
 
-    update: counted from 0 inside a segment of so many updates; warmup: share of the segment.
-    With w = round(warmup · length): update u of the warm-up gets (u + 1) / w, so that the peak is
-    reached at update w − 1; a linear decay then falls by equal steps and would reach 0 at update
-    ``length``, so that no update is wasted on a rate of 0.
+    update: counted from 0 in the course; length: of the course in updates; warmup: share of the course.
+    With w = round(warmup · length), update u of the warm-up has the share (u + 1) / w, so that the peak is
+    reached at update w − 1. A linear decay then falls by equal steps and would reach 0 at update ``length``,
+    so that no update has a rate of 0.
     """
     position = min(max(update, 0), max(length - 1, 0)) + 1
     warm = round(warmup * length)
@@ -350,11 +350,8 @@ def _ramp(ends: tuple[float, float], update: int, length: int) -> float:
 
 
 def _lr_segments(phases: Sequence[Phase], starts: Sequence[int], total: int) -> tuple[tuple[int, int], ...]:
-    """For each phase the first update and the end of the learning-rate course it is on."""
-    leads = [i for i, phase in enumerate(phases) if i == 0 or "lr" in phase.reset]
-    bounds = [starts[i] for i in leads] + [total]
-    segments = []
-    for i in range(len(phases)):
-        segment = max(k for k, lead in enumerate(leads) if lead <= i)
-        segments.append((bounds[segment], bounds[segment + 1]))
-    return tuple(segments)
+    """Return for each phase the first update and the end of its learning-rate course."""
+    first_phases = [i for i, phase in enumerate(phases) if i == 0 or "lr" in phase.reset]
+    bounds = [starts[i] for i in first_phases] + [total]
+    courses = [sum(first <= i for first in first_phases) for i in range(len(phases))]  # numbered from 1
+    return tuple((bounds[course - 1], bounds[course]) for course in courses)

@@ -29,18 +29,18 @@ RECORD = "corpus.json"
 
 
 def shuffled(items: Iterable[Item], rng: random.Random) -> list[Item]:
-    """The items in random order; only `rng.random()` is used, which no Python version changes."""
+    """Shuffle the items, using `rng.random()` alone, which gives the same numbers in every Python version."""
     keyed = [(rng.random(), index, item) for index, item in enumerate(items)]
     return [item for _, _, item in sorted(keyed, key=lambda entry: entry[:2])]
 
 
 def pick(items: Sequence[Item], rng: random.Random) -> Item:
-    """One item at random; only `rng.random()` is used, which no Python version changes."""
+    """Draw one item, using `rng.random()` alone, which gives the same numbers in every Python version."""
     return items[int(rng.random() * len(items))]
 
 
 def usable_cores() -> int:
-    """How many processors this process may use."""
+    """Return how many processors this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -94,11 +94,11 @@ def begin(out: Path) -> None:
 def finish(out: Path, request: dict[str, Any], files: Iterable[str], **facts: Any) -> dict[str, Any]:
     """Write `corpus.json`: the request, facts about the corpus, and the SHA-256 of every file.
 
-    files: names relative to out. Returns: the record; `"sha256"` in it covers all files at once.
+    files: names relative to out. Returns: the record, whose `"sha256"` covers all files together.
     """
     hashes = {name: sha256_of(out / name) for name in sorted(files)}
-    whole = hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode())
-    record = {"request": request, **facts, "sha256": whole.hexdigest(), "files": hashes}
+    total = hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode())
+    record = {"request": request, **facts, "sha256": total.hexdigest(), "files": hashes}
     write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return record
 
@@ -108,7 +108,7 @@ def write_splits(
 ) -> tuple[list[str], dict[str, dict[str, int]]]:
     """Write and count the pairs of a corpus whose files are below `out/audio` and `out/images`.
 
-    Returns: every file of the corpus relative to out, and captions and images by split.
+    Returns: every file of the corpus relative to out, and the numbers of captions and images per split.
     """
     files: list[str] = []
     counts: dict[str, dict[str, int]] = {}

@@ -1,1 +1,1 @@
-"""Criterions registered with fairseq: weigh, sum, log."""
+"""The criterions registered with fairseq: they weight and sum losses and log them."""

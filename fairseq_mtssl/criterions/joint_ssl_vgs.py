@@ -1,4 +1,4 @@
-"""α · L_AV + (1 − α) · L_AUD.
+"""The joint loss α · L_AV + (1 − α) · L_AUD of visual grounding (VGS) and self-supervision (SSL).
 
 Source: Khorrami et al. 2023, arXiv 2306.02972, section 2.3; L_AUD: Baevski et al. 2020, arXiv 2006.11477.
 """
@@ -16,30 +16,30 @@ from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRet
 
 @dataclass
 class JointSslVgsCriterionConfig(VgsRetrievalCriterionConfig, SslLossConfig):
-    """Of both losses."""
+    """The fields of both losses."""
 
 
 @register_criterion("joint_ssl_vgs", dataclass=JointSslVgsCriterionConfig)
 class JointSslVgsCriterion(VgsRetrievalCriterion):
-    """Runs the branches that have a weight; in validation VGS always, since retrieval is measured."""
+    """Runs the branches whose weight is above 0, and in validation always VGS, to measure retrieval."""
 
     def __init__(self, cfg: JointSslVgsCriterionConfig, task: FairseqTask) -> None:
         super().__init__(cfg, task)
         self.ssl = SslLoss(cfg)
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        """Returns: loss (a mean over the batch, in nats), 1, what to log."""
+        """Return the loss (a mean over the batch, in nats), 1, and the logging output."""
         step = step_of(sample)
         ssl = step.ssl_weight > 0
         vgs = step.vgs_weight > 0 or (not model.training and sample["net_input"].get("images") is not None)
-        given = {"ids": sample["id"], "extra": sample.get("extra"), "labels": sample.get("labels")}
+        inputs = {"ids": sample["id"], "extra": sample.get("extra"), "labels": sample.get("labels")}
         if ssl:
-            given["unmasked"] = self.ssl.is_unmasked_wanted
-        out = model(**sample["net_input"], **given, vgs=vgs, ssl=ssl)
+            inputs["unmasked"] = self.ssl.is_unmasked_wanted
+        out = model(**sample["net_input"], **inputs, vgs=vgs, ssl=ssl)
         log = self._log(sample, step)
         terms = []
         if ssl:
-            loss_ssl = self.ssl.weighed(out["ssl"], is_sum=False)
+            loss_ssl = self.ssl.weighted_sum(out["ssl"], is_sum=False)
             log["loss_ssl"] = loss_ssl.detach()
             self.ssl.log(out["ssl"], log)
             if model.training:
@@ -55,6 +55,6 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """As of retrieval alone, and the branch's measures."""
+        """Log the metrics of VGS and the measures of the self-supervised branch."""
         super().reduce_metrics(logging_outputs)
         reduce_measures(logging_outputs, sum(log.get("sample_size", 0) for log in logging_outputs))

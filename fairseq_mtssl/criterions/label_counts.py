@@ -1,4 +1,4 @@
-"""What is known of cluster labels without learning anything: how many there are, how often each occurs."""
+"""Baselines of predicting cluster labels without the input: from their number and how often each occurs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from fairseq_mtssl.ssl.base import Measure
 
 
 class LabelCounts:
-    """Frames of each label, of each label set, over all that this process has seen.
+    """Counts the frames of each label, per label set, over all batches that this process has seen.
 
-    A batch is too small to say which label is the most frequent. Under several ranks each counts its own
-    frames, and what is logged is the mean of theirs.
+    One batch is too small to find the most frequent label. With several ranks each counts its own frames, and
+    the mean over ranks is logged.
     """
 
     def __init__(self) -> None:
@@ -23,18 +23,19 @@ class LabelCounts:
 
     @torch.no_grad()
     def add(self, counts: Sequence[Tensor], index: int) -> dict[str, Measure]:
-        """Take in the labels of some batches, and say what is known of this label set so far.
+        """Add the labels of some batches and return the baselines of this label set so far.
 
-        counts: (K,) frames of each label, one tensor a batch. index: of the label set.
+        counts: per batch (K,) frames of each label. index: of the label set.
         Returns: means over the labelled frames of these batches, by the names under which they are logged:
-            chance_off, the accuracy of a guess among K labels, percent; frequent_off, that of always saying
-            the most frequent label; loss_off_entropy, the cross-entropy of predicting how often each label
-            occurs, in nats; loss_off_chance, that of predicting all alike, ln K.
+            chance_off: accuracy of a uniform guess among K labels, in percent;
+            frequent_off: accuracy of always predicting the most frequent label, in percent;
+            loss_off_entropy: cross-entropy of predicting the labels' frequencies, in nats;
+            loss_off_chance: cross-entropy of predicting all labels with equal probability, ln K.
         """
-        # float64, in which a year of frames is counted exactly
-        here = torch.stack(list(counts)).sum(0).double()
-        labelled = here.sum().float()
-        total = here + self._counts[index] if index in self._counts else here
+        # float64 counts a year of frames exactly
+        batch = torch.stack(list(counts)).sum(0).double()
+        labelled = batch.sum().float()
+        total = batch + self._counts[index] if index in self._counts else batch
         self._counts[index] = total
         shares = (total / total.sum().clamp(min=1)).float()
         return {

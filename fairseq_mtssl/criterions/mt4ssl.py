@@ -1,6 +1,7 @@
-"""The loss of a self-supervised branch on speech alone, by default w_on · regression + w_off · cross-entropy.
+"""The criterion of a self-supervised branch on speech alone.
 
-Source: Ma et al. 2023, arXiv 2211.07321, section 2.3.
+By default the loss is MT4SSL's, w_on · regression + w_off · cross-entropy: Ma et al. 2023, arXiv 2211.07321,
+section 2.3.
 """
 
 from typing import Any
@@ -15,7 +16,7 @@ from fairseq_mtssl.criterions.ssl_loss import SslLoss, SslLossConfig, reduce_mea
 
 @register_criterion("mt4ssl", dataclass=SslLossConfig)
 class Mt4sslCriterion(FairseqCriterion):
-    """Sums over masked frames; fairseq divides by their number over all ranks and batches of an update."""
+    """Returns sums over masked frames; fairseq divides by their number over all ranks of an update."""
 
     def __init__(self, cfg: SslLossConfig, task: FairseqTask) -> None:
         super().__init__(task)
@@ -27,14 +28,17 @@ class Mt4sslCriterion(FairseqCriterion):
         return cls(cfg, task)
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        """Returns: loss (a sum over masked frames), masked frames, what to log (sums, on the device)."""
+        """Return the loss (a sum over masked frames), the number of masked frames, and the logging output.
+
+        Logged values stay tensors on the device.
+        """
         result = model(
             **sample["net_input"],
             ids=sample["id"],
             labels=sample.get("labels"),
             unmasked=self.ssl.is_unmasked_wanted,
         )
-        loss = self.ssl.weighed([result], is_sum=True)
+        loss = self.ssl.weighted_sum([result], is_sum=True)
         log = {
             "ntokens": sample["ntokens"],
             "nsentences": sample["nsentences"],
@@ -48,7 +52,7 @@ class Mt4sslCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Means over masked frames: losses in nats, accuracies in percent."""
+        """Log means over masked frames: losses in nats, accuracies in percent."""
         frames = sum(log.get("sample_size", 0) for log in logging_outputs) or 1
         total = sum(log.get("loss", 0.0) for log in logging_outputs)
         metrics.log_scalar("loss", total / frames, frames, round=4)

@@ -1,4 +1,7 @@
-"""Cross-entropy of the frames' phones, or CTC of the phones said; accuracy and macro-F1, or error rate."""
+"""The criterion of the phone probe: cross-entropy of each frame's phone, or CTC of the phone sequence.
+
+Validation measures accuracy and macro-F1 of frames, or the phone error rate of sequences.
+"""
 
 from dataclasses import dataclass
 from typing import Any, List, Tuple
@@ -18,15 +21,15 @@ BLANK = 0
 
 @dataclass
 class PhonemeProbeCriterionConfig(FairseqDataclass):
-    """Nothing to choose: model.head says which of the two losses it is."""
+    """Without fields: model.head decides which of the two losses is used."""
 
 
 @register_criterion("phoneme_probe", dataclass=PhonemeProbeCriterionConfig)
 class PhonemeProbeCriterion(FairseqCriterion):
-    """Sums over labelled frames, or phones; fairseq divides by their number over all ranks and batches."""
+    """Returns sums over labelled frames or phones; fairseq divides by their number over all ranks."""
 
     def forward(self, model: Any, sample: dict[str, Any]) -> Tuple[Tensor, int, dict[str, Any]]:
-        """Returns: loss (a sum, in nats), labelled frames or phones, what to log."""
+        """Return the loss (a sum, in nats), the number of labelled frames or phones, and logging output."""
         out = model(**sample["net_input"])
         logits, lengths, target = out["logits"].float(), out["lengths"], sample["target"]
         log: dict[str, Any] = {"ntokens": sample["ntokens"], "nsentences": sample["nsentences"]}
@@ -41,16 +44,16 @@ class PhonemeProbeCriterion(FairseqCriterion):
             # (B, T, phones) -> (N, phones): labelled frames only
             kept, labels = logits[labelled], target[labelled]
             loss = torch.nn.functional.cross_entropy(kept, labels, reduction="sum")
-            told = kept.detach().argmax(-1)
-            log["correct"] = int((told == labels).sum())
+            predicted = kept.detach().argmax(-1)
+            log["correct"] = int((predicted == labels).sum())
             if not model.training:
-                log["counts"] = PhoneCounts.of(told.cpu().numpy(), labels.cpu().numpy(), logits.size(-1))
+                log["counts"] = PhoneCounts.of(predicted.cpu().numpy(), labels.cpu().numpy(), logits.size(-1))
         size = sample["ntokens"]
         return loss, size, {"loss": float(loss.detach()), "sample_size": size, **log}
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: List[dict[str, Any]]) -> None:
-        """loss in nats a frame or phone; accuracy, macro_f1 and per in percent, of all that was seen."""
+        """Log loss in nats per frame or phone, and accuracy, macro_f1 and per in percent over all batches."""
 
         def total(name: str) -> Any:
             return sum(log.get(name, 0) for log in logging_outputs)
@@ -61,7 +64,7 @@ class PhonemeProbeCriterion(FairseqCriterion):
             metrics.log_scalar("accuracy", 100.0 * total("correct") / (size or 1), size, round=3)
         counts = [log["counts"] for log in logging_outputs if "counts" in log]
         if counts:
-            # as a tensor in a meter of fairseq's own, which are all that a resumed training can read again
+            # a resumed training can only read fairseq's own kinds of meters, so the counts go in as a tensor
             metrics.log_scalar_sum("_counts", torch.from_numpy(sum(counts[1:], counts[0]).table()))
             metrics.log_derived("macro_f1", lambda meters: _macro_f1(meters["_counts"].sum))
         if any("edits" in log for log in logging_outputs):
@@ -70,19 +73,19 @@ class PhonemeProbeCriterion(FairseqCriterion):
 
     @staticmethod
     def logging_outputs_can_be_summed() -> bool:
-        """No: counts are gathered as they are."""
+        """Return False: `PhoneCounts` are gathered as objects."""
         return False
 
 
 def _macro_f1(counts: Tensor) -> float:
-    """Percent. counts: (3, phones), as `PhoneCounts.table`."""
+    """Return macro-F1 in percent. counts: (3, phones), from `PhoneCounts.table`."""
     return round(PhoneCounts(*counts.cpu().numpy()).macro_f1(), 3)
 
 
 def _ctc_loss(logits: Tensor, lengths: Tensor, target: Tensor, target_lengths: Tensor) -> Tensor:
-    """The sum over utterances, in nats; 0 for one too short to spell, which cannot be learned from."""
+    """Return the sum over utterances in nats; an utterance with too few frames for its phones adds 0."""
     log_probs = logits.log_softmax(-1).transpose(0, 1)
-    with torch.backends.cudnn.flags(enabled=False):  # whose CTC is not deterministic
+    with torch.backends.cudnn.flags(enabled=False):  # cuDNN's CTC is not deterministic
         spelled = (target + 1).clamp(min=BLANK)
         loss: Tensor = torch.nn.functional.ctc_loss(
             *(log_probs, spelled, lengths, target_lengths), blank=BLANK, reduction="sum", zero_infinity=True
@@ -91,7 +94,7 @@ def _ctc_loss(logits: Tensor, lengths: Tensor, target: Tensor, target_lengths: T
 
 
 def decode(logits: Tensor, lengths: Tensor) -> List[List[int]]:
-    """(B, T, 1 + phones) -> the phones of each: the best of every frame, runs made one, blanks dropped."""
+    """Decode logits (B, T, 1 + phones) greedily to one sequence of phones per utterance."""
     best = logits.detach().argmax(-1).cpu()
     runs = [row[:length].unique_consecutive() for row, length in zip(best, lengths.tolist())]
     return [(run[run != BLANK] - 1).tolist() for run in runs]

@@ -1,6 +1,6 @@
-"""The loss of a self-supervised branch: its losses weighed by name, its measures, the watch for collapse.
+"""Weights the losses of a self-supervised branch, logs its measures and warns of collapse.
 
-Both criterions with such a branch, `mt4ssl` and `joint_ssl_vgs`, take it from here.
+The criterions `mt4ssl` and `joint_ssl_vgs` share it.
 """
 
 import logging
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 VARIANCES = ("target_var", "prediction_var", "feature_var")
 COUNT = "_count"
-"""What follows the name of a measure in a logging output, for the number that its sum is divided by."""
+"""Suffix of a measure's name in a logging output, for the count by which its sum is divided."""
 
 
 @dataclass
@@ -42,7 +42,7 @@ class SslLossConfig(FairseqDataclass):
     )
     diversity_weight: float = field(
         default=0.1,
-        metadata={"help": "weight of the share of code book entries left unused (ssl=wav2vec2)"},
+        metadata={"help": "weight of the share of unused codebook entries (ssl=wav2vec2)"},
     )
     feature_penalty: float = field(
         default=1.0,
@@ -50,16 +50,16 @@ class SslLossConfig(FairseqDataclass):
             "help": "weight of the mean square of the conv features (ssl=wav2vec2; fairseq's recipe: 10)"
         },
     )
-    # typed as model.ssl_options, and for its reason
+    # typed Any for the same reason as model.ssl_options
     ssl_weights: Any = field(
         default=None,
         metadata={
-            "help": "weights of further losses of a branch, by their names, as {contrastive: 2}; each is 1 "
-            "if it is not here"
+            "help": "weights of further losses of a branch by name, as {contrastive: 2}; the weight of a "
+            "loss that is not listed is 1"
         },
     )
     collapse_check_updates: int = field(
-        default=500, metadata={"help": "look at the variances every so many updates; 0: never"}
+        default=500, metadata={"help": "updates between two checks of the variances below; 0: no checks"}
     )
     min_target_var: float = field(
         default=0.01, metadata={"help": "warn when the targets' variance falls below this"}
@@ -73,9 +73,9 @@ class SslLossConfig(FairseqDataclass):
 
 
 class SslLoss:
-    """Weighs what branches return, and keeps what must be remembered from batch to batch.
+    """Weights and logs what branches return; it counts labels from batch to batch.
 
-    cfg: with the fields of SslLossConfig. Raises: ConfigError naming every weight that cannot be.
+    cfg: has the fields of SslLossConfig. Raises: ConfigError naming every invalid weight.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -87,13 +87,14 @@ class SslLoss:
             )
             if not getattr(cfg, name) > 0
         ]
-        own = {} if cfg.ssl_weights is None else cfg.ssl_weights
-        if not (isinstance(own, Mapping) and all(isinstance(each, (int, float)) for each in own.values())):
-            errors.append(f"ssl_weights {own}: wanted weights by name, as {{contrastive: 2}}")
-            own = {}
-        least = ("unmasked_weight", "diversity_weight", "feature_penalty")
-        weights = {name: getattr(cfg, name) for name in least}
-        weights |= {f"ssl_weights.{name}": weight for name, weight in own.items()}
+        named = {} if cfg.ssl_weights is None else cfg.ssl_weights
+        if not (isinstance(named, Mapping) and all(isinstance(x, (int, float)) for x in named.values())):
+            errors.append(f"ssl_weights {named}: wanted weights by name, as {{contrastive: 2}}")
+            named = {}
+        weights = {
+            name: getattr(cfg, name) for name in ("unmasked_weight", "diversity_weight", "feature_penalty")
+        }
+        weights |= {f"ssl_weights.{name}": weight for name, weight in named.items()}
         errors += [f"{name} {weight}: wanted 0 or more" for name, weight in weights.items() if weight < 0]
         if errors:
             raise ConfigError("criterion", errors)
@@ -103,20 +104,20 @@ class SslLoss:
             "classification_unmasked": cfg.unmasked_weight,
             "diversity": cfg.diversity_weight,
             "feature_penalty": cfg.feature_penalty,
-            **own,
+            **named,
         }
-        self._named = list(own)
+        self._named = list(named)
         self.is_unmasked_wanted = cfg.unmasked_weight > 0
         self.collapse_check_updates = cfg.collapse_check_updates
         self.floors = {name: float(getattr(cfg, f"min_{name}")) for name in VARIANCES}
         self._labels = LabelCounts()
         self._checked = 0
 
-    def weighed(self, results: Sequence[SslResult], is_sum: bool) -> Tensor:
-        """The loss of one batch, or of several that make one update's batch together.
+    def weighted_sum(self, results: Sequence[SslResult], is_sum: bool) -> Tensor:
+        """Return the weighted sum of the losses of one batch, or of several batches of one update.
 
-        is_sum: the sum over all frames, which fairseq divides by their number over all of an update; else the
-        mean over them. A loss that is not over frames counts as its mean over the batches, for each frame.
+        is_sum: sums over all frames, for fairseq to divide by their number in the update; else the mean over
+        frames is returned. A loss that is not over frames counts as its mean over the batches, per frame.
         Raises: ConfigError for results without any loss, and for ssl_weights of losses that they lack.
         """
         known = results[0].losses
@@ -137,25 +138,24 @@ class SslLoss:
         return loss
 
     def log(self, results: Sequence[SslResult], log: Dict[str, Any]) -> None:
-        """Add the measures of a batch to its logging output, each as a sum and a count."""
-        found: Dict[str, List[Measure]] = {}
+        """Add the measures of these results to a logging output, each as a sum and a count."""
+        by_name: Dict[str, List[Measure]] = {}
         for result in results:
             for name, measure in result.measures.items():
-                found.setdefault(name, []).append(measure)
+                by_name.setdefault(name, []).append(measure)
         sets = len(results[0].label_counts)
         for index in range(sets):
-            tail = "" if sets == 1 else f"_{index}"
-            known = self._labels.add([result.label_counts[index] for result in results], index)
-            for name, measure in known.items():
-                found[f"{name}{tail}"] = [measure]
-        for name, measures in found.items():
+            suffix = "" if sets == 1 else f"_{index}"
+            baselines = self._labels.add([result.label_counts[index] for result in results], index)
+            by_name |= {f"{name}{suffix}": [measure] for name, measure in baselines.items()}
+        for name, measures in by_name.items():
             log[name] = sum(measure.total for measure in measures)
             log[name + COUNT] = sum(measure.count for measure in measures)
 
     def watch(self, log: Dict[str, Any], update: int) -> None:
-        """Warn, at the interval, of variances that fall; the only place that waits for the device."""
-        every = self.collapse_check_updates
-        if every <= 0 or update == self._checked or update % every:
+        """Log a warning, at the interval, for each variance below its floor. Waits for the device."""
+        interval = self.collapse_check_updates
+        if interval <= 0 or update == self._checked or update % interval:
             return
         self._checked = update
         names = [name for name in VARIANCES if name in log]
@@ -167,7 +167,7 @@ class SslLoss:
 
 
 def reduced(losses: Sequence[tuple[Loss, Any]], frames: Any, is_sum: bool) -> Tensor:
-    """One loss over several batches. losses: (loss, frames of its batch); frames: of all batches."""
+    """Reduce one loss over several batches. losses: (loss, frames of its batch); frames: of all batches."""
     reduction = losses[0][0].reduction
     if reduction is Reduction.MEAN:
         values = [loss.value * (count / frames) for loss, count in losses]
@@ -181,9 +181,9 @@ def reduced(losses: Sequence[tuple[Loss, Any]], frames: Any, is_sum: bool) -> Te
 
 
 def reduce_measures(logging_outputs: Sequence[Dict[str, Any]], weight: Any) -> None:
-    """Log every measure: its sum over batches and processes by its count.
+    """Log every measure as its sum over batches and processes divided by its count.
 
-    weight: of these updates in averages over several.
+    weight: of these updates when fairseq averages over several.
     """
     names = dict.fromkeys(name for log in logging_outputs for name in log if name + COUNT in log)
     for name in names:
@@ -194,16 +194,16 @@ def reduce_measures(logging_outputs: Sequence[Dict[str, Any]], weight: Any) -> N
 
 
 def collapse_warnings(variances: Dict[str, float], floors: Dict[str, float]) -> List[str]:
-    """What to say of variances below their floors: what it means, and what to change."""
+    """Return a warning for each variance below its floor: what it means, and what to change."""
     meaning = {
-        "target_var": "the teacher makes nearly the same target of every frame. Lower optimization.lr or "
+        "target_var": "the teacher gives nearly the same target for every frame. Lower optimization.lr or "
         "lengthen its warm-up, raise model.ema_decay, or add cluster labels (task.labels)",
         "prediction_var": "the student predicts nearly the same for every frame. Lower optimization.lr, or "
         "give criterion.offline_weight more weight",
-        "feature_var": "the convolutions make nearly the same of all audio. Lower optimization.lr or "
-        "model.feature_grad_mult, and listen to the audio",
+        "feature_var": "the feature extractor gives nearly the same output for all audio. Lower "
+        "optimization.lr or model.feature_grad_mult, and listen to the audio",
     }
-    # `not ≥` so that NaN is told of too
+    # `not ≥` rather than `<`, so that NaN is reported too
     return [
         f"{name} is {value:.3g}, below {floors[name]:.3g}: {meaning[name]}"
         for name, value in variances.items()

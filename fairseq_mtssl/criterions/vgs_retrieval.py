@@ -1,4 +1,4 @@
-"""L_AV: the retrieval loss between spoken captions and images.
+"""The criterion of visual grounding, L_AV: the contrastive loss between spoken captions and images.
 
 Source: Khorrami et al. 2023, arXiv 2306.02972, section 2.2.
 """
@@ -16,28 +16,29 @@ from torch import Tensor
 from fairseq_mtssl.schedule import BOTH_HALF, StepWeights
 
 MEANS = ("loss", "loss_vgs", "loss_ssl", "loss_vgs_chance")
-"""What is logged as a mean over the batches that have it."""
+"""The values that are logged as means over the batches that have them."""
 
 
 @dataclass
 class VgsRetrievalCriterionConfig(FairseqDataclass):
     margin: float = field(
-        default=1.0, metadata={"help": "subtracted from the true pairs' scores; raw dot products only"}
+        default=1.0,
+        metadata={"help": "subtracted from the scores of true pairs; only with dot products as scores"},
     )
     gather_negatives: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "take negatives from all GPUs; null: with cosine similarity yes, with dot products no"
+            "help": "take negatives from all GPUs; null: true with cosine similarity, false with dot products"
         },
     )
 
 
 @register_criterion("vgs_retrieval", dataclass=VgsRetrievalCriterionConfig)
 class VgsRetrievalCriterion(FairseqCriterion):
-    """Both directions of the contrastive loss over the batch.
+    """Computes the contrastive loss over the batch in both directions.
 
-    The task puts what the losses weigh at the present update into the batch, as "step"; in a batch without it
-    (as in ``fairseq-validate``) every loss counts half.
+    The task puts the loss weights of the present update into the batch as "step"; in a batch without them (as
+    in ``fairseq-validate``) both losses have the weight 0.5.
     """
 
     def __init__(self, cfg: VgsRetrievalCriterionConfig, task: FairseqTask) -> None:
@@ -51,7 +52,7 @@ class VgsRetrievalCriterion(FairseqCriterion):
         return cls(cfg, task)
 
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
-        """Returns: loss (a mean over the batch, in nats), 1, what to log."""
+        """Return the loss (a mean over the batch, in nats), 1, and the logging output."""
         out = model(**sample["net_input"])
         log = self._log(sample, step_of(sample))
         loss = self.vgs_loss(model, out, sample, log)
@@ -63,7 +64,7 @@ class VgsRetrievalCriterion(FairseqCriterion):
     def vgs_loss(
         self, model: Any, out: dict[str, Any], sample: dict[str, Any], log: dict[str, Any]
     ) -> Tensor:
-        """L_AV of a batch, in nats. Adds it to ``log``, and what it is when nothing is known."""
+        """Return L_AV of a batch in nats; adds it to ``log``, and its value at chance."""
         gather = self.gather_negatives if model.training else False
         loss: Tensor
         loss, log["loss_vgs_chance"] = model.vgs_loss(out, sample["image_group"], self.margin, gather)
@@ -81,7 +82,7 @@ class VgsRetrievalCriterion(FairseqCriterion):
 
     @staticmethod
     def embeddings(out: dict[str, Any], sample: dict[str, Any]) -> dict[str, Tensor]:
-        """What the task needs to compute retrieval over the whole validation set, on the CPU."""
+        """Return, on the CPU, what the task needs to measure retrieval over the whole validation set."""
         return {
             "speech": out["speech"].float().cpu(),
             "image": out["image"].float().cpu(),
@@ -92,7 +93,7 @@ class VgsRetrievalCriterion(FairseqCriterion):
 
     @classmethod
     def reduce_metrics(cls, logging_outputs: list[dict[str, Any]]) -> None:
-        """Means over batches; a loss that no batch has is not logged."""
+        """Log means over batches; a loss that no batch has is not logged."""
         batches = sum(log.get("sample_size", 0) for log in logging_outputs)
         for key in MEANS:
             values = [log[key] for log in logging_outputs if key in log]
@@ -110,6 +111,6 @@ class VgsRetrievalCriterion(FairseqCriterion):
 
 
 def step_of(sample: dict[str, Any]) -> StepWeights:
-    """What the losses of a batch weigh."""
+    """Return the loss weights of a batch."""
     step: StepWeights = sample.get("step", BOTH_HALF)
     return step

@@ -1,1 +1,1 @@
-"""From files to batches: manifests, audio, images, pairs, collation."""
+"""Manifests, audio, images, pairs and datasets: everything that turns files into batches."""

@@ -1,4 +1,4 @@
-"""The cluster labels of clips, one a frame of the encoder, and batches of them."""
+"""Cluster labels of clips, one per frame of the encoder, and their collation into batches."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from fairseq_mtssl.frames import IGNORED_LABEL, ConvLayer, conv_length
 
 
 class FrameLabels(Protocol):
-    """The labels of a whole manifest."""
+    """The labels of all utterances of a manifest."""
 
     def frames(self, row: int, first: int, count: int) -> np.ndarray:
-        """(count,) int64: the dictionary indices of so many frames of a row, from frame `first` on."""
+        """Return (count,) int64: the dictionary indices of `count` frames of a row, from frame `first` on."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class RowLabels:
-    """The label sets of chosen rows of a manifest.
+    """The label sets of a dataset that holds some rows of a manifest.
 
-    rows: of the whole manifest, one for each row of a dataset; sets: labels of the whole manifest.
+    rows: (N,) the manifest's row of each row of the dataset; sets: the label sets of the whole manifest;
+    conv_layers: of the encoder, from which the number of frames follows.
     """
 
     rows: np.ndarray
@@ -33,13 +34,19 @@ class RowLabels:
     conv_layers: Sequence[ConvLayer]
 
     def of(self, index: int, samples: int, first_frame: int = 0) -> list[Tensor]:
-        """(T,) long, one a label set: the labels of a clip of so many samples of a dataset's row."""
+        """Return the labels of one clip, (T,) long per label set.
+
+        index: the dataset's row; samples: length of the clip; first_frame: the frame where the clip begins.
+        """
         frames = int(conv_length(samples, self.conv_layers))
         row = int(self.rows[index])
-        return [torch.from_numpy(each.frames(row, first_frame, frames)) for each in self.sets]
+        return [torch.from_numpy(label_set.frames(row, first_frame, frames)) for label_set in self.sets]
 
 
 def collate_labels(labels: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Labels of clips, each a list with (T,) long a label set -> (B, T) long a label set, padded with 1."""
+    """Pad the labels of B clips, each a list of (T,) long per label set, to (B, T) long per label set.
+
+    Padding is IGNORED_LABEL (1).
+    """
     pad = torch.nn.utils.rnn.pad_sequence
-    return [pad(list(each), batch_first=True, padding_value=IGNORED_LABEL) for each in zip(*labels)]
+    return [pad(list(rows), batch_first=True, padding_value=IGNORED_LABEL) for rows in zip(*labels)]

@@ -1,4 +1,4 @@
-"""Waveforms of a manifest as a fairseq dataset: cut, normalised, optionally perturbed in speed."""
+"""The fairseq dataset of a manifest's waveforms: cut, normalised and, if asked, augmented."""
 
 from __future__ import annotations
 
@@ -21,17 +21,16 @@ from fairseq_mtssl.errors import ConfigError, ManifestError, MtsslError
 
 logger = logging.getLogger(__name__)
 
-
 WIDTH_STEP = 3200
-"""Training batches are padded to a multiple of so many samples (0.2 s): a kernel is prepared anew for each
-width it meets, which on a CPU costs more than the padding."""
+"""Training batches are padded to a multiple of this many samples (0.2 s): kernels are prepared anew for each
+new width, which on a CPU costs more than the padding."""
 
 
 def bucket_widths(sizes: np.ndarray, count: int, longest: int) -> np.ndarray:
-    """Widths that training batches are padded to, (≤ count,) ascending: quantiles of the sizes.
+    """Return the widths in samples to which training batches are padded: ascending quantiles of the sizes.
 
-    All in samples. longest: that a clip may get, the last of the widths; the others are multiples of
-    WIDTH_STEP. count: 0 gives none. Raises: ConfigError if it is negative.
+    count: the most widths to return; 0 gives none. longest: the greatest possible length of a clip, which is
+    the last width; the others are multiples of WIDTH_STEP. Raises: ConfigError if count is negative.
     """
     if count < 0:
         raise ConfigError("task.num_batch_buckets", [f"got {count}, wanted 0 or more"])
@@ -45,7 +44,7 @@ def bucket_widths(sizes: np.ndarray, count: int, longest: int) -> np.ndarray:
 def collate_speech(clips: Sequence[Tensor], width: int = 0) -> dict[str, Tensor]:
     """Pad clips with zeros: {"source": (B, S) float, "lengths": (B,) long samples}.
 
-    width: S at least; by default the longest clip's length.
+    S is the length of the longest clip, or width if that is greater.
     """
     lengths = torch.tensor([clip.numel() for clip in clips])
     source = torch.zeros(len(clips), max(width, int(lengths.max())))
@@ -54,10 +53,10 @@ def collate_speech(clips: Sequence[Tensor], width: int = 0) -> dict[str, Tensor]
     return {"source": source, "lengths": lengths}
 
 
-def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.ndarray:
-    """Rows of a manifest with at least so many samples, (N,) int; logs how many were dropped and which.
+def long_enough(manifest: AudioManifest, min_samples: int) -> np.ndarray:
+    """Return the rows of a manifest with at least min_samples samples, (N,) int; logs those dropped.
 
-    Raises: ManifestError if none is left.
+    Raises: ManifestError if no row is left.
     """
     rows = np.flatnonzero(manifest.sizes >= min_samples)
     dropped = len(manifest) - len(rows)
@@ -65,7 +64,7 @@ def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.nda
         short = np.flatnonzero(manifest.sizes < min_samples)[:5]
         logger.warning(
             "%s: dropped %d of %d utterances shorter than %.3g s (%s%s)",
-            place,
+            manifest.path,
             dropped,
             len(manifest),
             min_samples / SAMPLE_RATE_HZ,
@@ -73,27 +72,24 @@ def long_enough(manifest: AudioManifest, min_samples: int, place: str) -> np.nda
             ", …" if dropped > len(short) else "",
         )
     if not len(rows):
-        shortest = min_samples / SAMPLE_RATE_HZ
-        raise ManifestError(
-            place, [f"no utterance of {shortest:.3g} s or more; lower task.min_duration_s or add audio"]
-        )
+        got = f"no utterance of {min_samples / SAMPLE_RATE_HZ:.3g} s or more"
+        raise ManifestError(manifest.path, [f"{got}; lower task.min_duration_s or add audio"])
     return rows
 
 
 class ClipDataset(FairseqDataset):
-    """One waveform a row, from the start up to max_samples.
+    """The waveforms of a manifest, one per row, each cut to its first max_samples samples.
 
-    normalised: give each clip zero mean and unit variance; False leaves the waveform as it is in the file.
-    training: draw the order of every epoch anew, perturb the speed, and skip (named, counted) a file
-    that cannot be read; otherwise such a file is an error, since it would change the evaluated set.
-    speed_perturb: p resamples each clip by a factor drawn from [1 − p, 1 + p] (pitch moves with it).
-    labels: the label sets of the rows, for clips that begin at 0 and keep their speed; None has none.
-    noise_snr_db: (low, high) adds white noise at a signal-to-noise ratio drawn from the range; None none.
-    length_pool: sort so many clips at a time by length, so that batches cut from them need little
-        padding; 0 sorts none.
-    num_buckets: widths that training batches are padded to, see `bucket_widths`; a clip then counts as
-        its bucket's width when batches are cut to max_tokens. 0: any multiple of WIDTH_STEP.
-    Everything random is drawn from (seed, epoch, row): the same in every worker and after a resume.
+    training: shuffles every epoch, applies speed perturbation and noise, and skips files that cannot be read
+        (each is logged and counted). Otherwise such a file is an error, since it would change the evaluation.
+    speed_perturb: p resamples each clip by a factor drawn from [1 − p, 1 + p], which changes the pitch too.
+    noise_snr_db: (low, high) adds white noise at a signal-to-noise ratio drawn from this range; None: none.
+    length_pool: sorts this many shuffled clips at a time by length, so that batches need less padding.
+    num_buckets: number of widths to which training batches are padded, see `bucket_widths`; a clip then
+        counts as long as its bucket when batches are cut to max_tokens. 0: any multiple of WIDTH_STEP.
+    labels: the label sets of the rows, for clips that begin at 0 and keep their speed; None: no labels.
+    normalised: gives each clip zero mean and unit variance; False leaves the waveform as in the file.
+    Random numbers are drawn from (seed, epoch, row): they are the same in every worker and after resuming.
     """
 
     def __init__(
@@ -140,7 +136,7 @@ class ClipDataset(FairseqDataset):
 
     @property
     def skipped(self) -> int:
-        """Clips skipped so far because their file could not be read, over all workers."""
+        """Number of clips skipped so far because their file could not be read, over all workers."""
         return int(self._skipped.value)
 
     @property
@@ -151,11 +147,11 @@ class ClipDataset(FairseqDataset):
         self.epoch = epoch
 
     def rng(self, row: int, purpose: int) -> np.random.Generator:
-        """A generator of this row's own in this epoch."""
+        """Return a random generator for this row in this epoch; each purpose has its own."""
         return np.random.default_rng([self.seed, self.epoch, row, purpose])
 
     def ordered_indices(self) -> np.ndarray:
-        """All rows; in training in an order drawn anew for each epoch, each pool of it sorted by length."""
+        """Return all rows; in training shuffled anew in each epoch, each length pool sorted by length."""
         if not self.training:
             return np.arange(len(self))
         rows = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
@@ -174,23 +170,8 @@ class ClipDataset(FairseqDataset):
         return int(self._sizes[index])
 
     def caption(self, index: int) -> Tensor:
-        """(T,) float: the row's waveform."""
-        return self._clip(index, self.audio.audio_path(index))
-
-    def read_speech_file(self, path: str) -> Tensor:
-        """(T,) float: any audio file as this dataset would give it, resampled when needed."""
-        return self.prepare_speech(read_audio(path, max_samples=self.max_samples, resample=True))
-
-    def prepare_speech(self, wav: np.ndarray) -> Tensor:
-        """(S,) float32 at 16 kHz -> (T,) float: cut and normalised as this dataset's clips are."""
-        return torch.from_numpy(self._as_trained(wav[: self.max_samples]))
-
-    def _as_trained(self, wav: np.ndarray) -> np.ndarray:
-        """(T,) float32 -> the same of zero mean and unit variance, or as it is."""
-        return normalise(wav) if self.normalised else wav
-
-    def _clip(self, row: int, path: str) -> Tensor:
-        rng = self.rng(row, purpose=0)
+        """Return (T,) float: the row's waveform, augmented in training."""
+        path, rng = self.audio.audio_path(index), self.rng(index, purpose=0)
         factor = 1.0 + self.speed_perturb * rng.uniform(-1.0, 1.0)
         wav = read_audio(path, max_samples=int(self.max_samples * max(factor, 1.0)), resample=self.resample)
         if self.speed_perturb > 0:
@@ -207,8 +188,20 @@ class ClipDataset(FairseqDataset):
             wav = self._as_trained(wav + noise)
         return torch.from_numpy(wav)
 
+    def read_speech_file(self, path: str) -> Tensor:
+        """Read any audio file as (T,) float, resampled if necessary, cut and normalised as this dataset's."""
+        return self.prepare_speech(read_audio(path, max_samples=self.max_samples, resample=True))
+
+    def prepare_speech(self, wav: np.ndarray) -> Tensor:
+        """Cut and normalise a waveform (S,) float32 at 16 kHz as this dataset's clips are: (T,) float."""
+        return torch.from_numpy(self._as_trained(wav[: self.max_samples]))
+
+    def _as_trained(self, wav: np.ndarray) -> np.ndarray:
+        """Normalise a waveform (T,) float32 if this dataset does."""
+        return normalise(wav) if self.normalised else wav
+
     def _or_skip(self, read: Any) -> Any:
-        """What ``read`` returns; in training None, with a named and counted warning, if it fails."""
+        """Return what ``read`` returns; if it fails in training, log and count the error and return None."""
         try:
             return read()
         except MtsslError as error:
@@ -223,19 +216,21 @@ class ClipDataset(FairseqDataset):
         return self.labelled({"id": int(index), "clip": self._or_skip(lambda: self.caption(int(index)))})
 
     def labelled(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Adds "labels" to a sample with "id" and "clip", where there are any; returns it."""
+        """Add "labels" to a sample with "id" and "clip", if the dataset has labels; returns the sample."""
         if self.labels is not None and sample["clip"] is not None:
             index = sample["id"]
             sample["labels"] = self.labels.of(index, sample["clip"].numel(), self.first_frame(index))
         return sample
 
     def first_frame(self, index: int) -> int:
-        """The frame of an utterance at which its clip begins."""
+        """Return the frame of an utterance at which its clip begins."""
         return 0
 
     def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]:
-        """{"source": (B, S), "lengths": (B,)}; in training S is one of the buckets' widths or, without
-        buckets or beyond them, a multiple of WIDTH_STEP or max_samples.
+        """Pad clips to {"source": (B, S), "lengths": (B,)}.
+
+        In training S is the width of a bucket or, without a bucket that is wide enough, a multiple of
+        WIDTH_STEP or max_samples.
         """
         longest = max(clip.numel() for clip in clips)
         wide_enough = self.widths[self.widths >= longest]
@@ -245,8 +240,9 @@ class ClipDataset(FairseqDataset):
         return collate_speech(clips, width)
 
     def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """{"id": (B,), "net_input": {"source", "lengths"}}, and with label sets "labels", one tensor (B, T)
-        a set, padded with 1, T being the frames of the longest clip; empty if every file failed.
+        """Return {"id": (B,), "net_input": {"source", "lengths"}}, or {} if every file failed.
+
+        With label sets there is "labels" too: per set (B, T) padded with 1, T frames of the longest clip.
         """
         samples = [sample for sample in samples if sample["clip"] is not None]
         if not samples:
@@ -263,7 +259,7 @@ class ClipDataset(FairseqDataset):
         return batch
 
     def draw(self, row: int, count: float) -> Iterator[dict[str, Any]]:
-        """Samples at random beside a row of another dataset: ``count`` on average, none unreadable."""
+        """Draw ``count`` samples on average for a row of another dataset; unreadable ones are left out."""
         rng = self.rng(row, purpose=1)
         number = int(count) + int(rng.random() < count - int(count))
         for index in rng.integers(len(self), size=number):

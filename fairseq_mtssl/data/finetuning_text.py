@@ -1,4 +1,4 @@
-"""What fine-tuning reads beside the manifests: words, their spelling, the dictionary and the lexicon."""
+"""Makes the text files that fine-tuning reads: words, their spelling, the dictionary and the lexicon."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from fairseq_mtssl.data.tokenizers import (
     train_sentencepiece,
 )
 from fairseq_mtssl.errors import ConfigError, ManifestError
-from fairseq_mtssl.files import write_bytes, write_text
+from fairseq_mtssl.files import write_bytes
 
 MODEL_FILE = "spm.model"
 
 
 @dataclass
 class Prepared:
-    """Files by name, to be written, and remarks on what does not fit but can be lived with."""
+    """The contents of the files to be written, by file name, and warnings about what could not be spelled."""
 
     files: dict[str, str | bytes] = field(default_factory=dict)
     remarks: list[str] = field(default_factory=list)
@@ -34,9 +34,11 @@ class Prepared:
 def choose_units(
     data: Path, units: str, train: Sequence[str] | None, vocab_size: int, model: Path | None
 ) -> Tokenizer:
-    """Letters, or pieces: of `model` if given, else trained on `train`, else of the spm.model in `data`.
+    """Return the tokenizer: letters or SentencePiece.
 
-    Raises: ConfigError if there is nothing to take pieces from, or it is no SentencePiece model.
+    A SentencePiece model is read from `model` if given, else trained on the texts `train` if given, else read
+    from spm.model in the folder `data`.
+    Raises: ConfigError if the model cannot be read or is not a SentencePiece model.
     """
     if units == "letters":
         return Letters()
@@ -51,16 +53,16 @@ def choose_units(
 
 
 def read_symbols(path: Path) -> list[str]:
-    """The symbols of a fairseq dictionary, `symbol count` a line, without those every dictionary has.
+    """Read the symbols of a fairseq dictionary file, which has `symbol count` on each line and no specials.
 
-    Raises: ManifestError if it is absent or malformed.
+    Raises: ManifestError if the file is absent or malformed.
     """
     errors = []
     symbols = []
     for number, line in enumerate(read_lines(path), start=1):
         symbol, _, count = line.rstrip().rpartition(" ")
         if not symbol or not count.isdecimal() or symbol in SPECIALS:
-            errors.append(f"line {number}: got {line!r}, wanted symbol and count. Write it again.")
+            errors.append(f"line {number}: got {line!r}, wanted symbol and count. Make the file again.")
         symbols.append(symbol)
     if errors or not symbols:
         raise ManifestError(path, errors or ["holds no symbol. Prepare the training split too."])
@@ -76,84 +78,83 @@ def prepare(
     given: bool,
     words: Iterable[str] = (),
 ) -> Prepared:
-    """All files of these splits.
+    """Make the contents of all files of these splits.
 
-    train: the only split whose symbols make the dictionary and whose words make the lexicon; if it is not
-    among the splits, both stay as they are. dictionary: a file of symbols, taken if `given` or if train is
-    not there. words: further ones for the lexicon.
+    train: name of the split from whose symbols the dictionary is prepared and from whose words the lexicon is
+        prepared. If it is not among the splits, neither is prepared.
+    dictionary: file of an existing dictionary, used if `given` or if train is not among the splits.
+    words: further lines of words for the lexicon.
     Raises: ManifestError if the dictionary cannot be read, or lacks symbols of train.
     """
-    made = Prepared()
+    prepared = Prepared()
     ext = units.extension
     encoded = {name: [units.encode(text) for text in split.texts] for name, split in splits.items()}
     if given or train not in splits:
         symbols = set(read_symbols(dictionary))
         if given:
-            made.files[f"dict.{ext}.txt"] = "\n".join(read_lines(dictionary)) + "\n"
+            prepared.files[f"dict.{ext}.txt"] = "\n".join(read_lines(dictionary)) + "\n"
     else:
         counts = count_symbols(encoded[train], units.inventory)
         unknown = sorted(set(counts) - set(units.inventory)) if units.inventory else []
         symbols = set(counts).difference(unknown)
-        made.files[f"dict.{ext}.txt"] = "".join(
+        prepared.files[f"dict.{ext}.txt"] = "".join(
             f"{symbol} {count}\n" for symbol, count in counts.items() if symbol in symbols
         )
     for name, split in splits.items():
-        made.files[f"{name}.wrd"] = "".join(f"{text}\n" for text in split.texts)
-        made.files[f"{name}.{ext}"] = "".join(f"{' '.join(row)}\n" for row in encoded[name])
-        _check_symbols(name, encoded[name], symbols, train, made)
+        prepared.files[f"{name}.wrd"] = "".join(f"{text}\n" for text in split.texts)
+        prepared.files[f"{name}.{ext}"] = "".join(f"{' '.join(row)}\n" for row in encoded[name])
+        _check_symbols(name, encoded[name], symbols, train, prepared)
     if isinstance(units, SentencePieces):
-        made.files[MODEL_FILE] = units.model
+        prepared.files[MODEL_FILE] = units.model
     if train in splits:
-        _add_lexicon(made, units, splits[train].texts, words, symbols)
-    return made
+        _add_lexicon(prepared, units, splits[train].texts, words, symbols)
+    return prepared
 
 
 def _check_symbols(
-    name: str, encoded: Sequence[Sequence[str]], symbols: set[str], train: str, made: Prepared
+    name: str, encoded: Sequence[Sequence[str]], symbols: set[str], train: str, prepared: Prepared
 ) -> None:
-    """Vocabulary that the dictionary lacks: an error in what is trained on, a remark elsewhere."""
+    """Report symbols that the dictionary lacks: an error in the training split, a remark in others."""
     missing = Counter(symbol for row in encoded for symbol in row if symbol not in symbols)
     if not missing:
         return
     rows = [number for number, row in enumerate(encoded, start=1) if not symbols.issuperset(row)]
-    named = ", ".join(f"{symbol!r} ({count})" for symbol, count in missing.most_common(10))
+    listed = ", ".join(f"{symbol!r} ({count})" for symbol, count in missing.most_common(10))
     more = f" … and {len(missing) - 10} more" if len(missing) > 10 else ""
     got = (
         f"{len(rows)} of {len(encoded)} rows, the first on line {rows[0]}, hold symbols that the dictionary "
-        f"lacks: {named}{more}"
+        f"lacks: {listed}{more}"
     )
     if name == train:
         raise ManifestError(f"{name}.wrd", [f"{got}. Take another --dictionary or --model, or none."])
-    made.remarks.append(f"{name}: {got}; fine-tuning refuses them, scoring by words does not mind")
+    prepared.remarks.append(f"{name}: {got}; fine-tuning refuses them, scoring by words does not mind")
 
 
 def _add_lexicon(
-    made: Prepared, units: Tokenizer, texts: Sequence[str], words: Iterable[str], symbols: set[str]
+    prepared: Prepared, units: Tokenizer, texts: Sequence[str], words: Iterable[str], symbols: set[str]
 ) -> None:
-    """Words in alphabetical order with their spelling; those that cannot be spelled are counted."""
+    """Add the lexicon, in alphabetical order; a remark counts the words that the symbols cannot spell."""
     wanted = {word for text in texts for word in text.split()}
     wanted.update(word for line in words for word in normalise_text(line).split())
     spelled = {word: units.encode(word) for word in sorted(wanted)}
     kept = {word: spelling for word, spelling in spelled.items() if symbols.issuperset(spelling)}
-    left = [word for word in spelled if word not in kept]
-    if left:
-        made.remarks.append(
-            f"lexicon: left out {len(left)} of {len(spelled)} words with symbols that the dictionary lacks: "
-            + ", ".join(left[:5])
-            + (" …" if len(left) > 5 else "")
+    dropped = [word for word in spelled if word not in kept]
+    if dropped:
+        prepared.remarks.append(
+            f"lexicon: left out {len(dropped)} of {len(spelled)} words with symbols that the dictionary "
+            + "lacks: "
+            + ", ".join(dropped[:5])
+            + (" …" if len(dropped) > 5 else "")
         )
-    made.files[f"lexicon.{units.extension}.lst"] = "".join(
+    prepared.files[f"lexicon.{units.extension}.lst"] = "".join(
         f"{word}\t{' '.join(spelling)}\n" for word, spelling in kept.items()
     )
 
 
-def write(data: Path, made: Prepared) -> None:
-    """Write the files, each whole or not at all. Raises: ConfigError if the folder cannot be written."""
+def write(data: Path, prepared: Prepared) -> None:
+    """Write the files, each atomically. Raises: ConfigError if the folder cannot be written."""
     try:
-        for name, content in made.files.items():
-            if isinstance(content, bytes):
-                write_bytes(data / name, content)
-            else:
-                write_text(data / name, content)
+        for name, content in prepared.files.items():
+            write_bytes(data / name, content if isinstance(content, bytes) else content.encode("utf-8"))
     except OSError as error:
         raise ConfigError(str(data), [f"cannot be written ({error.strerror}); give a copy"]) from error

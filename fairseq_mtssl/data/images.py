@@ -1,4 +1,4 @@
-"""Image files to pixel arrays, and region features from HDF5."""
+"""Reads image files as pixel arrays and region features from HDF5, and writes PNG files."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from PIL import Image, ImageOps
 
 from fairseq_mtssl.errors import ImageError
 
-# importing fairseq sets the root logger to DEBUG, where Pillow tells of every chunk of every PNG
+# importing fairseq sets the root logger to DEBUG, at which Pillow logs every chunk of every PNG
 logging.getLogger("PIL").setLevel(logging.INFO)
 
 
 def read_image(path: str | Path, size_px: int) -> np.ndarray:
-    """Read an image as it is displayed, its largest centred square scaled to size_px.
+    """Read an image in its displayed orientation and scale its largest centred square to size_px.
 
-    Transparent parts show white; grey, palette and 16-bit images become RGB.
-    Returns: (3, size_px, size_px) uint8, bilinear with antialiasing.
+    Transparent parts become white; grey, palette and 16-bit images become RGB.
+    Returns: (3, size_px, size_px) uint8, scaled bilinearly with antialiasing.
     Raises: ImageError if the file is absent, unreadable or broken.
     """
     if size_px < 1:
@@ -40,7 +40,7 @@ def read_image(path: str | Path, size_px: int) -> np.ndarray:
 
 
 def square_pixels(image: Image.Image, size_px: int) -> np.ndarray:
-    """The largest centred square of an image, scaled: (3, size_px, size_px) uint8, as `read_image` has it."""
+    """Return the largest centred square of an image, scaled: (3, size_px, size_px) uint8, as `read_image`."""
     rgb = _to_rgb(image)
     side = min(rgb.size)
     left, top = (rgb.width - side) / 2, (rgb.height - side) / 2
@@ -51,7 +51,7 @@ def square_pixels(image: Image.Image, size_px: int) -> np.ndarray:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image -> RGB over white."""
+    """Convert any Pillow image to RGB, transparent parts over white."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow would clip instead of scale
         grey = np.asarray(image, dtype=np.int64).clip(0, 65535) // 257
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
@@ -63,13 +63,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def write_png(path: str | Path, pixels: np.ndarray) -> None:
-    """Write an image as PNG whose bytes depend on the pixels alone.
+    """Write an image as a PNG whose bytes depend on the pixels alone.
 
-    pixels: (height, width, 3) or (height, width) uint8. Stored uncompressed: builds of zlib compress
-    differently, and checksums of a made corpus should agree on every machine.
+    pixels: (height, width, 3) or (height, width) uint8. The PNG is stored uncompressed: builds of zlib
+    compress differently, and a synthetic corpus should have the same checksums on every machine.
     """
     height, width = pixels.shape[:2]
-    # a filter byte of 0 before each row
+    # PNG wants a filter byte before each row; 0 stands for no filter
     rows = np.zeros((height, 1 + pixels[0].size), dtype=np.uint8)
     rows[:, 1:] = pixels.reshape(height, -1)
     raw = rows.tobytes()
@@ -89,9 +89,9 @@ def write_png(path: str | Path, pixels: np.ndarray) -> None:
 class RegionFeatures:
     """Region features of images in an HDF5 file of the FaST-VGS layout.
 
-    Datasets `img_id` (n), `img_w`, `img_h` (n), `features` (n, K, D), `boxes` (n, K, 4) in pixels.
-    The constructor reads ids and shapes and closes the file; each process then opens it for itself at
-    its first use, so that data-loader workers never share a handle.
+    The file has the datasets `img_id`, `img_w`, `img_h` of shape (n,), `features` (n, K, D) and `boxes`
+    (n, K, 4) in pixels. The constructor reads ids and shapes and closes the file. Each process opens the file
+    again at its first use, so that data-loader workers never share a handle.
     Raises: ImageError if h5py, the file or a dataset is missing, shapes disagree or an id is repeated.
     """
 
@@ -115,11 +115,11 @@ class RegionFeatures:
         return len(self._rows)
 
     def __iter__(self) -> Iterator[str]:
-        """Image ids in the order of the file."""
+        """Iterate over the image ids in the order of the file."""
         return iter(self._rows)
 
     def features(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
-        """Regions (K, D) float32 and boxes (K, 4) float32, x1 y1 x2 y2 as fractions of width and height.
+        """Return regions (K, D) and boxes (K, 4), float32; a box is x1 y1 x2 y2 over width and height.
 
         Raises: ImageError for an unknown image, an image without a size or features that are not finite.
         """
@@ -140,7 +140,7 @@ class RegionFeatures:
         return regions, boxes
 
     def close(self) -> None:
-        """Close this process's handle; the next use opens it again."""
+        """Close this process's handle; the next use opens the file again."""
         if self._file is not None and self._pid == os.getpid():
             self._file.close()
         self._file = None
@@ -149,7 +149,7 @@ class RegionFeatures:
         return {**self.__dict__, "_file": None, "_pid": -1}
 
     def _handle(self) -> Any:
-        if self._file is None or self._pid != os.getpid():  # the second: inherited through fork
+        if self._file is None or self._pid != os.getpid():  # a handle inherited through fork is not used
             self._file, self._pid = self._open(), os.getpid()
         return self._file
 
@@ -166,7 +166,7 @@ class RegionFeatures:
             raise ImageError(self.path, f"cannot be read as HDF5: {error}", hint) from error
 
     def _read_index(self, file: Any) -> dict[str, int]:
-        """Image id -> row."""
+        """Return the row of each image id."""
         wanted = ("img_id", "img_w", "img_h", "features", "boxes")
         missing = [name for name in wanted if name not in file]
         if missing:
@@ -177,7 +177,7 @@ class RegionFeatures:
         regions = shapes["features"][1] if len(shapes["features"]) == 3 else -1
         good = all(shape[:1] == (count,) for shape in shapes.values()) and regions > 0
         if not good or shapes["boxes"][1:] != (regions, 4):
-            hint = "Wanted img_id, img_w, img_h (n), features (n, K, D) and boxes (n, K, 4). Extract again."
+            hint = "Wanted img_id, img_w, img_h (n), features (n, K, D), boxes (n, K, 4). Extract them again."
             raise ImageError(self.path, f"shapes {shapes} do not fit together", hint)
         rows: dict[str, int] = {}
         repeated: list[str] = []
@@ -187,5 +187,5 @@ class RegionFeatures:
                 repeated.append(image_id)
         if repeated:
             got = f"{len(repeated)} repeated image ids, e.g. {repeated[:3]}"
-            raise ImageError(self.path, got, "Extract again.")
+            raise ImageError(self.path, got, "Extract them again.")
         return rows

@@ -1,4 +1,4 @@
-"""Clips with the cluster labels of their frames, cropped together."""
+"""The dataset of crops of utterances with the cluster labels of the same frames."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ LENGTH_BIN_SAMPLES = SAMPLE_RATE_HZ // 4
 
 
 class LabelledClipDataset(ClipDataset):
-    """Crops of up to max_samples with one label a frame of each label set.
+    """Crops of up to max_samples with one label per frame and label set.
 
-    In training the crop begins anywhere, at a multiple of the encoder's hop, drawn from (seed, epoch,
-    row), and its labels begin at the same frame; otherwise it begins at 0. Normalised over the crop,
+    In training a crop begins at a random multiple of the encoder's hop, drawn from (seed, epoch, row), and
+    its labels begin at the same frame; otherwise both begin at 0. The waveform is normalised over the crop,
     unless `normalised` is False.
-    In training, utterances of like length (within 0.25 s) come together, in an order drawn anew for
-    each epoch, so that batches hold little padding. With buckets (see ClipDataset) those of a bucket come
-    together, so that batches cut to max_tokens have one number of rows a bucket, the last batch excepted.
+    In training, utterances of similar length (within 0.25 s) follow one another, in an order drawn anew for
+    each epoch, so that batches hold little padding. With buckets (see ClipDataset), utterances of a bucket
+    follow one another, so that all but its last batch of max_tokens have the same number of rows.
 
-    rows: of the manifest, those to use. labels: of the whole manifest, possibly none.
+    rows: the rows of the manifest to use. labels: the label sets of the whole manifest, possibly none.
     conv_layers: of the encoder.
     """
 
@@ -60,26 +60,26 @@ class LabelledClipDataset(ClipDataset):
         self._hop = hop_samples(conv_layers)
 
     def first_frame(self, index: int) -> int:
-        """The frame at which this epoch's crop of an utterance begins."""
-        room = (int(self.audio.sizes[index]) - self.max_samples) // self._hop
-        if not self.training or room < 1:
+        """Return the frame at which this epoch's crop of an utterance begins."""
+        spare_frames = (int(self.audio.sizes[index]) - self.max_samples) // self._hop
+        if not self.training or spare_frames < 1:
             return 0
-        return int(self.rng(index, purpose=2).integers(room + 1))
+        return int(self.rng(index, purpose=2).integers(spare_frames + 1))
 
     def caption(self, index: int) -> Tensor:
-        """(T,) float: this epoch's crop. Raises: AudioError if it is shorter than one frame."""
+        """Return (T,) float: this epoch's crop. Raises: AudioError if it is shorter than one frame."""
         path, start = self.audio.audio_path(index), self.first_frame(index) * self._hop
         wav = read_audio(path, max_samples=start + self.max_samples, resample=self.resample)[start:]
         if len(wav) < min_samples(self.conv_layers):
             raise AudioError(
                 path,
                 f"gives {len(wav)} samples from sample {start} on, of {self.audio.sizes[index]} listed",
-                "Make the manifest again from the files as they are.",
+                "Make the manifest again from the present files.",
             )
         return torch.from_numpy(self._as_trained(wav))
 
     def ordered_indices(self) -> np.ndarray:
-        """In training by length, longest first, alike ones in random order; otherwise as in the manifest."""
+        """Return all rows: in training longest first, similar lengths shuffled; else in manifest order."""
         shuffled = super().ordered_indices()
         if not self.training:
             return shuffled

@@ -1,10 +1,10 @@
-"""Audio manifests (fairseq's) and pair manifests (ours): read, check, write.
+"""Reads, checks and writes fairseq's audio manifests and this package's pair manifests.
 
 A data folder holds, for each split,
 
-- `{split}.tsv`, exactly fairseq's: line 1 the audio root, then `relative/path<TAB>samples`;
-- `{split}.pairs`, row-aligned with it: line 1 the image root, line 2 the column names
-  `caption_id image image_id label speaker text` (tab separated), then one row a caption.
+- `{split}.tsv` in fairseq's format: line 1 is the audio root, then follows `relative/path<TAB>samples`;
+- `{split}.pairs`, row-aligned with it: line 1 is the image root, line 2 has the column names
+  `caption_id image image_id label speaker text` (tab separated), then follows one row per caption.
 
 A relative root is relative to the folder of the file that names it, so that a corpus can be moved.
 """
@@ -29,8 +29,8 @@ PAIR_COLUMNS = ("caption_id", "image", "image_id", "label", "speaker", "text")
 class AudioManifest:
     """The audio files of one split.
 
-    path: the .tsv; root: the absolute audio root; files: paths relative to the root, or
-    `archive.zip:offset:bytes`; sizes: (N,) int64 samples.
+    path: the .tsv; root: the absolute audio root; sizes: (N,) int64, samples of each file;
+    files: paths relative to the root, or `archive.zip:offset:bytes`.
     """
 
     path: Path
@@ -42,21 +42,21 @@ class AudioManifest:
         return len(self.files)
 
     def take(self, rows: np.ndarray) -> AudioManifest:
-        """The manifest of these rows, (N,) int, in this order."""
+        """Return a manifest of these rows, (N,) int, in this order."""
         return AudioManifest(self.path, self.root, [self.files[row] for row in rows], self.sizes[rows])
 
     def audio_path(self, index: int) -> str:
-        """The full path of row `index`, as `read_audio` takes it."""
+        """Return the full path of row `index`, for `read_audio`."""
         return os.path.join(self.root, self.files[index])
 
 
 @dataclass(frozen=True, eq=False)
 class PairManifest:
-    """One spoken caption a row, each with its image.
+    """Pairs of a spoken caption and its image, one per row.
 
-    All lists have one entry a caption. images: paths relative to image_root, or "" where only region
-    features exist. image_ids: the key of the image; captions of one image share it. labels: "" or a
-    class such that any image of the same label is relevant too. Absent speakers and texts are "".
+    All lists have one entry per caption. images: paths relative to image_root, or "" if only region features
+    exist. image_ids: the key of the image, equal for captions of one image. labels: a class, such that all
+    images of a label can count as relevant, or "". Missing speakers and texts are "".
     """
 
     audio: AudioManifest
@@ -73,7 +73,7 @@ class PairManifest:
 
     @cached_property
     def first_rows(self) -> dict[str, int]:
-        """Image id -> the first row that has it, in order of first appearance."""
+        """The first row of each image id, in order of first appearance."""
         rows: dict[str, int] = {}
         for row, image_id in enumerate(self.image_ids):
             rows.setdefault(image_id, row)
@@ -85,7 +85,7 @@ class PairManifest:
         return list(self.first_rows)
 
     def image_path(self, image_id: str) -> Path:
-        """The file of an image.
+        """Return the file of an image.
 
         Raises: ImageError for an id that the manifest lacks or that has no file.
         """
@@ -103,13 +103,13 @@ class PairManifest:
         return self.image_root / image
 
     def image_label(self, image_id: str) -> str:
-        """The label of an image, "" if it has none."""
+        """Return the label of an image, "" if it has none."""
         return self.labels[self.first_rows[image_id]]
 
 
 @dataclass(frozen=True)
 class PairRow:
-    """One caption to be written: `file` relative to the audio root, `samples` at the file's own rate."""
+    """One caption to be written: `file` is relative to the audio root, `samples` is at the file's rate."""
 
     file: str
     samples: int
@@ -122,17 +122,17 @@ class PairRow:
 
 
 def pairs_path(tsv: Path) -> Path:
-    """The .pairs file beside a .tsv."""
+    """Return the path of the .pairs file beside a .tsv."""
     return tsv.with_suffix(".pairs")
 
 
 def read_lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 text file without their ends; empty lines at the end of the file are dropped.
+    """Read the lines of a UTF-8 text file without line ends; empty lines at the end are dropped.
 
-    Raises: ManifestError if the file is absent or no UTF-8 text.
+    Raises: ManifestError if the file is absent or not UTF-8.
     """
     try:
-        # utf-8-sig: spreadsheets like to write a byte order mark
+        # utf-8-sig, since spreadsheets often write a byte order mark
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise ManifestError(path, [f"cannot be read: {error.strerror}. Check the path."]) from error
@@ -146,8 +146,8 @@ def read_lines(path: Path) -> list[str]:
 def read_audio_manifest(path: str | Path) -> AudioManifest:
     """Read a fairseq audio manifest (`{split}.tsv`).
 
-    Raises: ManifestError with every error: absent or empty file, wrong column count, a size that is
-    no positive integer.
+    Raises: ManifestError listing every error: absent or empty file, wrong number of columns, a size that is
+    not a positive integer.
     """
     path = Path(path)
     manifest, errors = _parse_audio(path, read_lines(path))
@@ -157,7 +157,7 @@ def read_audio_manifest(path: str | Path) -> AudioManifest:
 
 
 def _parse_audio(path: Path, lines: list[str]) -> tuple[AudioManifest, list[str]]:
-    """The manifest and its errors; with errors, the manifest is not to be used."""
+    """Return the manifest and its errors; a manifest with errors is not to be used."""
     errors: list[str] = []
     if not lines or "\t" in lines[0]:
         errors.append("line 1: wanted the audio root alone. Write the folder of the audio on the first line.")
@@ -185,9 +185,9 @@ def _resolve_root(file: Path, root: str) -> Path:
 def read_pair_manifest(data_dir: str | Path, split: str) -> PairManifest:
     """Read `{split}.tsv` and `{split}.pairs` of a data folder.
 
-    Raises: ManifestError with every error of both files: absent or empty file, wrong column count,
-    sizes that are no positive integers, an empty or repeated caption id, an image id with two images
-    or two labels, row counts that differ.
+    Raises: ManifestError listing every error of both files: absent or empty file, wrong number of columns,
+    sizes that are not positive integers, an empty or repeated caption id, an image id with two images or two
+    labels, numbers of rows that differ.
     """
     tsv = Path(data_dir) / f"{split}.tsv"
     pairs = pairs_path(tsv)
@@ -216,7 +216,7 @@ def read_pair_manifest(data_dir: str | Path, split: str) -> PairManifest:
 
 
 def utterance_ids(data_dir: str | Path, split: str) -> list[str]:
-    """What phones.tsv calls the rows of a split: caption ids, or without .pairs the stems of its files."""
+    """Return the names that phones.tsv uses for a split's rows: caption ids, or file stems without .pairs."""
     tsv = Path(data_dir) / f"{split}.tsv"
     if pairs_path(tsv).is_file():
         return read_pair_manifest(data_dir, split).caption_ids
@@ -248,7 +248,7 @@ def _is_manifest(path: Path) -> bool:
 
 
 def _parse_pairs(lines: list[str]) -> tuple[list[list[str]], list[str]]:
-    """The six columns of a .pairs file and its errors."""
+    """Return the six columns of a .pairs file and its errors."""
     errors: list[str] = []
     if not lines or "\t" in lines[0]:
         errors.append("line 1: wanted the image root alone. Write the image folder on the first line.")
@@ -262,10 +262,10 @@ def _parse_pairs(lines: list[str]) -> tuple[list[list[str]], list[str]]:
         tabs = line.count("\t")
         if tabs != width - 1:
             errors.append(f"line {number}: got {tabs + 1} columns, wanted {width}: {line!r}.")
-    if errors:  # what follows counts on complete rows
+    if errors:  # the following lines need complete rows
         return [[] for _ in PAIR_COLUMNS], errors
-    cells = "\t".join(lines[2:]).split("\t")  # at once: a list a row is six times slower
-    columns = [cells[place::width] for place in range(width)]
+    cells = "\t".join(lines[2:]).split("\t")  # one split of all rows is six times faster than one per row
+    columns = [cells[column::width] for column in range(width)]
     return columns, identity_errors(columns[0], columns[1], columns[2], columns[3], first_line=3)
 
 
@@ -277,13 +277,13 @@ def identity_errors(
     *,
     first_line: int,
 ) -> list[str]:
-    """Errors of the ids of one file: empty or repeated caption ids, image ids with two images or labels.
+    """List the errors in a file's ids: empty or repeated caption ids, image ids with two images or labels.
 
     first_line: the line number of row 0, for the messages.
     """
-    named = all(caption_ids) and all(image_ids) and len(set(caption_ids)) == len(caption_ids)
-    if named and len(set(zip(image_ids, images, labels, strict=True))) == len(set(image_ids)):
-        return []  # nothing is wrong, which a look at the whole tells sooner than one at each row
+    unique = all(caption_ids) and all(image_ids) and len(set(caption_ids)) == len(caption_ids)
+    if unique and len(set(zip(image_ids, images, labels, strict=True))) == len(set(image_ids)):
+        return []  # sets show that nothing is wrong much faster than the loop below
     errors: list[str] = []
     caption_line: dict[str, int] = {}
     image_line: dict[str, int] = {}
@@ -331,19 +331,19 @@ def write_pair_manifest(
     audio_root: str | Path = "audio",
     image_root: str | Path = "images",
 ) -> None:
-    """Write `{split}.tsv` and `{split}.pairs`, row-aligned, each whole or not at all.
+    """Write `{split}.tsv` and `{split}.pairs`, row-aligned and each atomically.
 
     audio_root, image_root: absolute, or relative to data_dir so that the folder can be moved.
-    Raises: ManifestError with every error that reading back would find, and for tabs or line breaks.
+    Raises: ManifestError listing tabs and line breaks in the cells, and every error that reading back finds.
     """
     data_dir = Path(data_dir)
     tsv = _audio_lines(audio_root, [row.file for row in rows], [row.samples for row in rows])
     table = [[row.caption_id, row.image, row.image_id, row.label, row.speaker, row.text] for row in rows]
-    cells = [[row.file, *others] for row, others in zip(rows, table, strict=True)]
+
     pairs = [str(image_root), "\t".join(PAIR_COLUMNS)] + ["\t".join(row) for row in table]
     errors = [
         f"row {number}: tab or line break in {line!r}. Replace it by a space."
-        for number, line in enumerate(map("".join, cells), start=1)
+        for number, line in enumerate((row.file + "".join(cells) for row, cells in zip(rows, table)), start=1)
         if any(mark in line for mark in "\t\n\r")
     ]
     if not errors:

@@ -1,4 +1,4 @@
-"""Speech–image pairs as a fairseq dataset."""
+"""The fairseq dataset of pairs of a spoken caption and an image."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ Image = Any  # (3, H, W) uint8, or {"regions": (K, F), "boxes": (K, 4)}
 
 
 class ImageStore:
-    """The images of a manifest, raw or as region features.
+    """The images of a manifest, as pixels or as region features.
 
-    size_px: side of the square that raw images are brought to. regions: the features' HDF5 file.
-    Raw images are kept in memory when all of them fit in 512 MB.
-    Raises: ManifestError naming every image that has neither a file nor features.
+    size_px: side of the square to which pixel images are scaled. regions: region features; None: pixels.
+    Pixel images are cached in memory if all of them fit in 512 MB.
+    Raises: ManifestError naming every image that has no file, or no region features.
     """
 
     def __init__(self, manifest: PairManifest, size_px: int, regions: RegionFeatures | None) -> None:
@@ -48,9 +48,9 @@ class ImageStore:
         self._cache: dict[str, Image] | None = {} if len(ids) * size_px**2 * 3 < CACHE_BYTES else None
 
     def read_file(self, path: str) -> Image:
-        """One image from any file.
+        """Read one image from any file.
 
-        Raises: ConfigError with region features, which cannot be computed here.
+        Raises: ConfigError with region features, which this package cannot compute.
         """
         if self.regions is not None:
             raise ConfigError(
@@ -71,15 +71,15 @@ class ImageStore:
 
     @staticmethod
     def collate(images: Sequence[Image]) -> Any:
-        """What ``model.encode_image`` takes: (M, 3, H, W) uint8, or a dict of stacked features."""
+        """Stack images for ``model.encode_image``: (M, 3, H, W) uint8, or a dict of stacked features."""
         if isinstance(images[0], dict):
             return {key: torch.stack([image[key] for image in images]) for key in images[0]}
         return torch.stack(list(images))
 
 
 def longer_pairs(manifest: PairManifest, min_samples: int) -> PairManifest:
-    """The pairs whose caption has at least so many samples; drops are logged."""
-    rows = long_enough(manifest.audio, min_samples, str(manifest.audio.path))
+    """Return the pairs whose caption has at least min_samples samples; the number dropped is logged."""
+    rows = long_enough(manifest.audio, min_samples)
     if len(rows) == len(manifest):
         return manifest
     return PairManifest(
@@ -93,13 +93,15 @@ def longer_pairs(manifest: PairManifest, min_samples: int) -> PairManifest:
 
 
 class PairDataset(ClipDataset):
-    """One spoken caption a row with its image; see ClipDataset for the speech.
+    """Pairs of a spoken caption and its image, one pair per row; see ClipDataset for the speech.
 
-    relevance: ``image`` or ``label``: what makes an image a caption's own, beside which it is no
-        negative. repair: in training, each caption takes an image drawn from all of its label.
-    extra, extra_ratio: a speech-only dataset of which so many clips a caption come along for the SSL loss.
-    extra_alone: they alone are for it, and the captions are not.
-    needs: of (epoch), whether images and extra clips are worth reading; None reads both always.
+    relevance: which images are not negatives of a caption: with ``image`` its own image, with ``label`` every
+        image of its label.
+    repair: re-pairing: in training, each caption takes an image drawn from all images of its label.
+    extra: a speech-only dataset; extra_ratio clips of it are added per caption, for the SSL loss.
+    extra_alone: computes the SSL loss on those clips only, not on the captions.
+    needs: the epoch's requirements: called with the epoch, it returns whether images and whether extra clips
+        are used in it; None reads both in every epoch.
     """
 
     def __init__(
@@ -148,15 +150,15 @@ class PairDataset(ClipDataset):
             self.extra.set_epoch(epoch)
 
     def image(self, image_id: str) -> Image:
-        """One image as the model takes it, before collation."""
+        """Return one image before collation."""
         return self.images[image_id]
 
     def read_image_file(self, path: str) -> Image:
-        """One image from any file."""
+        """Read one image from any file."""
         return self.images.read_file(path)
 
     def collate_images(self, images: Sequence[Image]) -> Any:
-        """What ``model.encode_image`` takes."""
+        """Stack images for ``model.encode_image``."""
         return ImageStore.collate(images)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -164,8 +166,8 @@ class PairDataset(ClipDataset):
         images_needed, extra_needed = self.needs(self.epoch) if self.needs else (True, True)
         image_id = self.manifest.image_ids[index]
         if self._same_label is not None:
-            others = self._same_label[self.manifest.labels[index]]
-            image_id = others[self.rng(index, purpose=2).integers(len(others))]
+            candidates = self._same_label[self.manifest.labels[index]]
+            image_id = candidates[self.rng(index, purpose=2).integers(len(candidates))]
         sample: dict[str, Any] = {"id": index, "image_id": image_id}
         sample["clip"] = self._or_skip(lambda: self.caption(index))
         self.labelled(sample)
@@ -177,12 +179,13 @@ class PairDataset(ClipDataset):
         return sample
 
     def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """A batch; each distinct image stands in it once.
+        """Return a batch that holds each distinct image once, or {} if every file failed.
 
-        net_input: source (B, S), lengths (B,), images (U, …) or None, image_index (B,) into them.
-        image_row: (U,) rows in manifest.unique_image_ids; image_group: (B,) ints, equal where the
-        images count as the same; extra: {"source", "lengths", "id", "alone"}, "labels" too where it
-        has some, or absent. Empty if every file failed.
+        net_input: source (B, S), lengths (B,), images (U, …) or None, image_index (B,) into the images.
+        image_row: (U,) rows in manifest.unique_image_ids.
+        image_group: (B,) ints, equal where images are relevant to each other's captions.
+        extra: {"source", "lengths", "id", "alone"} and, if the speech-only dataset has them, "labels"; absent
+            without extra clips.
         """
         samples = [sample for sample in samples if sample["clip"] is not None]
         batch = super().collater(samples)
@@ -191,28 +194,28 @@ class PairDataset(ClipDataset):
         self.add_images(
             batch, [sample["image_id"] for sample in samples], [sample["image"] for sample in samples]
         )
-        extra = [each for sample in samples for each in sample.get("extra", ())]
+        extra = [clip for sample in samples for clip in sample.get("extra", ())]
         if self.extra is not None and extra:
-            # Ids beyond this dataset's rows, so that each clip draws a mask of its own.
+            # ids beyond this dataset's rows, so that no clip draws the same mask as a caption
             ids = torch.arange(len(extra)) + len(self) * (1 + samples[0]["id"])
-            speech = self.extra.collate_speech([each["clip"] for each in extra])
+            speech = self.extra.collate_speech([clip["clip"] for clip in extra])
             batch["extra"] = {**speech, "id": ids, "alone": self.extra_alone}
             if "labels" in extra[0]:
-                batch["extra"]["labels"] = collate_labels([each["labels"] for each in extra])
+                batch["extra"]["labels"] = collate_labels([clip["labels"] for clip in extra])
         return batch
 
     def add_images(
         self, batch: dict[str, Any], image_ids: Sequence[str], images: Sequence[Image | None]
     ) -> None:
-        """Put the distinct images into a batch; None in ``images`` leaves them out."""
-        places = {image_id: place for place, image_id in enumerate(dict.fromkeys(image_ids))}
-        rows = [self.image_rows[image_id] for image_id in places]
-        index = torch.tensor([places[image_id] for image_id in image_ids])
+        """Put the distinct images into a batch; if any of ``images`` is None, none is put in."""
+        position = {image_id: number for number, image_id in enumerate(dict.fromkeys(image_ids))}
+        rows = [self.image_rows[image_id] for image_id in position]
+        index = torch.tensor([position[image_id] for image_id in image_ids])
         by_id = dict(zip(image_ids, images, strict=True))
         present = all(image is not None for image in images)
         batch["image_row"] = torch.tensor(rows)
         batch["image_group"] = torch.from_numpy(self.groups[rows])[index]
-        batch["net_input"]["images"] = self.collate_images([by_id[i] for i in places]) if present else None
+        batch["net_input"]["images"] = self.collate_images([by_id[i] for i in position]) if present else None
         batch["net_input"]["image_index"] = index
 
     def load_images(self, batch: dict[str, Any]) -> None:

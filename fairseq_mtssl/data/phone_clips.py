@@ -1,4 +1,4 @@
-"""Utterances with their phones, their frozen features kept in memory once they have been computed."""
+"""The dataset of the phone probe: utterances with their phones, as waveforms or as cached features."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fairseq_mtssl.frames import UNLABELLED, frame_count
 
 
 class PhoneDataset(ClipDataset):
-    """Whole utterances; targets: (T,) the phone of every 20 ms or, with sequences, (L,) the phones said.
+    """Whole utterances with their phones. Samples hold waveforms until `keep` is called, and then features.
 
-    hop_samples, window_samples: of the features' frames. options: of ClipDataset. Before `keep`, samples hold
-    waveforms, afterwards features.
+    targets: per utterance (T,) one phone per 20 ms or, if `sequences`, (L,) the phones in spoken order.
+    hop_samples, window_samples: of a frame of the features. options: of ClipDataset.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class PhoneDataset(ClipDataset):
         self.features: list[np.ndarray] | None = None
 
     def frames_of(self, samples: Any) -> Any:
-        """Frames of so many samples, an int or a tensor."""
+        """Return the number of frames of `samples` samples, an int or a tensor."""
         return frame_count(samples, self.hop_samples, self.window_samples)
 
     @property
@@ -50,21 +50,21 @@ class PhoneDataset(ClipDataset):
         return int(self.frames_of(torch.from_numpy(self.audio.sizes)).sum())
 
     def caption(self, index: int) -> Tensor:
-        """(T,) float: the row's waveform, as the encoder was trained on them."""
+        """Return (T,) float: the row's waveform, normalised as in the encoder's training."""
         wav = read_audio(self.audio.audio_path(index), resample=self.resample)
         return torch.from_numpy(self._as_trained(wav))
 
     def waveform(self, index: int) -> np.ndarray:
-        """`caption` as an array; in training, of a file that cannot be read, nothing, named and counted."""
+        """Return `caption` as an array; in training, an unreadable file is logged, counted and gives (0,)."""
         clip = self._or_skip(lambda: self.caption(index))
         return np.zeros(0, dtype=np.float32) if clip is None else clip.numpy()
 
     def keep(self, features: Iterable[np.ndarray]) -> None:
-        """Take the features of all rows, (T, L, D) each, in their order; no audio is read from now on."""
+        """Keep the features of all rows, (T, L, D) per row, in memory; from now on no audio is read."""
         self.features = list(features)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """{"id", "target", and "features" (T, L, D) or "clip" (S,)}; no target for what was skipped."""
+        """Return {"id", "target", and "features" (T, L, D) or "clip" (S,)}; no "target" if it is skipped."""
         index = int(index)
         if self.features is not None:
             frames = torch.from_numpy(self.features[index])
@@ -73,14 +73,14 @@ class PhoneDataset(ClipDataset):
             clip = torch.from_numpy(self.waveform(index))
             sample, count = {"id": index, "clip": clip}, int(self.frames_of(len(clip)))
         if count:
-            found = self.targets[index]
-            found = found if self.sequences else phones_of_frames(found, count, self.hop_samples)
-            sample["target"] = torch.from_numpy(found)
+            phones = self.targets[index]
+            phones = phones if self.sequences else phones_of_frames(phones, count, self.hop_samples)
+            sample["target"] = torch.from_numpy(phones)
         return sample
 
     def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """{"id": (B,), "target": (B, T) or (B, L) long padded with UNLABELLED, "target_lengths" (B,), and
-        "net_input" with features (B, T, L, D) and lengths (B,), or clips}; empty if every file failed.
+        """Return {"id": (B,), "target": (B, T) or (B, L) long padded with UNLABELLED, "target_lengths" (B,),
+        "net_input": features (B, T, L, D) and lengths (B,), or clips}, or {} if every file failed.
         """
         samples = [sample for sample in samples if "target" in sample]
         if not samples:
@@ -88,7 +88,7 @@ class PhoneDataset(ClipDataset):
         targets = [sample["target"] for sample in samples]
         if self.features is not None:
             frames = [sample["features"] for sample in samples]
-            lengths = torch.tensor([len(each) for each in frames])
+            lengths = torch.tensor([len(row) for row in frames])
             inputs: dict[str, Any] = {"features": pad_sequence(frames, batch_first=True), "lengths": lengths}
         else:
             inputs = {"clips": [sample["clip"] for sample in samples]}

@@ -1,9 +1,11 @@
-"""Phones of utterances, for probes: one for each frame, or in the order they are said.
+"""Reads the phones of utterances, for probes: one per frame, or the sequence of the phones spoken.
 
-A data folder holds `dict.phn.txt` (`<phone> <count>` a line), `{split}.phn` (the phone at the middle of every
-20 ms, an utterance a line, `<pad>` where there is none, an empty line for an utterance without alignment) and
-`{split}.phones.tsv` (utterance, start s, end s, phone, word). `mtssl prepare aligned_phones` writes them.
-A phone is known by its number in the dictionary, from 0.
+A data folder holds three kinds of files, which `mtssl prepare aligned_phones` writes:
+
+- `dict.phn.txt` has `<phone> <count>` on each line. A phone's index is its position in this file, from 0.
+- `{split}.phn` has one utterance per line: the phone at the centre of each 20 ms, `<pad>` where there is no
+  phone. The line of an utterance without alignment is empty.
+- `{split}.phones.tsv` has the columns utterance, start s, end s, phone, word.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from fairseq_mtssl.frames import SAMPLE_RATE_HZ, UNLABELLED, frame_count
 NO_PHONE = "<pad>"
 PHONE_COLUMNS = ("caption_id", "start_s", "end_s", "phone", "word")
 LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES = 320, 400  # those of wav2vec 2.0's convolutions
-_AGAIN = "Make it again: mtssl prepare aligned_phones."
+_REMAKE_HINT = "Make it again: mtssl prepare aligned_phones."
 
 
 @dataclass(frozen=True)
@@ -64,51 +66,54 @@ def write_phone_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
 
 
 def read_phone_names(path: str | Path) -> list[str]:
-    """The phones of `dict.phn.txt`. Raises: ManifestError if it is absent, empty, malformed or repetitive."""
-    found: dict[str, int] = {}
+    """Read the phones of `dict.phn.txt`.
+
+    Raises: ManifestError if the file is absent, empty or malformed, or repeats a phone.
+    """
+    line_of: dict[str, int] = {}
     errors = []
     for number, line in enumerate(read_lines(Path(path)), start=1):
         phone, _, count = line.partition(" ")
         if not phone or not count.strip().isdecimal():
             errors.append(f"line {number}: got {line!r}, wanted <phone> <count>.")
-        elif phone in found:
-            errors.append(f"line {number}: phone {phone!r} is on line {found[phone]} already.")
+        elif phone in line_of:
+            errors.append(f"line {number}: phone {phone!r} is on line {line_of[phone]} already.")
         else:
-            found[phone] = number
-    if not found and not errors:
-        errors.append(f"holds no phone. {_AGAIN}")
+            line_of[phone] = number
+    if not line_of and not errors:
+        errors.append(f"holds no phone. {_REMAKE_HINT}")
     if errors:
         raise ManifestError(path, errors)
-    return list(found)
+    return list(line_of)
 
 
 def read_phone_frames(path: str | Path, manifest: AudioManifest, names: Sequence[str]) -> list[np.ndarray]:
-    """`{split}.phn`: (T,) int64 of each utterance, UNLABELLED where there is no phone, (0,) if not aligned.
+    """Read `{split}.phn`: per utterance (T,) int64, UNLABELLED where there is no phone, (0,) if not aligned.
 
-    Raises: ManifestError with every error: another number of lines than of utterances, of labels than the
-    audio has frames (one more or less is let pass), a phone that the dictionary lacks.
+    Raises: ManifestError listing every error: a number of lines that differs from the number of utterances,
+    a number of labels that differs by more than one from the number of frames, an unknown phone.
     """
     lines = read_lines(Path(path))
     errors = []
     if len(lines) != len(manifest):
         got = f"{len(lines)} lines for the {len(manifest)} utterances of {manifest.path}"
-        errors.append(f"{got}; line i of each is one utterance. {_AGAIN}")
-    numbers = {**{name: place for place, name in enumerate(names)}, NO_PHONE: UNLABELLED}
-    found: list[np.ndarray] = []
+        errors.append(f"{got}; line i of each is one utterance. {_REMAKE_HINT}")
+    index_of = {**{name: index for index, name in enumerate(names)}, NO_PHONE: UNLABELLED}
+    utterances: list[np.ndarray] = []
     for number, (line, samples) in enumerate(zip(lines, manifest.sizes.tolist(), strict=False), start=1):
-        words = line.split()
+        phones = line.split()
         wanted = frame_count(samples, LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES)
-        if words and abs(len(words) - wanted) > 1:
+        if phones and abs(len(phones) - wanted) > 1:
             rate = SAMPLE_RATE_HZ // LABEL_HOP_SAMPLES
-            got = f"{len(words)} phones for {wanted} frames ({samples} samples at {rate} Hz)"
-            errors.append(f"line {number}: {got}; they may differ by 1. {_AGAIN}")
-        unknown = sorted(set(words) - set(numbers))
+            got = f"{len(phones)} phones for {wanted} frames ({samples} samples at {rate} Hz)"
+            errors.append(f"line {number}: {got}; they may differ by 1. {_REMAKE_HINT}")
+        unknown = sorted(set(phones) - set(index_of))
         if unknown:
             errors.append(f"line {number}: {_unknown(unknown)}")
-        found.append(np.array([numbers.get(word, UNLABELLED) for word in words], dtype=np.int64))
+        utterances.append(np.array([index_of.get(phone, UNLABELLED) for phone in phones], dtype=np.int64))
     if errors:
         raise ManifestError(path, errors)
-    return found
+    return utterances
 
 
 def read_phone_splits(data: str | Path, names: Sequence[str]) -> dict[str, list[np.ndarray]]:
@@ -137,32 +142,32 @@ def read_phone_splits(data: str | Path, names: Sequence[str]) -> dict[str, list[
 def read_phone_sequences(
     path: str | Path, utterances: Sequence[str], names: Sequence[str], left_out: Collection[str] = ()
 ) -> list[np.ndarray]:
-    """`{split}.phones.tsv`: (L,) int64 of each utterance, in the order of time; (0,) where nothing is said.
+    """Read `{split}.phones.tsv`: per utterance (L,) int64 in the order of time, (0,) if it has no phones.
 
-    utterances: the names of the rows of the manifest. left_out: phones that are not taken, such as silences,
-    in lower case, which stands for upper case too.
-    Raises: ManifestError with every error: a line that is not a phone, a phone that the dictionary lacks, an
-    utterance that the manifest has twice, or none of it.
+    utterances: the names of the rows of the manifest.
+    left_out: phones that are skipped, such as silences, in lower case; the case of the file does not matter.
+    Raises: ManifestError listing every error: a malformed line, an unknown phone, an utterance that the
+    manifest has twice, or a file with none of the manifest's utterances.
     """
-    places = {name: place for place, name in enumerate(names)}
-    said: dict[str, list[tuple[float, int]]] = {name: [] for name in utterances}
+    index_of = {name: index for index, name in enumerate(names)}
+    spoken: dict[str, list[tuple[float, int]]] = {name: [] for name in utterances}
     rows, errors = read_phone_rows(path)
-    rows = [row for row in rows if row.utterance in said]
+    rows = [row for row in rows if row.utterance in spoken]
     for row in rows:
         if row.phone.lower() in left_out:
             continue
-        if row.phone not in places:
+        if row.phone not in index_of:
             errors.append(f"line {row.line}: {_unknown([row.phone])}")
         else:
-            said[row.utterance].append((row.start_s, places[row.phone]))
-    if len(said) < len(utterances):
+            spoken[row.utterance].append((row.start_s, index_of[row.phone]))
+    if len(spoken) < len(utterances):
         twice = sorted({name for name in utterances if utterances.count(name) > 1})[:5]
-        errors.append(f"utterances of the manifest share a name: {', '.join(twice)}. {_AGAIN}")
+        errors.append(f"utterances of the manifest share a name: {', '.join(twice)}. {_REMAKE_HINT}")
     if not rows and not errors:
-        errors.append(f"has no phone of the utterances of the manifest, such as {utterances[0]!r}. {_AGAIN}")
+        errors.append(f"has no phone of the manifest's utterances, such as {utterances[0]!r}. {_REMAKE_HINT}")
     if errors:
         raise ManifestError(path, errors)
-    return [np.array([place for _, place in sorted(said[name])], dtype=np.int64) for name in utterances]
+    return [np.array([phone for _, phone in sorted(spoken[name])], dtype=np.int64) for name in utterances]
 
 
 def _unknown(phones: Sequence[str]) -> str:
@@ -171,13 +176,14 @@ def _unknown(phones: Sequence[str]) -> str:
 
 
 def phones_of_frames(phones: np.ndarray, frames: int, hop_samples: int) -> np.ndarray:
-    """The phone at the centre of each of so many frames, one every hop_samples: (frames,) int64.
+    """Return the phone at the centre of each frame, for frames of another rate: (frames,) int64.
 
-    phones: (T,) one every 20 ms; a frame past the last of them is UNLABELLED.
+    phones: (T,) one phone per 20 ms; frames beyond the last of them are UNLABELLED.
+    frames: number of frames; hop_samples: samples between two of them.
     """
-    # the centre of frame i is at (i + 0.5) · hop samples
-    places = (2 * np.arange(frames) + 1) * hop_samples // (2 * LABEL_HOP_SAMPLES)
-    found = np.full(frames, UNLABELLED, dtype=np.int64)
-    inside = places < len(phones)
-    found[inside] = phones[places[inside]]
-    return found
+    # frame i has its centre at (i + 0.5) · hop_samples
+    centres = (2 * np.arange(frames) + 1) * hop_samples // (2 * LABEL_HOP_SAMPLES)
+    frame_phones = np.full(frames, UNLABELLED, dtype=np.int64)
+    inside = centres < len(phones)
+    frame_phones[inside] = phones[centres[inside]]
+    return frame_phones

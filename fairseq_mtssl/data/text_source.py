@@ -1,4 +1,4 @@
-"""What is said in the recordings of a split: where the text comes from, and its normal form."""
+"""Reads the transcripts of a split from a table, `{split}.wrd` or `{split}.pairs`, and normalises them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ TEXT_COLUMNS = ("text", "words")
 
 @dataclass(frozen=True)
 class SplitText:
-    """The words of a split, a text a row of its manifest, in normal form.
+    """The transcripts of a split in normal form, one per row of its manifest.
 
-    source: the file they were read from; changed: how many rows were not in normal form there.
+    source: the file from which they were read; changed: how many rows were not in normal form there.
     """
 
     source: Path
@@ -26,8 +26,8 @@ class SplitText:
     changed: int
 
 
-class _Kept(dict[int, str]):
-    """Code point -> what normal form keeps of it; filled as characters are met."""
+class _CharTable(dict[int, str]):
+    """The translation table of `normalise_text`: code point to replacement, filled at first use."""
 
     def __missing__(self, code: int) -> str:
         char = chr(code)
@@ -42,24 +42,25 @@ class _Kept(dict[int, str]):
         return kept
 
 
-_KEPT = _Kept()
+_CHAR_TABLE = _CharTable()
 
 
 def normalise_text(text: str) -> str:
-    """Text in normal form: NFKC, upper case, words of letters, digits and apostrophes, single spaces.
+    """Return text in normal form: NFKC, upper case, words of letters, digits and apostrophes, single spaces.
 
-    Any other punctuation becomes a space, digits are not spelled out. "" if the text says nothing.
+    Other punctuation becomes a space; digits are not spelled out. A text without words becomes "".
     """
-    # both twice: upper case can need composing, and the apostrophe of some letters appears in it only
+    # twice each: upper-casing can leave characters to compose, and gives some letters an apostrophe
     text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).upper()).upper()
-    return " ".join(word for word in text.translate(_KEPT).split() if word.strip("'"))
+    return " ".join(word for word in text.translate(_CHAR_TABLE).split() if word.strip("'"))
 
 
 def read_text_table(path: str | Path) -> dict[str, tuple[int, str]]:
-    """Id -> (line, text) of a table of transcripts, tab separated, its columns named on the first line.
+    """Read a table of transcripts, tab separated, with the names of its columns on the first line.
 
-    One column is called id or utt, one text or words; others are passed over.
-    Raises: ManifestError with every error: a missing column, short rows, an id given twice.
+    One column is named id or utt, one is named text or words; others are ignored.
+    Returns: the line number and the text of each id.
+    Raises: ManifestError listing every error: a missing column, a wrong number of columns, a repeated id.
     """
     lines = read_lines(Path(path))
     header = lines[0].split("\t") if lines else []
@@ -67,33 +68,33 @@ def read_text_table(path: str | Path) -> dict[str, tuple[int, str]]:
     if not all(columns):
         wanted = f"wanted one of {list(ID_COLUMNS)} and one of {list(TEXT_COLUMNS)}, tab separated"
         raise ManifestError(path, [f"line 1: got columns {header}, {wanted}. Name the columns."])
-    at_id, at_text = (header.index(name) for name in columns)
-    found: dict[str, tuple[int, str]] = {}
+    id_column, text_column = (header.index(name) for name in columns)
+    rows: dict[str, tuple[int, str]] = {}
     errors = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split("\t")
         if len(cells) != len(header):
             errors.append(f"line {number}: got {len(cells)} columns, wanted {len(header)}: {line!r}.")
             continue
-        first, _ = found.setdefault(cells[at_id], (number, cells[at_text]))
+        first, _ = rows.setdefault(cells[id_column], (number, cells[text_column]))
         if first != number:
-            errors.append(f"line {number}: {cells[at_id]!r} is already on line {first}. Keep one of them.")
+            errors.append(f"line {number}: {cells[id_column]!r} is already on line {first}. Keep one.")
     if errors:
         raise ManifestError(path, errors)
-    return found
+    return rows
 
 
 def read_split_texts(
     data: str | Path, splits: Sequence[str], table: str | Path | None = None
 ) -> dict[str, SplitText]:
-    """The text of each split: of the table if one is given, else of `{split}.wrd`, else of `{split}.pairs`.
+    """Read the transcripts of each split from the table if given, else `{split}.wrd`, else `{split}.pairs`.
 
-    table: as `read_text_table`; its ids are the stems of the manifests' files.
-    Raises: ManifestError with the errors of all splits: no text, another number of rows than the manifest
-    has, a row that says nothing, a recording that the table lacks.
+    table: a file for `read_text_table`; its ids are the stems of the manifests' files.
+    Raises: ManifestError listing the errors of all splits: no text, a number of rows that differs from the
+    manifest's, a row without words, a recording that the table lacks.
     """
     rows = None if table is None else read_text_table(table)
-    found: dict[str, SplitText] = {}
+    split_texts: dict[str, SplitText] = {}
     errors: list[str] = []
     for split in splits:
         try:
@@ -105,20 +106,20 @@ def read_split_texts(
         normal = [normalise_text(text) for text in texts]
         errors += [
             f"{source.name} line {line}: got {text!r}, wanted words. Fill it in, or drop the row everywhere."
-            for line, text, said in zip(lines, texts, normal, strict=True)
-            if not said
+            for line, text, normalised in zip(lines, texts, normal, strict=True)
+            if not normalised
         ]
-        changed = sum(text != said for text, said in zip(texts, normal, strict=True))
-        found[split] = SplitText(source, normal, changed)
+        changed = sum(text != normalised for text, normalised in zip(texts, normal, strict=True))
+        split_texts[split] = SplitText(source, normal, changed)
     if errors:
         raise ManifestError(data, errors)
-    return found
+    return split_texts
 
 
 def _raw_texts(
     tsv: Path, table: str | Path | None, rows: dict[str, tuple[int, str]] | None
 ) -> tuple[Path, Iterable[int], list[str]]:
-    """The file that a split's text is in, and the line and text of each row of the manifest."""
+    """Return the file with a split's transcripts, and the line number and text of each manifest row."""
     manifest = read_audio_manifest(tsv)
     if table is not None and rows is not None:
         return Path(table), *_from_table(tsv, manifest.files, Path(table).name, rows)
@@ -127,19 +128,19 @@ def _raw_texts(
         texts = read_lines(wrd)
         if len(texts) != len(manifest):
             got = f"{wrd.name} has {len(texts)} rows, {tsv.name} has {len(manifest)}"
-            raise ManifestError(tsv.parent, [f"{got}; row i of each is one utterance. Write both again."])
+            raise ManifestError(tsv.parent, [f"{got}; row i of each is one utterance. Make both again."])
         return wrd, range(1, len(texts) + 1), texts
     if pairs.is_file():
         texts = read_pair_manifest(tsv.parent, tsv.stem).texts
         return pairs, range(3, len(texts) + 3), texts
     hint = "Give --text FILE, a table of id and text"
-    raise ManifestError(tsv.parent, [f"{tsv.stem}: neither {wrd.name} nor {pairs.name} is there. {hint}."])
+    raise ManifestError(tsv.parent, [f"{tsv.stem}: neither {wrd.name} nor {pairs.name} exists. {hint}."])
 
 
 def _from_table(
     tsv: Path, files: Sequence[str], name: str, rows: dict[str, tuple[int, str]]
 ) -> tuple[list[int], list[str]]:
-    """Line and text of each file by its stem."""
+    """Return the line number and the text of each file, which the table lists by its stem."""
     errors = []
     seen: dict[str, int] = {}
     lines, texts = [], []

@@ -1,4 +1,4 @@
-"""Units that words are spelled in for CTC: letters, or the pieces of a SentencePiece model."""
+"""Tokenizers that spell words in the symbols of CTC: letters, or the subwords of a SentencePiece model."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError, import_extra
 
 WORD_END = "|"
 PIECE_WORD_START = "▁"
 SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-"""What every dictionary of fairseq's begins with, none of it text; the first is the blank of CTC."""
+"""The special symbols with which every fairseq dictionary begins; the first is the blank of CTC."""
 
 
 def word_joining(symbols: Iterable[str]) -> str:
-    """How fairseq's `data_utils.post_process` puts words together from the symbols of a dictionary.
+    """Return the mode in which fairseq's `data_utils.post_process` joins these symbols into words.
 
-    Returns: `sentencepiece` if a symbol begins with `▁`; else `letter` if `|` is one; else `none`, where
-    nothing marks a word, such as phones, and every symbol counts as one.
+    Returns: `sentencepiece` if a symbol begins with `▁`; else `letter` if `|` is a symbol; else `none`: with
+    symbols that mark no word boundary, such as phones, each symbol counts as a word.
     """
     names = list(symbols)
     if any(name.startswith(PIECE_WORD_START) for name in names):
@@ -28,18 +28,22 @@ def word_joining(symbols: Iterable[str]) -> str:
 
 
 class Tokenizer(Protocol):
-    """extension: of the files in these units; inventory: symbols known without any text."""
+    """Splits text into symbols.
+
+    extension: file name extension of texts in these symbols.
+    inventory: symbols that belong to the dictionary even if no text contains them.
+    """
 
     extension: str
     inventory: Sequence[str]
 
     def encode(self, text: str) -> list[str]:
-        """The symbols of some words in normal form."""
+        """Return the symbols of a text in normal form."""
         ...
 
 
 class Letters:
-    """`HELLO WORLD` -> `H E L L O | W O R L D |`."""
+    """Spells `HELLO WORLD` as `H E L L O | W O R L D |`."""
 
     extension = "ltr"
     inventory: Sequence[str] = ()
@@ -49,10 +53,10 @@ class Letters:
 
 
 class SentencePieces:
-    """`HELLO WORLD` -> `▁HE LLO ▁WORLD`, as the model says.
+    """Spells `HELLO WORLD` in subwords, for example `▁HE LLO ▁WORLD`.
 
-    model: the bytes of a SentencePiece model; place: the file it is from, for messages.
-    Raises: ConfigError if it is none, MissingExtraError without the package.
+    model: the bytes of a SentencePiece model; place: the file it comes from, for error messages.
+    Raises: ConfigError if it is not a SentencePiece model, MissingExtraError without the package.
     """
 
     extension = "spm"
@@ -63,10 +67,10 @@ class SentencePieces:
         except RuntimeError as error:
             raise ConfigError(str(place), [f"is no SentencePiece model ({error}); give another"]) from error
         self.model = model
-        known, processor = range(self._processor.get_piece_size()), self._processor
+        processor = self._processor
         self.inventory: Sequence[str] = [
             processor.id_to_piece(i)
-            for i in known
+            for i in range(processor.get_piece_size())
             if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_unused(i))
         ]
 
@@ -75,42 +79,42 @@ class SentencePieces:
 
 
 def train_sentencepiece(texts: Sequence[str], vocab_size: int) -> bytes:
-    """A unigram model of so many pieces, `<unk>` among them; the same bytes for the same texts.
+    """Train a unigram model of vocab_size subwords, including `<unk>`, and return its bytes.
 
-    Raises: ConfigError if the texts cannot give so many or need more, MissingExtraError without the package.
+    The same texts give the same bytes.
+    Raises: ConfigError if the texts do not allow this vocab_size, MissingExtraError without the package.
     """
-    written = io.BytesIO()
+    model = io.BytesIO()
     try:
         _sentencepiece().SentencePieceTrainer.train(
             sentence_iterator=iter(texts),
-            model_writer=written,
+            model_writer=model,
             model_type="unigram",
             vocab_size=vocab_size,
             character_coverage=1.0,
-            normalization_rule_name="identity",  # the texts are in normal form
-            max_sentence_length=max((len(text.encode()) for text in texts), default=0) + 1,  # drop none
+            normalization_rule_name="identity",  # the texts are in normal form already
+            max_sentence_length=max((len(text.encode()) for text in texts), default=0) + 1,  # drops no text
             bos_id=-1,
             eos_id=-1,
             pad_id=-1,
-            num_threads=1,  # sums of several threads depend on their number
+            num_threads=1,  # the result depends on the number of threads
             minloglevel=2,
         )
     except RuntimeError as error:
-        why = str(error).rpartition("] ")[2]  # its source line and condition stand in front
+        why = str(error).rpartition("] ")[2]  # without SentencePiece's own source line and condition
         raise ConfigError("--vocab-size", [f"{vocab_size} does not fit these texts: {why}"]) from error
-    return written.getvalue()
+    return model.getvalue()
 
 
 def _sentencepiece() -> Any:
-    try:
-        import sentencepiece
-    except ImportError as error:
-        raise MissingExtraError("SentencePiece units", "sentencepiece", "text") from error
-    return sentencepiece
+    return import_extra("sentencepiece", "SentencePiece units", "sentencepiece", "text")
 
 
 def count_symbols(encoded: Iterable[Sequence[str]], inventory: Sequence[str] = ()) -> dict[str, int]:
-    """Symbol -> how often it occurs, most frequent first, then by code point; inventory: counted from 0."""
+    """Count symbols; the most frequent come first, equal counts in the order of code points.
+
+    inventory: symbols that are listed even if they occur 0 times.
+    """
     counts = dict.fromkeys(inventory, 0)
     for symbols in encoded:
         for symbol in symbols:

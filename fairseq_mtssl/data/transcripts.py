@@ -1,4 +1,4 @@
-"""Clips with what is said in them, as symbols of a dictionary."""
+"""Datasets of utterances with their transcripts, which are sequences of dictionary symbols."""
 
 from __future__ import annotations
 
@@ -20,60 +20,66 @@ _PREPARE = "mtssl prepare-text writes it."
 
 
 def read_dictionary(path: str | Path) -> Dictionary:
-    """`dict.ltr.txt` (`<symbol> <count>` a line) as fairseq reads it.
+    """Read `dict.ltr.txt`, which has `<symbol> <count>` on each line, with fairseq's reader.
 
-    Raises: ManifestError if it is absent, empty or malformed.
+    Raises: ManifestError if the file is absent, empty or malformed.
     """
     if not read_lines(Path(path)):
         raise ManifestError(path, [f"holds no symbol. {_PREPARE}"])
     try:
         return Dictionary.load(str(path))
     except (ValueError, RuntimeError) as error:
-        raise ManifestError(path, [f"no dictionary of fairseq's: {error}. {_PREPARE}"]) from error
+        raise ManifestError(path, [f"is not a fairseq dictionary: {error}. {_PREPARE}"]) from error
 
 
 def read_transcripts(path: str | Path, manifest: AudioManifest, dictionary: Dictionary) -> list[Tensor]:
-    """One (L,) long tensor of symbols an utterance.
+    """Read one transcript per utterance: (L,) long tensors of dictionary indices.
 
-    Raises: ManifestError with every error: another number of lines than of utterances, an empty line, a
-    symbol that the dictionary lacks.
+    Raises: ManifestError listing every error: a number of lines that differs from the number of utterances,
+    an empty line, a symbol that the dictionary lacks.
     """
     lines = read_lines(Path(path))
     errors = []
     if len(lines) != len(manifest):
         errors.append(f"{len(lines)} lines for the {len(manifest)} utterances of {manifest.path}. {_PREPARE}")
-    found: list[Tensor] = []
+    transcripts: list[Tensor] = []
     for number, line in enumerate(lines, start=1):
         symbols = line.split()
         unknown = sorted({symbol for symbol in symbols if symbol not in dictionary})
         if not symbols:
-            errors.append(f"line {number} is empty: nothing is said. Remove the utterance from the manifest.")
+            errors.append(f"line {number} has no words. Remove the utterance from the manifest.")
         if unknown:
             errors.append(
                 f"line {number}: {', '.join(map(repr, unknown))} not in the dictionary of the training. "
                 "Prepare all splits with one dictionary."
             )
-        found.append(torch.tensor([dictionary.index(symbol) for symbol in symbols], dtype=torch.long))
+        transcripts.append(torch.tensor([dictionary.index(symbol) for symbol in symbols], dtype=torch.long))
     if errors:
         raise ManifestError(path, errors)
-    return found
+    return transcripts
 
 
 def frames_needed(symbols: Tensor) -> int:
-    """The fewest frames that CTC can spell so many symbols in: a blank goes between two equal ones."""
+    """Return the fewest frames in which CTC can emit these symbols; equal neighbours need a blank between."""
     return len(symbols) + int((symbols[1:] == symbols[:-1]).sum())
 
 
 def spellable(
     sizes: np.ndarray, transcripts: Sequence[Tensor], conv_layers: Sequence[ConvLayer]
 ) -> np.ndarray:
-    """(N,) bool: the utterances, of so many samples, that are long enough for what is said in them."""
+    """Return (N,) bool: whether CTC can emit the transcript of each utterance in the frames of its audio.
+
+    sizes: (N,) samples of each utterance.
+    """
     frames = conv_length(torch.from_numpy(sizes), conv_layers)
     return frames.numpy() >= np.array([frames_needed(symbols) for symbols in transcripts])
 
 
 class TranscribedDataset(ClipDataset):
-    """Whole utterances, since a crop would not say all, with their symbols; pad: index that pads these."""
+    """Whole utterances with their transcripts; a crop would not contain all the words.
+
+    pad: the dictionary index with which transcripts are padded. options: of ClipDataset.
+    """
 
     def __init__(
         self, manifest: AudioManifest, transcripts: Sequence[Tensor], *, pad: int, **options: Any
@@ -83,8 +89,10 @@ class TranscribedDataset(ClipDataset):
         self.pad = pad
 
     def collater(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        """As fairseq's ctc criterion takes it: target (B, L) long, target_lengths (B,), ntokens symbols, and
-        net_input with source (B, S), padding_mask (B, S) bool or None, ids (B,).
+        """Return a batch as fairseq's ctc criterion expects it.
+
+        It has target (B, L) long, target_lengths (B,), ntokens (the number of symbols) and net_input with
+        source (B, S), padding_mask (B, S) bool or None, ids (B,).
         """
         batch = super().collater(samples)
         if not batch:

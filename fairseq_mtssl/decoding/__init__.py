@@ -1,1 +1,1 @@
-"""From the log-probabilities of CTC to words: arrays in, text out. Nothing here knows fairseq."""
+"""Decoders that turn the log-probabilities of CTC into words: arrays in, text out, without fairseq."""

@@ -1,4 +1,4 @@
-"""The most probable symbol of each frame: no search, no language model."""
+"""Greedy CTC decoding: the most probable symbol of each frame, without search or language model."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fairseq_mtssl.decoding.vocabulary import BLANK, Vocabulary
 
 
 def collapse(frames: np.ndarray) -> np.ndarray:
-    """(T,) symbols of frames -> (L,): runs of one symbol become one, then blanks go.
+    """Collapse the symbols of frames, (T,), to (L,): merge runs of one symbol, then remove blanks.
 
-    Source: Graves et al. 2006, the map B of section 3.1.
+    Source: Graves et al. 2006, section 3.1, the map B.
     """
     if not len(frames):
         return frames
@@ -21,11 +21,11 @@ def collapse(frames: np.ndarray) -> np.ndarray:
 
 
 class GreedyDecoder:
-    """(T, V) log-probabilities -> words. about: what it is, for records."""
+    """Turns log-probabilities (T, V) into words. about: a description of the decoder for result files."""
 
-    def __init__(self, symbols: Vocabulary) -> None:
-        self._symbols = symbols
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
         self.about: dict[str, Any] = {"name": "greedy"}
 
     def __call__(self, log_probs: np.ndarray) -> str:
-        return self._symbols.text(collapse(log_probs.argmax(axis=1)).tolist())
+        return self._vocabulary.text(collapse(log_probs.argmax(axis=1)).tolist())

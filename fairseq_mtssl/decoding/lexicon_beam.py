@@ -1,4 +1,4 @@
-"""Beam search over the words of a lexicon, with an n-gram language model or none, by flashlight-text."""
+"""Beam search over the words of a lexicon with flashlight-text, with or without an n-gram language model."""
 
 from __future__ import annotations
 
@@ -11,18 +11,19 @@ from typing import Any
 import numpy as np
 
 from fairseq_mtssl.decoding.vocabulary import BLANK, PAD, Vocabulary
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError, import_extra
 
 UNKNOWN = "<unk>"
-NEVER = -1e9  # log-probability; finite, since sums of infinities have no order
+IMPOSSIBLE = -1e9  # log-probability; finite, so that sums can still be compared
 
 
 @dataclass(frozen=True)
 class BeamOptions:
-    """Weights as fairseq and the wav2vec 2.0 papers count them.
+    """Options of the search; the weights have the scale of fairseq and of the wav2vec 2.0 paper.
 
-    beam: hypotheses kept a frame; beam_threshold: drop those so much (in nats) worse than the best;
-    lm_weight: multiplies the language model's log10; word_score: added for every word.
+    beam: number of hypotheses kept per frame; beam_threshold: hypotheses this much worse than the best, in
+    nats, are dropped; lm_weight: multiplies the language model's log10 probability; word_score: added to the
+    score for every word.
     """
 
     beam: int = 50
@@ -32,24 +33,26 @@ class BeamOptions:
 
 
 class LexiconBeamDecoder:
-    """(T, V) log-probabilities -> the words of the lexicon that score best. about: what it is, for records.
+    """Turns log-probabilities (T, V) into the best-scoring words of the lexicon.
 
-    lexicon: word -> spellings, as `read_lexicon` gives them; lm: an ARPA file or a KenLM binary; None: every
-    word is as likely as any other.
+    lexicon: the spellings of each word, from `read_lexicon`.
+    lm: an ARPA file or a KenLM binary; None makes all words equally likely.
+    about: a description of the decoder for result files.
     Raises: ConfigError for a language model that cannot be read or knows none of the words,
     MissingExtraError without flashlight-text.
     """
 
     def __init__(
         self,
-        symbols: Vocabulary,
+        vocabulary: Vocabulary,
         lexicon: Mapping[str, Sequence[Sequence[int]]],
         lm: str | Path | None = None,
         options: BeamOptions | None = None,
     ) -> None:
-        decoder = _flashlight()
+        package = ("decoding with a lexicon", "flashlight-text", "decode")
+        decoder = import_extra("flashlight.lib.text.decoder", *package)
         options = options or BeamOptions()
-        self._symbols = symbols
+        self._vocabulary = vocabulary
         self._words = list(lexicon)
         self.about: dict[str, Any] = {
             "name": "lexicon_beam",
@@ -62,7 +65,7 @@ class LexiconBeamDecoder:
         self._decoder = decoder.LexiconDecoder(
             decoder.LexiconDecoderOptions(
                 beam_size=options.beam,
-                beam_size_token=len(symbols),
+                beam_size_token=len(vocabulary),
                 beam_threshold=options.beam_threshold,
                 lm_weight=options.lm_weight,
                 word_score=options.word_score,
@@ -73,7 +76,7 @@ class LexiconBeamDecoder:
             ),
             self._trie,
             self._lm,
-            symbols.silence,
+            vocabulary.silence,
             BLANK,
             len(self._words),
             [],
@@ -81,45 +84,38 @@ class LexiconBeamDecoder:
         )
 
     def _build_trie(self, decoder: Any, lexicon: Mapping[str, Sequence[Sequence[int]]]) -> Any:
-        trie = decoder.Trie(len(self._symbols), self._symbols.silence)
+        trie = decoder.Trie(len(self._vocabulary), self._vocabulary.silence)
         start = self._lm.start(False)
         for label, word in enumerate(self._words):
             _, score = self._lm.score(start, label)
             for spelling in lexicon[word]:
                 trie.insert(list(spelling), label, score)
-                # flashlight leaves a word at once with its last symbol, so that a piece could not last longer
-                # than a frame there. One piece alone is left so: twice it would be two words as well.
-                if self._symbols.pieces and len(spelling) > 1:
+                # flashlight ends a word at the first frame of its last symbol. So that a final subword may
+                # last for several frames, a spelling that repeats it is added; not if the word is that
+                # subword alone, since the repetition would be two words.
+                if self._vocabulary.has_subwords and len(spelling) > 1:
                     trie.insert([*spelling, spelling[-1]], label, score)
         trie.smear(decoder.SmearingMode.MAX)
         return trie
 
     def __call__(self, log_probs: np.ndarray) -> str:
         emissions = np.array(log_probs, dtype=np.float32, order="C")
-        if self._symbols.pieces:
-            emissions[:, PAD] = NEVER  # the silence that pieces lack
-        # (T, V): read through the pointer
-        found = self._decoder.decode(emissions.ctypes.data, *emissions.shape)
-        return " ".join(self._words[word] for word in found[0].words if word >= 0) if found else ""
-
-
-def _flashlight() -> Any:
-    try:
-        from flashlight.lib.text import decoder
-    except ImportError as error:
-        raise MissingExtraError("decoding with a lexicon", "flashlight-text", "decode") from error
-    return decoder
+        if self._vocabulary.has_subwords:
+            emissions[:, PAD] = IMPOSSIBLE  # it stands in for a silence symbol, which subwords lack
+        # flashlight reads the (T, V) array through its pointer
+        hypotheses = self._decoder.decode(emissions.ctypes.data, *emissions.shape)
+        return " ".join(self._words[word] for word in hypotheses[0].words if word >= 0) if hypotheses else ""
 
 
 def _open_lm(path: Path, words: Sequence[str]) -> Any:
-    """A KenLM model that numbers the words as the list does, and after them the unknown word."""
+    """Open a language model with KenLM; it numbers the words as `words` does, the unknown word comes last."""
     from flashlight.lib.text.decoder.kenlm import KenLM
     from flashlight.lib.text.dictionary import Dictionary
 
     known = arpa_words(path)
     if known is not None and known.isdisjoint(words):
-        some = ", ".join(sorted(known - {"<s>", "</s>", UNKNOWN})[:3])
-        got = f"{path} knows none of the lexicon's {len(words)} words; its own are such as {some}"
+        examples = ", ".join(sorted(known - {"<s>", "</s>", UNKNOWN})[:3])
+        got = f"{path} knows none of the lexicon's {len(words)} words; it has words such as {examples}"
         raise ConfigError("--lm", [f"{got}. Do upper and lower case differ?"])
     try:
         return KenLM(str(path), Dictionary([*words, UNKNOWN]))
@@ -131,7 +127,7 @@ def _open_lm(path: Path, words: Sequence[str]) -> Any:
 
 
 def arpa_words(path: Path) -> set[str] | None:
-    """The words of an ARPA file's 1-grams; None if it is no such text, as a KenLM binary."""
+    """Return the words of an ARPA file's 1-grams; None if the file is not ARPA text, as a KenLM binary."""
     words: set[str] = set()
     inside = False
     try:

@@ -1,4 +1,4 @@
-"""The symbols a CTC model tells apart, and how words are put together from them."""
+"""The output symbols of a CTC model, and how they join into words."""
 
 from __future__ import annotations
 
@@ -12,16 +12,18 @@ PAD = SPECIALS.index("<pad>")
 
 
 class Vocabulary:
-    """names: of a dictionary, in its order; pieces: whether they are SentencePiece's, else letters.
+    """The symbols of a dictionary.
 
-    Raises: ConfigError if neither `|` nor `▁` says where words begin or end.
+    names: the symbols in the dictionary's order; index: the index of each;
+    has_subwords: whether they are SentencePiece subwords rather than letters.
+    Raises: ConfigError if neither `|` nor `▁` marks where words begin or end.
     """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = list(names)
         self.index = {name: index for index, name in enumerate(self.names)}
-        self.pieces = word_joining(self.names) == "sentencepiece"
-        if not self.pieces and WORD_END not in self.index:
+        self.has_subwords = word_joining(self.names) == "sentencepiece"
+        if not self.has_subwords and WORD_END not in self.index:
             wanted = f"neither {WORD_END!r} nor any {PIECE_WORD_START!r}, so where do words end?"
             hint = "Fine-tune on what mtssl prepare-text writes"
             raise ConfigError("the dictionary", [f"has {wanted} {hint}"])
@@ -31,15 +33,15 @@ class Vocabulary:
 
     @property
     def silence(self) -> int:
-        """What may go on between words besides the blank; pieces have no such symbol, so one never said."""
-        return PAD if self.pieces else self.index[WORD_END]
+        """Index of the symbol that may repeat between words; subwords have none, so it is the unused pad."""
+        return PAD if self.has_subwords else self.index[WORD_END]
 
     def text(self, indices: Iterable[int]) -> str:
-        """The words that symbols spell, single spaces between them; specials say nothing."""
+        """Return the words that symbol indices spell, joined by single spaces; specials are skipped."""
         return self.join(self.names[index] for index in indices)
 
     def join(self, names: Iterable[str]) -> str:
-        """As `text`, of the symbols' names: `H I | Y O U |` or `▁HI ▁YO U` -> `HI YOU`."""
-        mark = PIECE_WORD_START if self.pieces else WORD_END
+        """Return the words that symbol names spell: `H I | Y O U |` or `▁HI ▁YO U` gives `HI YOU`."""
+        mark = PIECE_WORD_START if self.has_subwords else WORD_END
         spelled = "".join(name for name in names if name not in SPECIALS)
         return " ".join(spelled.replace(mark, " ").split())

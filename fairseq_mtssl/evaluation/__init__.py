@@ -1,1 +1,1 @@
-"""Measures of a trained model: arrays in, numbers out. Nothing here knows fairseq."""
+"""Evaluations of trained models: arrays in, numbers out, without fairseq."""

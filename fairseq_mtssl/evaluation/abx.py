@@ -1,15 +1,15 @@
-"""ABX phone discrimination: how often a token is nearer to one of another phone than to one of its own.
+"""ABX phone discrimination: how often a token is closer to a token of another phone than to one of its own.
 
-The error of a cell is the mean over its tokens (a, b, x) of 1[d(x, a) > d(x, b)] + ½ · 1[=], d being the
-frame distance warped in time (`dtw.py`); chance is 50 %. Every pair of tokens is warped once and used by all
-cells of its arm (`abx_cells.py`).
+The error of a cell is the mean over its tokens (a, b, x) of 1[d(x, a) > d(x, b)] + ½ · 1[d(x, a) = d(x, b)],
+where d is the DTW distance (`dtw.py`); chance is 50 %. Each pair of tokens is warped once for all cells of
+its arm (`abx_cells.py`).
 Source: Schatz et al. 2013, Interspeech; Kahn et al. 2020, arXiv 1912.07875.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,18 +30,19 @@ from fairseq_mtssl.evaluation.dtw import dtw
 from fairseq_mtssl.evaluation.frame_distance import FrameDistance, frame_distance
 from fairseq_mtssl.evaluation.frame_store import allocate
 
-CHUNK_DISTANCES = 2**25  # frame distances held at once, on a CPU; ten times as many on a GPU
-TRIPLES = 2**22  # (a, b, x) compared at once
+CHUNK_DISTANCES = 2**25  # frame distances held in memory at once on a CPU; ten times as many on a GPU
+TRIPLES = 2**22  # triples (a, b, x) compared at once
 
 
 @dataclass(frozen=True, eq=False)
 class AbxTask:
-    """What is compared, known before any feature is.
+    """The cells to compare and the frames they need, which are known before any features.
 
-    within, across: cells over the same groups. items: tokens in the file; dropped: those without frames.
-    file: (U,) utterances, as places in `Items.files`, that hold a used token; kept: for each, the (T',)
-    frames to keep, ascending. start, length: (K,) of the groups' tokens among all kept frames, utterance
-    after utterance; −1 and 0 of a token in no cell.
+    within, across: cells over the same groups. items: number of tokens in the item file; dropped: number of
+    those without frames. file: (U,) indices in `Items.files` of the utterances with tokens in cells;
+    kept: for each of these, the (T',) frames that tokens cover, ascending.
+    start, length: (K,) first frame and number of frames of the groups' tokens, counted in the kept frames of
+    all utterances in turn; −1 and 0 for a token in no cell.
     """
 
     within: Cells
@@ -55,28 +56,25 @@ class AbxTask:
 
     @property
     def tokens(self) -> int:
-        """Tokens that some cell compares."""
+        """Number of tokens in cells."""
         return int((self.length > 0).sum())
 
     @property
     def frames(self) -> int:
-        """Frames that are kept."""
-        return sum(len(each) for each in self.kept)
+        """Number of kept frames."""
+        return sum(len(utterance) for utterance in self.kept)
 
 
 @dataclass(frozen=True)
 class AbxScore:
-    """Errors in percent; None where there is no cell. 50 is chance."""
+    """Errors in percent, None without cells; chance is 50."""
 
     within: float | None
     across: float | None
 
     def to_json(self) -> dict[str, float | None]:
-        """Both, to six places."""
-        return {
-            name: None if error is None else round(error, 6)
-            for name, error in (("within", self.within), ("across", self.across))
-        }
+        """Return both errors, rounded to six decimals."""
+        return {name: None if error is None else round(error, 6) for name, error in asdict(self).items()}
 
 
 def plan_abx(
@@ -84,8 +82,8 @@ def plan_abx(
 ) -> AbxTask:
     """Slice the items and choose the cells.
 
-    frames: (F,) of each utterance of `items.files`. slicing: of SLICINGS. context: "within": A, B and X have
-    the same neighbours; "any": neighbours do not matter.
+    frames: (F,) number of frames of each utterance of `items.files`. slicing: one of SLICINGS.
+    context: with "within" A, B and X have the same neighbouring phones; with "any" neighbours do not matter.
     Raises: ManifestError if there is no cell.
     """
     rng = np.random.default_rng(sampling.seed)
@@ -105,20 +103,23 @@ def plan_abx(
 def _place(
     items: Items, spans: Spans, tokens: np.ndarray, used: np.ndarray
 ) -> tuple[np.ndarray, list[np.ndarray], np.ndarray, np.ndarray]:
-    """Which frames of which utterances to keep, and where each token then is. Tokens may overlap."""
+    """Return `AbxTask.file`, `kept`, `start` and `length`; frames shared by several tokens are kept once.
+
+    tokens: (K,) rows of the item file; used: (K,) bool, the tokens in cells.
+    """
     start, length = np.full(len(tokens), -1, dtype=np.int64), np.zeros(len(tokens), dtype=np.int64)
     rows = np.flatnonzero(used)
     file = items.file[tokens[rows]]
     rows = rows[np.argsort(file, kind="stable")]
     files, first = np.unique(items.file[tokens[rows]], return_index=True)
     kept, offset = [], 0
-    for mine in np.split(rows, first[1:]):
-        begin, end = spans.start[tokens[mine]], spans.end[tokens[mine]]
-        # +1 where a token begins, −1 past its end: frames whose running sum is positive are covered
+    for in_file in np.split(rows, first[1:]):
+        begin, end = spans.start[tokens[in_file]], spans.end[tokens[in_file]]
+        # +1 where a token begins, −1 after its end: frames whose running sum is positive are covered
         edges = np.bincount(begin, minlength=end.max() + 1) - np.bincount(end, minlength=end.max() + 1)
         covered = np.cumsum(edges) > 0
         place = np.cumsum(covered) - 1
-        start[mine], length[mine] = offset + place[begin], end - begin
+        start[in_file], length[in_file] = offset + place[begin], end - begin
         kept.append(np.flatnonzero(covered))
         offset += len(kept[-1])
     return files, kept, start, length
@@ -141,37 +142,37 @@ def collect_frames(
 
 
 def score_abx(
-    plan: AbxTask, frames: Tensor, distance: str = "angular", device: torch.device | str = "cpu"
+    task: AbxTask, frames: Tensor, distance: str = "angular", device: torch.device | str = "cpu"
 ) -> AbxScore:
-    """Both errors of one representation.
+    """Measure both errors of one representation.
 
-    frames: (plan.frames, D) float, or (plan.frames, 1) int for units, in the order of the plan.
-    distance: of frame_distance.DISTANCES. Raises: ConfigError, as `frame_distance`.
+    frames: (task.frames, D) float, or (task.frames, 1) int for units: the task's kept frames in order.
+    distance: one of frame_distance.DISTANCES. Raises: ConfigError as `frame_distance` does.
     """
     with torch.inference_mode():
         between = frame_distance(frames.to(device), distance)
-        found = [
-            cells.average(cell_errors(cells, plan.start, plan.length, between))
-            for cells in (plan.within, plan.across)
+        errors = [
+            cells.average(cell_errors(cells, task.start, task.length, between))
+            for cells in (task.within, task.across)
         ]
-    return AbxScore(*found)
+    return AbxScore(*errors)
 
 
 def cell_errors(cells: Cells, start: np.ndarray, length: np.ndarray, between: FrameDistance) -> np.ndarray:
-    """(C,) float64: the error of each cell, 0 to 1. start, length: (K,) frames of the groups' tokens."""
+    """Return (C,) float64: the error of each cell, 0 to 1. start, length: (K,) as in `AbxTask`."""
     limit = CHUNK_DISTANCES * (10 if between.frames.is_cuda else 1)
     arm_cells = np.bincount(cells.arm, minlength=len(cells.arm_a))
     ends = np.concatenate([[0], np.cumsum(arm_cells)])
-    found = np.empty(len(cells), dtype=np.float64)
+    errors = np.empty(len(cells), dtype=np.float64)
     for low, high in _chunks(cells, length, limit):
         chunk = _Chunk(cells, low, high, start, length)
-        mine = slice(ends[low], ends[high])
-        found[mine] = chunk.errors(chunk.token_distances(between), cells.arm[mine] - low, cells.b[mine])
-    return found
+        part = slice(ends[low], ends[high])
+        errors[part] = chunk.errors(chunk.token_distances(between), cells.arm[part] - low, cells.b[part])
+    return errors
 
 
 def _chunks(cells: Cells, length: np.ndarray, limit: int) -> Iterator[tuple[int, int]]:
-    """Arms low … high − 1 whose frame distances are about `limit`, or one arm alone."""
+    """Split the arms into ranges (low, high) with about `limit` frame distances each, or one arm."""
     groups = cells.groups
     ends = np.concatenate([[0], np.cumsum(length)])
     block = groups.block[cells.arm_a]
@@ -186,9 +187,9 @@ def _chunks(cells: Cells, length: np.ndarray, limit: int) -> Iterator[tuple[int,
 
 
 class _Chunk:
-    """Neighbouring arms: the tokens of each X against all tokens of the block of its A.
+    """Consecutive arms: compares the tokens of each X with all tokens of the block of its A.
 
-    A row is a token of an X. `pairs` counts (row, token of the block) pairs row after row.
+    A row is a token of an X. Pairs of a row and a token of its block are ordered row by row.
     """
 
     def __init__(self, cells: Cells, low: int, high: int, start: np.ndarray, length: np.ndarray) -> None:
@@ -206,12 +207,13 @@ class _Chunk:
         self.row_pair = np.cumsum(self.columns) - self.columns
 
     def token_distances(self, between: FrameDistance) -> Tensor:
-        """(P,) float32 on the CPU: of each row to each token of its block."""
+        """Return (P,) float32 on the CPU: the distances of each row to each token of its block."""
         flat, address, stride = self._frame_distances(between)
         row = np.repeat(np.arange(len(self.columns)), self.columns)
         column = _ranges(self.groups.block_token[self.row_block], self.columns)
         token = self.row_token[row]
-        # within speaker, x and a come from one group: both orders are the same pair, the earlier in rows
+        # within speaker x and a are of one group, so (x, a) and (a, x) are one pair: the earlier token takes
+        # the place of the row in both
         swapped = (token > column) & np.repeat((self.a == self.x)[self.arm], self.columns)
         swapped &= column >= np.repeat(self.groups.first[self.x][self.arm], self.columns)
         row = np.where(swapped, row - (token - column), row)
@@ -222,18 +224,18 @@ class _Chunk:
             self.length[token],
             self.length[column],
         )
-        on_device = [torch.from_numpy(each).to(flat.device) for each in arrays]
-        return dtw(flat, *on_device).cpu()
+        return dtw(flat, *(torch.from_numpy(array).to(flat.device) for array in arrays)).cpu()
 
     def _in_block(self, token: np.ndarray, block: np.ndarray) -> np.ndarray:
-        """Frames of a block before a token of it."""
+        """Return the number of frames of a block that precede a token of it."""
         before = np.cumsum(self.length) - self.length
         return before[token] - before[self.groups.block_token[block]]
 
     def _frame_distances(self, between: FrameDistance) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        """One matrix a block, (frames of its rows, frames of the block), end to end.
+        """Compute a matrix of frame distances per block, (frames of its rows, frames of the block).
 
-        Returns: (E,) float32; (rows,) where each row begins in it; (rows,) the width of its matrix.
+        Returns: (E,) float32, the flattened matrices; (rows,) the position of each row's first distance in
+        it; (rows,) the width of its matrix.
         """
         frames = torch.from_numpy(_ranges(self.start[self.row_token], self.length[self.row_token]))
         frames = frames.to(between.frames.device)
@@ -241,7 +243,7 @@ class _Chunk:
         ends = np.append(row_frame, len(frames))
         cuts = np.flatnonzero(np.diff(self.row_block)) + 1
         address, stride = np.empty_like(row_frame), np.empty_like(row_frame)
-        found, offset = [], 0
+        matrices, offset = [], 0
         for low, high in zip([0, *cuts.tolist()], [*cuts.tolist(), len(self.row_block)]):
             block = self.row_block[low]
             first = self.groups.block_token[block]
@@ -250,12 +252,15 @@ class _Chunk:
             matrix = between(frames[ends[low] : ends[high]], columns)
             address[low:high] = offset + (row_frame[low:high] - row_frame[low]) * len(columns)
             stride[low:high] = len(columns)
-            found.append(matrix.reshape(-1))
+            matrices.append(matrix.reshape(-1))
             offset += matrix.numel()
-        return torch.cat(found), address, stride
+        return torch.cat(matrices), address, stride
 
     def errors(self, distances: Tensor, arm: np.ndarray, b: np.ndarray) -> np.ndarray:
-        """(C,) float64 of cells, by arm and group B. distances: of `token_distances`."""
+        """Return (C,) float64: the errors of cells given by arm and group B.
+
+        distances: from `token_distances`; arm: (C,) arms of this chunk; b: (C,) groups.
+        """
         groups = self.groups
         a, row = self.a[arm], self.first_row[arm]
         base, width = self.row_pair[row], self.columns[row]
@@ -265,7 +270,7 @@ class _Chunk:
         order = np.lexsort(sizes)
         cuts = np.flatnonzero((np.diff(sizes[:, order]) != 0).any(axis=0)) + 1
         values = distances.numpy()
-        found = np.empty(len(arm), dtype=np.float64)
+        errors = np.empty(len(arm), dtype=np.float64)
         for alike in np.split(order, cuts):
             nx, na, nb, same = sizes[:, alike[0]].tolist()
             step = max(1, TRIPLES // (nx * na * nb))
@@ -273,14 +278,17 @@ class _Chunk:
                 rows = width[cells, None, None] * np.arange(nx)[:, None]  # (C, X, 1)
                 near = values[to_a[cells, None, None] + rows + np.arange(na)]  # (C, X, A)
                 far = values[to_b[cells, None, None] + rows + np.arange(nb)]  # (C, X, B)
-                found[cells] = _errors(near, far, bool(same))
-        return found
+                errors[cells] = _errors(near, far, bool(same))
+        return errors
 
 
 def _errors(near: np.ndarray, far: np.ndarray, same: bool) -> np.ndarray:
-    """near: (C, X, A); far: (C, X, B) distances -> (C,) errors. same: X is A, and no token meets itself."""
+    """Return (C,) errors from distances near (C, X, A) and far (C, X, B).
+
+    same: X and A are one group; the comparison of a token with itself is left out.
+    """
     near, far = near[:, :, :, None], far[:, :, None, :]
-    # halves: two for an error, one for a tie
+    # an error counts two halves, a tie one
     halves = (near > far).sum(axis=3, dtype=np.int64) + (near >= far).sum(axis=3, dtype=np.int64)
     if same:
         itself = np.arange(halves.shape[1])
@@ -290,24 +298,24 @@ def _errors(near: np.ndarray, far: np.ndarray, same: bool) -> np.ndarray:
 
 
 def _ranges(first: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, … (count[0] of them), then those of first[1], …"""
+    """Concatenate the ranges first[i] … first[i] + count[i] − 1."""
     begin = np.cumsum(count) - count
     return np.repeat(first - begin, count) + np.arange(int(count.sum()))
 
 
 def best(scores: Iterable[tuple[str, float | None]]) -> str | None:
-    """The name of the lowest error, the first on ties; None if there is none."""
-    known = [(error, place, name) for place, (name, error) in enumerate(scores) if error is not None]
-    return min(known)[2] if known else None
+    """Return the name of the lowest error, the first of equal ones; None if there is none."""
+    known = [(error, name) for name, error in scores if error is not None]
+    return min(known, key=lambda entry: entry[0])[1] if known else None
 
 
-def format_table(scores: dict[str, AbxScore], plan: AbxTask, heading: str) -> str:
-    """A row a representation, the best of each column marked, and every count."""
+def format_table(scores: dict[str, AbxScore], task: AbxTask, heading: str) -> str:
+    """Return a table with one row per representation, the best of each column marked, and all counts."""
     lowest = [best((name, getattr(score, kind)) for name, score in scores.items()) for kind in _KINDS]
     width = max(len(heading), *(len(name) for name in scores))
     lines = [
-        f"cells: {len(plan.within)} within speaker, {len(plan.across)} across speakers; "
-        f"tokens: {plan.tokens} in them, of {plan.items} items; dropped, having no frame: {plan.dropped}",
+        f"cells: {len(task.within)} within speaker, {len(task.across)} across speakers; "
+        f"tokens: {task.tokens} in them, of {task.items} items; dropped, having no frame: {task.dropped}",
         f"{heading:<{width}} {'within %':>10}  {'across %':>10}" + ("   * best" if len(scores) > 1 else ""),
     ]
     for name, score in scores.items():
@@ -323,13 +331,13 @@ def format_table(scores: dict[str, AbxScore], plan: AbxTask, heading: str) -> st
 _KINDS = ("within", "across")
 
 
-def to_json(scores: dict[str, AbxScore], plan: AbxTask) -> dict[str, Any]:
-    """Errors in percent by name, the names of the best, and the counts."""
+def to_json(scores: dict[str, AbxScore], task: AbxTask) -> dict[str, Any]:
+    """Return errors in percent by name, the names of the best, and the counts."""
     return {
         "scores": {name: score.to_json() for name, score in scores.items()},
         "best": {kind: best((n, getattr(s, kind)) for n, s in scores.items()) for kind in _KINDS},
-        "cells": {"within": len(plan.within), "across": len(plan.across)},
-        "items": plan.items,
-        "tokens": plan.tokens,
-        "dropped": plan.dropped,
+        "cells": {"within": len(task.within), "across": len(task.across)},
+        "items": task.items,
+        "tokens": task.tokens,
+        "dropped": task.dropped,
     }

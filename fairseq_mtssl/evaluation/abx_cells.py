@@ -1,9 +1,9 @@
 """ABX cells: which groups of tokens are compared, and how the errors of cells are averaged.
 
-A group is the tokens of one phone, by one speaker, in one context. In a cell, X and A are tokens of one
-phone, B of another; A and B are by the same speaker. Within speaker, X is by that speaker, too: any token of
-A but the one it is compared with. Across speakers, X is by another. An arm is a pair (A, X); it has one cell
-for every B.
+A group holds the tokens of one phone, spoken by one speaker in one context. A cell compares three groups: X
+and A are of one phone, B is of another, and A and B are of one speaker. Within speaker, X is the group A
+itself, and no token is compared with itself. Across speakers, X is of another speaker. An arm is a pair
+(A, X); it has one cell for each possible B.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ MAX_TOKENS, MAX_X_SPEAKERS = 10, 5
 
 @dataclass(frozen=True, eq=False)
 class Groups:
-    """Tokens in the order of (context, speaker, phone).
+    """All groups; tokens are sorted by (context, speaker, phone).
 
-    tokens: (K,) rows of the item file; group g has `tokens[first[g] : first[g] + size[g]]`.
-    speaker, phone: (G,) of the groups; block: (G,) numbers those of one speaker in one context.
-    block_first, block_groups, block_token, block_tokens: (B,) first group, how many; first token, how many.
+    tokens: (K,) rows of the item file; group g holds `tokens[first[g] : first[g] + size[g]]`.
+    context, speaker, phone: (G,) of the groups. A block is the groups of one speaker in one context;
+    block: (G,) index of each group's block.
+    block_first, block_groups: (B,) first group and number of groups of each block;
+    block_token, block_tokens: (B,) first token and number of tokens of each block.
     """
 
     tokens: np.ndarray
@@ -43,9 +45,10 @@ class Groups:
 
 @dataclass(frozen=True, eq=False)
 class Cells:
-    """Cells of one condition, in the order of their arms.
+    """The cells of one condition (within or across speakers), in the order of their arms.
 
-    arm_a, arm_x: (R,) groups, in the order of A. arm: (C,) the arm of each cell; b: (C,) its group B.
+    arm_a, arm_x: (R,) groups A and X of each arm, in the order of A. arm: (C,) arm of each cell;
+    b: (C,) group B of each cell.
     """
 
     groups: Groups
@@ -58,10 +61,10 @@ class Cells:
         return len(self.arm)
 
     def average(self, errors: np.ndarray) -> float | None:
-        """Mean error in percent, unweighted at each step; None without cells.
+        """Return the mean error in percent; None without cells.
 
-        errors: (C,). First over contexts (and speakers of X) for each A, B and speaker, then over speakers,
-        then over the ordered pairs of phones.
+        errors: (C,). Unweighted means are taken over contexts (and speakers of X) for each phone of A, phone
+        of B and speaker, then over speakers, then over ordered pairs of phones.
         """
         if not len(self):
             return None
@@ -72,18 +75,19 @@ class Cells:
         return 100.0 * float(by_pair.mean())
 
     def used(self) -> np.ndarray:
-        """(K,) bool: tokens of `groups.tokens` that some cell compares."""
-        groups = np.zeros(len(self.groups), dtype=bool)
-        for each in (self.arm_a[self.arm], self.arm_x[self.arm], self.b):
-            groups[each] = True
-        return np.repeat(groups, self.groups.size)
+        """Return (K,) bool: which tokens of `groups.tokens` some cell compares."""
+        is_used = np.zeros(len(self.groups), dtype=bool)
+        for groups in (self.arm_a[self.arm], self.arm_x[self.arm], self.b):
+            is_used[groups] = True
+        return np.repeat(is_used, self.groups.size)
 
 
 @dataclass(frozen=True)
 class Subsampler:
-    """max_tokens: of a group; max_x_across: that X is taken from for each A; None takes all.
+    """Limits of the number of comparisons; None is no limit.
 
-    A group's tokens are drawn once for all of its cells, and the speakers of X once for all B.
+    max_tokens: tokens per group, drawn once for all cells of the group.
+    max_x_across: speakers of X per A across speakers, drawn once for all B.
     """
 
     max_tokens: int | None = MAX_TOKENS
@@ -99,7 +103,10 @@ def make_groups(
     max_tokens: int | None,
     rng: np.random.Generator,
 ) -> Groups:
-    """context, speaker, phone: (N,) int64 of all tokens; kept: (N,) bool, those that have frames."""
+    """Group the tokens, and draw at most max_tokens per group.
+
+    context, speaker, phone: (N,) int64 of all tokens; kept: (N,) bool, the tokens that have frames.
+    """
     tokens = np.flatnonzero(kept)
     tokens = tokens[np.lexsort((phone[tokens], speaker[tokens], context[tokens]))]
     keys = np.stack([context[tokens], speaker[tokens], phone[tokens]])
@@ -126,20 +133,19 @@ def make_groups(
 
 
 def within_cells(groups: Groups) -> Cells:
-    """Every ordered pair of phones of a speaker in a context, A having two tokens or more."""
-    able = (groups.size >= 2) & (groups.block_groups[groups.block] >= 2)
-    arms = np.flatnonzero(able)
+    """Return the cells of all ordered pairs of phones of a speaker in a context; A has two tokens or more."""
+    arms = np.flatnonzero((groups.size >= 2) & (groups.block_groups[groups.block] >= 2))
     return _cells(groups, arms, arms)
 
 
 def across_cells(groups: Groups, max_x_across: int | None, rng: np.random.Generator) -> Cells:
-    """Every A that has a B, with X from other speakers of its phone and context, all or some of them."""
+    """Return the cells of every A that has a B, with X of at most max_x_across other speakers."""
     order = np.lexsort((groups.speaker, groups.phone, groups.context))
     _, count = _runs(_number_runs(np.stack([groups.context[order], groups.phone[order]])))
-    sharing = np.repeat(count, count)
+    same_phone = np.repeat(count, count)
     first = np.repeat(np.cumsum(count) - count, count)
-    able = groups.block_groups[groups.block[order]] >= 2
-    row, partner = _pairs(np.flatnonzero(able), first[able], sharing[able])
+    has_b = groups.block_groups[groups.block[order]] >= 2
+    row, partner = _pairs(np.flatnonzero(has_b), first[has_b], same_phone[has_b])
     a, x = order[row], order[partner]
     a, x = a[a != x], x[a != x]
     by_a = np.argsort(a, kind="stable")
@@ -158,36 +164,36 @@ def _cells(groups: Groups, a: np.ndarray, x: np.ndarray) -> Cells:
 
 
 def _pairs(rows: np.ndarray, first: np.ndarray, count: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row beside first, first + 1, … (count of them): two arrays of sum(count)."""
+    """Pair each row with first, first + 1, … (count numbers): two arrays of length sum(count)."""
     within = np.arange(int(count.sum())) - np.repeat(np.cumsum(count) - count, count)
     return np.repeat(rows, count), np.repeat(first, count) + within
 
 
 def _number_runs(keys: np.ndarray) -> np.ndarray:
-    """(J, N) sorted keys -> (N,) 0, 1, …, one more wherever a key changes."""
+    """Number the runs of equal sorted keys (J, N): returns (N,), 0 for the first run, 1 for the next, …"""
     if keys.shape[1] == 0:
         return np.zeros(0, dtype=np.int64)
     return np.concatenate([[0], np.cumsum((keys[:, 1:] != keys[:, :-1]).any(axis=0))])
 
 
 def _runs(numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Start and length of each run of equal numbers."""
+    """Return the start and the length of each run of equal numbers."""
     size = np.bincount(numbers) if len(numbers) else np.zeros(0, dtype=np.int64)
     return np.cumsum(size) - size, size
 
 
 def _some_of_each(group: np.ndarray, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """(N,) bool: at most so many of each group, drawn at random. group: (N,), equal ones side by side."""
+    """Draw at most `limit` members of each group: (N,) bool. group: (N,), equal numbers are adjacent."""
     order = np.lexsort((rng.random(len(group)), group))
     first, size = _runs(_number_runs(group[np.newaxis]))
     kept = np.zeros(len(group), dtype=bool)
-    # group is sorted: the runs of group[order] stand where those of group do
+    # equal numbers are adjacent in group, so the runs of group[order] have the same positions
     kept[order] = np.arange(len(group)) - np.repeat(first, size) < limit
     return kept
 
 
 def _means(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Means of the values whose keys, (J, N), are equal: the distinct keys, (J, M), and (M,) means."""
-    distinct, place = np.unique(keys, axis=1, return_inverse=True)
-    place = place.reshape(-1)
-    return distinct, np.bincount(place, weights=values) / np.bincount(place)
+    """Average the values of equal keys (J, N): returns the distinct keys (J, M) and their means (M,)."""
+    distinct, index = np.unique(keys, axis=1, return_inverse=True)
+    index = index.reshape(-1)
+    return distinct, np.bincount(index, weights=values) / np.bincount(index)

@@ -1,7 +1,7 @@
-"""ABX items: which stretches of speech are compared, and the frames that they cover.
+"""Reads ABX items, the segments of speech to compare, and finds the frames that they cover.
 
-An item file has a first line that is not read, then `file onset offset phone previous next speaker` a line,
-in seconds, separated by white space.
+An item file has a header line, which is skipped, and then `file onset offset phone previous next speaker` on
+each line, separated by white space, with times in seconds.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ SLICINGS = ("exact", "librilight")
 
 @dataclass(frozen=True, eq=False)
 class Items:
-    """The tokens of an item file, one a line.
+    """The tokens of an item file, one per line.
 
-    files: names, each once; file: (N,) places in it. onset_s, offset_s: (N,) float64.
-    phone, context, speaker: (N,) int64; equal numbers are equal names. A context is the pair of neighbours.
+    files: distinct file names; file: (N,) index of each token's file in `files`. onset_s, offset_s: (N,)
+    float64. phone, context, speaker: (N,) int64; equal numbers stand for equal names. A context is the pair
+    of neighbouring phones.
     """
 
     path: Path
@@ -43,22 +44,22 @@ class Items:
 
 @dataclass(frozen=True, eq=False)
 class Spans:
-    """Frames of tokens: start and end, exclusive, (N,) int64; those with end ≤ start are dropped."""
+    """The frames of tokens: start and exclusive end, (N,) int64; tokens with end ≤ start have no frames."""
 
     start: np.ndarray
     end: np.ndarray
 
     @property
     def kept(self) -> np.ndarray:
-        """(N,) bool."""
+        """(N,) bool: which tokens have frames."""
         return self.end > self.start
 
 
 def read_items(path: str | Path) -> Items:
     """Read an item file.
 
-    Raises: ManifestError with every error: absent or empty file, another number of columns, times that are no
-    numbers or end before they start, a first line that is an item and would not be read.
+    Raises: ManifestError listing every error: absent or empty file, a wrong number of columns, times that are
+    not numbers or end before they start, a first line that is an item and would be skipped.
     """
     path = Path(path)
     try:
@@ -68,26 +69,26 @@ def read_items(path: str | Path) -> Items:
     except UnicodeDecodeError as error:
         raise ManifestError(path, [f"not UTF-8 at byte {error.start}. Convert the file to UTF-8."]) from error
     errors: list[str] = []
-    if not _fault(lines[0].split()):
-        errors.append("line 1 is an item, but the first line is not read. Put a header above it.")
+    if not _line_error(lines[0].split()):
+        errors.append("line 1 is an item, but the first line is skipped. Put a header above it.")
     rows: list[list[str]] = []
     for number, line in enumerate(lines[1:], start=2):
         cells = line.split()
-        wrong = _fault(cells)
+        wrong = _line_error(cells)
         if wrong:
             errors.append(f"line {number}: got {line!r}, {wrong}.")
         else:
             rows.append(cells)
     if not rows and not errors:
-        errors.append(f"holds no items. Write a header, then {COLUMNS} a line.")
+        errors.append(f"holds no items. Write a header, then {COLUMNS} on each line.")
     if errors:
         raise ManifestError(path, errors)
     file, onset, offset, phone, before, after, speaker = zip(*rows)
-    files, places = _numbers(file)
+    files, file_index = _numbers(file)
     return Items(
         path=path,
         files=files,
-        file=places,
+        file=file_index,
         onset_s=np.array(onset, dtype=np.float64),
         offset_s=np.array(offset, dtype=np.float64),
         phone=_numbers(phone)[1],
@@ -96,8 +97,8 @@ def read_items(path: str | Path) -> Items:
     )
 
 
-def _fault(cells: list[str]) -> str:
-    """What is wrong with a line, "" if nothing is."""
+def _line_error(cells: list[str]) -> str:
+    """Return the error in a line, "" if there is none."""
     if len(cells) != 7:
         return f"{len(cells)} columns, wanted {COLUMNS}"
     try:
@@ -108,9 +109,9 @@ def _fault(cells: list[str]) -> str:
 
 
 def _numbers(names: tuple) -> tuple[list, np.ndarray]:
-    """Distinct names in order of first appearance, and the place of each."""
-    places = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    return list(places), np.array([places[name] for name in names], dtype=np.int64)
+    """Return the distinct names in order of first appearance, and the index of each name among them."""
+    index = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return list(index), np.array([index[name] for name in names], dtype=np.int64)
 
 
 def rows_of_files(items: Items, utterances: Sequence[str], table: str) -> np.ndarray:
@@ -134,10 +135,10 @@ def rows_of_files(items: Items, utterances: Sequence[str], table: str) -> np.nda
 
 
 def slice_items(items: Items, rate_hz: float, frames: np.ndarray, slicing: str) -> Spans:
-    """The frames that each token covers.
+    """Return the frames that each token covers.
 
-    frames: (N,) of the whole utterance of each token. slicing: "librilight" ends one frame short, as in the
-    published numbers of ZeroSpeech 2021; "exact" takes every frame whose centre is within the token.
+    frames: (N,) number of frames of each token's utterance. slicing: "exact" takes every frame whose centre
+    is within the token; "librilight" ends one frame earlier, as in the published numbers of ZeroSpeech 2021.
     """
     start = np.maximum(0, np.ceil(rate_hz * items.onset_s - 0.5)).astype(np.int64)
     end = np.floor(rate_hz * items.offset_s - 0.5).astype(np.int64) + (slicing == "exact")

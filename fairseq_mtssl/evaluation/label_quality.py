@@ -1,4 +1,4 @@
-"""How well labels agree with phones: phone purity, cluster purity and PNMI.
+"""Agreement of cluster labels with phones: phone purity, cluster purity and PNMI.
 
 Source: Hsu et al. 2021, arXiv 2106.07447, section IV-C.
 """
@@ -14,30 +14,30 @@ import numpy as np
 
 from fairseq_mtssl.errors import TargetError
 
-PHONE_COLUMNS = 4  # utterance, start s, end s, phone; a fifth, the word, is not looked at
+PHONE_COLUMNS = 4  # utterance, start s, end s, phone; further columns, such as the word, are ignored
 
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """The phones of one utterance, in the order of time: (P,) seconds, and (P,) names."""
+    """The phones of one utterance in the order of time: (P,) start and end in seconds, and P names."""
 
     starts_s: np.ndarray
     ends_s: np.ndarray
     phones: list[str]
 
     def at(self, times_s: np.ndarray) -> list[str | None]:
-        """The phone that covers each time, None where there is none."""
-        found = np.searchsorted(self.starts_s, times_s, side="right") - 1
-        inside = (found >= 0) & (times_s < self.ends_s[np.maximum(found, 0)])
-        return [self.phones[index] if ok else None for index, ok in zip(found.tolist(), inside.tolist())]
+        """Return the phone at each time, None where there is none."""
+        indices = np.searchsorted(self.starts_s, times_s, side="right") - 1
+        inside = (indices >= 0) & (times_s < self.ends_s[np.maximum(indices, 0)])
+        return [self.phones[index] if ok else None for index, ok in zip(indices.tolist(), inside.tolist())]
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Agreement of labels and phones over `frames` frames.
+    """Agreement of labels z and phones y over `frames` frames.
 
     phone_purity: Σ_z max_y p(y, z); cluster_purity: Σ_y max_z p(y, z); pnmi: I(y; z) / H(y), 1 if there is
-    only one phone. phones, clusters: how many occur.
+    only one phone. phones, clusters: how many of each occur.
     """
 
     frames: int
@@ -49,10 +49,11 @@ class Quality:
 
 
 def read_phones(path: str | Path) -> dict[str, Segments]:
-    """Read `{split}.phones.tsv`: a header, then utterance, start s, end s, phone and whatever else.
+    """Read `{split}.phones.tsv`: a header, then lines with utterance, start s, end s, phone.
 
-    Raises: TargetError with every error: absent or empty file, too few columns, times that are no numbers or
-    end before they start, phones of an utterance that overlap.
+    Further columns are ignored. Returns: the phones of each utterance.
+    Raises: TargetError listing every error: absent or empty file, too few columns, times that are not numbers
+    or end before they start, phones of one utterance that overlap.
     """
     path = Path(path)
     try:
@@ -76,14 +77,14 @@ def read_phones(path: str | Path) -> dict[str, Segments]:
             errors.append(f"line {number}: from {start} s to {end} s, wanted 0 ≤ start ≤ end. Align again.")
         rows.setdefault(utterance, []).append((start, end, phone, number))
     if not rows and not errors:
-        errors.append("holds no phones. Write the header, then one line a phone.")
+        errors.append("holds no phones. Write the header, then one line per phone.")
     segments = {}
-    for utterance, each in rows.items():
-        each.sort(key=lambda row: row[:2])
-        for before, after in zip(each, each[1:]):
+    for utterance, spoken in rows.items():
+        spoken.sort(key=lambda row: row[:2])
+        for before, after in zip(spoken, spoken[1:]):
             if after[0] < before[1] - 1e-6:
                 errors.append(f"line {after[3]}: {utterance} overlaps line {before[3]}. Align again.")
-        starts, ends, phones, _ = zip(*each)
+        starts, ends, phones, _ = zip(*spoken)
         segments[utterance] = Segments(np.array(starts), np.array(ends), list(phones))
     if errors:
         raise TargetError(path, errors)
@@ -92,9 +93,10 @@ def read_phones(path: str | Path) -> dict[str, Segments]:
 
 @dataclass
 class Contingency:
-    """How often phone and label fall on the same frame.
+    """Counts how often each phone and each label occur on the same frame.
 
-    uncovered: frames that lie in no phone; unaligned: utterances without any phone. Neither is counted.
+    uncovered: number of frames outside every phone; unaligned: number of utterances without phones. Neither
+    enters the counts.
     """
 
     clusters: int
@@ -105,7 +107,7 @@ class Contingency:
         self._rows: dict[str, np.ndarray] = {}
 
     def add(self, labels: np.ndarray, segments: Segments | None, rate_hz: float) -> None:
-        """labels: (T,) of one utterance; the phone of frame i is the one at (i + 0.5) / rate_hz seconds."""
+        """Count the labels (T,) of one utterance; the phone of frame i is that at (i + 0.5) / rate_hz s."""
         if segments is None:
             self.unaligned += 1
             return
@@ -119,16 +121,12 @@ class Contingency:
             self._rows[phone][label] += 1
 
     def table(self) -> np.ndarray:
-        """(phones, clusters) counts, phones in order of first appearance."""
-        return (
-            np.stack(list(self._rows.values()))
-            if self._rows
-            else np.zeros((0, self.clusters), dtype=np.int64)
-        )
+        """Return the counts, (phones, clusters), phones in order of first appearance."""
+        return np.array(list(self._rows.values()), dtype=np.int64).reshape(-1, self.clusters)
 
 
 def quality_of(table: np.ndarray) -> Quality:
-    """table: (Y, K) counts of phone and label on the same frame. Raises: TargetError if it counts nothing."""
+    """Return the quality from counts (Y, K) of phones and labels. Raises: TargetError if all are 0."""
     total = int(table.sum())
     if total == 0:
         hint = "Check that the ids of phones.tsv are the caption ids, or file stems, of the manifest."
@@ -136,8 +134,8 @@ def quality_of(table: np.ndarray) -> Quality:
     joint = table / total
     phone, cluster = joint.sum(1), joint.sum(0)
     entropy = -sum(p * math.log(p) for p in phone.tolist() if p > 0)
-    some = joint > 0
-    information = float((joint[some] * np.log(joint[some] / np.outer(phone, cluster)[some])).sum())
+    occurs = joint > 0
+    information = float((joint[occurs] * np.log(joint[occurs] / np.outer(phone, cluster)[occurs])).sum())
     return Quality(
         frames=total,
         phones=int((phone > 0).sum()),
@@ -156,11 +154,11 @@ def measure(
     rate_hz: float,
     clusters: int,
 ) -> tuple[Quality, Contingency]:
-    """Quality of a split's labels.
+    """Measure the quality of a split's labels.
 
-    labels: (T,) of each utterance in turn, all below clusters; utterances: their ids, the keys of phones.
+    labels: per utterance (T,), all below clusters; utterances: their ids, which are the keys of phones.
     """
-    counted = Contingency(clusters)
-    for each, utterance in zip(labels, utterances, strict=True):
-        counted.add(each, phones.get(utterance), rate_hz)
-    return quality_of(counted.table()), counted
+    counts = Contingency(clusters)
+    for frame_labels, utterance in zip(labels, utterances, strict=True):
+        counts.add(frame_labels, phones.get(utterance), rate_hz)
+    return quality_of(counts.table()), counts

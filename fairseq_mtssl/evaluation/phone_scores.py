@@ -1,4 +1,4 @@
-"""How well phones were told: accuracy and macro-F1 of frames, the phone error rate of sequences."""
+"""Scores of phone classification and recognition: accuracy and macro-F1 of frames, phone error rate."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 @dataclass(frozen=True, eq=False)
 class PhoneCounts:
-    """Frames of each phone, all that accuracy and F1 need; those of batches are added up.
+    """Counts of frames per phone, from which accuracy and F1 follow; the counts of batches are added.
 
     correct, predicted, labelled: (P,) int64.
     """
@@ -21,9 +21,9 @@ class PhoneCounts:
 
     @classmethod
     def of(cls, predicted: np.ndarray, labels: np.ndarray, phones: int) -> PhoneCounts:
-        """predicted, labels: (N,) int in 0 … phones − 1, of the same frames."""
-        right = labels[predicted == labels]
-        return cls(*(np.bincount(each, minlength=phones) for each in (right, predicted, labels)))
+        """Count the frames. predicted, labels: (N,) int in 0 … phones − 1, of the same frames."""
+        correct = labels[predicted == labels]
+        return cls(*(np.bincount(counted, minlength=phones) for counted in (correct, predicted, labels)))
 
     def __add__(self, other: PhoneCounts) -> PhoneCounts:
         return PhoneCounts(
@@ -31,11 +31,11 @@ class PhoneCounts:
         )
 
     def table(self) -> np.ndarray:
-        """(3, P) int64: the three, one above the other."""
+        """Return (3, P) int64 with the rows correct, predicted, labelled."""
         return np.stack([self.correct, self.predicted, self.labelled])
 
     def __str__(self) -> str:
-        """What a progress bar shows of a batch."""
+        """Return the text that a progress bar shows for a batch."""
         return f"{self.frames} frames"
 
     @property
@@ -43,22 +43,25 @@ class PhoneCounts:
         return int(self.labelled.sum())
 
     def accuracy(self) -> float:
-        """Percent of the frames; NaN of none."""
+        """Return the percentage of correct frames; NaN without frames."""
         return 100.0 * float(self.correct.sum()) / self.frames if self.frames else float("nan")
 
     def macro_f1(self) -> float:
-        """Percent: the mean of the phones' F1 = 2 · correct / (predicted + labelled), NaN without any.
+        """Return the mean of the phones' F1 = 2 · correct / (predicted + labelled), in percent.
 
-        Over the phones that are labelled or predicted at all, as `sklearn.metrics.f1_score` has it.
+        The mean is over the phones that are labelled or predicted at all, as in `sklearn.metrics.f1_score`;
+        NaN without any.
         """
         either = self.predicted + self.labelled
-        some = either > 0
-        return 100.0 * float((2 * self.correct[some] / either[some]).mean()) if some.any() else float("nan")
+        occurs = either > 0
+        if not occurs.any():
+            return float("nan")
+        return 100.0 * float((2 * self.correct[occurs] / either[occurs]).mean())
 
 
 def phone_edits(references: Sequence[Sequence[int]], hypotheses: Sequence[Sequence[int]]) -> tuple[int, int]:
-    """Insertions, deletions and substitutions that turn the hypotheses into the references, and the phones
-    of the references; the error rate of a set is the one sum over the other.
+    """Return the edits (insertions, deletions, substitutions) between hypotheses and references, and the
+    number of phones of the references. The phone error rate of a set is their ratio.
     """
     import editdistance
 

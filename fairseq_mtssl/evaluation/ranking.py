@@ -1,9 +1,10 @@
-"""What a query scores when some of its candidates tie: expectations over every order of the tied ones.
+"""Scores of ranked candidates with ties: expectations over all orders of the tied candidates.
 
-A query is described by three counts, all about its *best* relevant candidate (the relevant one of highest
-score): `ahead`, how many candidates score higher; `tied`, how many score the same, itself included; and
-`tied_relevant`, how many of those are relevant. Relevant candidates of a lower score can never be the first
-relevant one, so they do not matter. The tied ones take positions `ahead + 1 … ahead + tied` in random order.
+A query is described by three counts about its *best* relevant candidate (the relevant one of highest score):
+`ahead`, the number of candidates with a higher score; `tied`, the number with the same score, itself
+included; and `tied_relevant`, the number of relevant ones among these. Relevant candidates with a lower
+score can never be the first relevant one, so they do not matter. The tied candidates take the ranks
+`ahead + 1 … ahead + tied` in random order.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from fairseq_mtssl.errors import NonFiniteEmbeddingError, RetrievalError
 
 
 def expected_rank(ahead: np.ndarray, tied: np.ndarray, tied_relevant: np.ndarray) -> np.ndarray:
-    """Rank of the first relevant candidate, averaged over the orders of the tied ones.
+    """Return the rank of the first relevant candidate, averaged over the orders of the tied candidates.
 
     ahead, tied, tied_relevant: (Q,) ints; 1 <= tied_relevant <= tied.
     Returns: (Q,) float64, from 1. The smallest of r draws without replacement from 1…n has mean
@@ -28,12 +29,13 @@ def expected_rank(ahead: np.ndarray, tied: np.ndarray, tied_relevant: np.ndarray
 
 
 def hit_probability(k: int, ahead: np.ndarray, tied: np.ndarray, tied_relevant: np.ndarray) -> np.ndarray:
-    """Probability that the top k hold a relevant candidate, over the orders of the tied ones.
+    """Return the probability that the top k hold a relevant candidate, over the orders of tied candidates.
 
-    k: >= 1; more than there are candidates is the same as all of them.
+    k: >= 1; a k beyond the number of candidates means all of them.
     ahead, tied, tied_relevant: (Q,) ints; 1 <= tied_relevant <= tied.
-    Returns: (Q,) float64 in [0, 1]. The tied ones fill j = clamp(k - ahead, 0, tied) of the top k places, so
-        the query misses with the hypergeometric probability C(tied - tied_relevant, j) / C(tied, j).
+    Returns: (Q,) float64 in [0, 1]. Tied candidates fill j = clamp(k - ahead, 0, tied) of the top k places,
+        and none of them is relevant with the hypergeometric probability C(tied - tied_relevant, j) / C(tied,
+        j).
     """
     places = np.clip(k - ahead, 0, tied)
     others = tied - tied_relevant
@@ -47,21 +49,21 @@ def hit_probability(k: int, ahead: np.ndarray, tied: np.ndarray, tied_relevant: 
 def compare(
     queries: Tensor, candidates: Tensor, query_group: Tensor, candidate_group: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Scores (Q, C) float32 of every query with every candidate, and which are relevant, (Q, C) bool.
+    """Return the scores of all queries and candidates, (Q, C) float32, and which are relevant, (Q, C) bool.
 
-    queries: (Q, D), candidates: (C, D), float64 of `exact_scale`; groups: (Q,) and (C,) ints, equal where
-    relevant. Products are summed in float64 and rounded to float32: matrix kernels add in an order that
-    depends on the place in the matrix, and equal embeddings must give equal scores wherever they stand.
+    queries: (Q, D), candidates: (C, D), float64 from `exact_scale`; groups: (Q,) and (C,) ints, equal for
+    relevant pairs. Products are summed in float64 and rounded to float32: matrix kernels add in an order that
+    depends on the position in the matrix, but equal embeddings must have equal scores at every position.
     """
     return (queries @ candidates.T).float(), query_group[:, None] == candidate_group[None, :]
 
 
 def expected_precision(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
-    """Share of relevant candidates among the top k, averaged over the orders of tied candidates.
+    """Return the share of relevant candidates among the top k, averaged over the orders of tied candidates.
 
-    scores: (Q, C) float; relevant: (Q, C) bool; ks: each >= 1, beyond C the same as C.
-    Returns: (K, Q) float64 in [0, 1]. Of the candidates that score as the one in place k does, `tied` in
-        all, each stands among the top k with probability (k - ahead) / tied.
+    scores: (Q, C) float; relevant: (Q, C) bool; ks: each >= 1; a k beyond C means C.
+    Returns: (K, Q) float64 in [0, 1]. Each of the `tied` candidates whose score equals that at rank k is
+        among the top k with probability (k - ahead) / tied.
     """
     top = scores.topk(min(max(ks), scores.shape[1]), dim=1).values  # best first
     rows = []
@@ -71,15 +73,15 @@ def expected_precision(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> T
         above, equal = scores > edge, scores == edge
         counted = (above, above & relevant, equal, equal & relevant)
         ahead, ahead_relevant, tied, tied_relevant = (mask.sum(dim=1).double() for mask in counted)
-        # whole numbers until the one division, so that all candidates tied give exactly relevant / C
+        # only one division, so that the result is exactly relevant / C if all candidates tie
         rows.append((ahead_relevant * tied + (places - ahead) * tied_relevant) / (tied * places))
     return torch.stack(rows)
 
 
 def tie_counts(scores: Tensor, relevant: Tensor) -> Tensor:
-    """Counts about the best relevant candidate: (4, Q) int64 of ahead, tied, tied_relevant, relevant.
+    """Count what the module docstring describes: (4, Q) int64 of ahead, tied, tied_relevant, relevant.
 
-    scores: (Q, C) float; relevant: (Q, C) bool, as `compare` gives them.
+    scores: (Q, C) float; relevant: (Q, C) bool, both from `compare`.
     """
     best = torch.where(relevant, scores, -torch.inf).amax(dim=1, keepdim=True)
     equal = scores == best
@@ -89,11 +91,11 @@ def tie_counts(scores: Tensor, relevant: Tensor) -> Tensor:
 
 
 def top_candidates(queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k candidates of highest dot product for each query; ties in the order of the candidates.
+    """Find the k candidates with the highest dot products per query; ties keep the order of the candidates.
 
     queries: (Q, D); candidates: (C, D) float. k is clamped to C.
     Returns: indices (Q, k) int64 and scores (Q, k) float32, best first.
-    Raises: NonFiniteEmbeddingError.
+    Raises: RetrievalError for k below 1, NonFiniteEmbeddingError for NaN or infinity.
     """
     if k < 1:
         raise RetrievalError(f"k: got {k}; wanted at least 1")
@@ -105,9 +107,10 @@ def top_candidates(queries: Tensor, candidates: Tensor, k: int) -> tuple[Tensor,
 
 
 def exact_scale(embeddings: Tensor, side: str) -> Tensor:
-    """The rows as float64 on the CPU, times a power of two that keeps products clear of float32's limits.
+    """Convert rows to float64 on the CPU, scaled by a power of two so that products fit into float32.
 
-    No ranking changes: the factor is one for all rows, and a power of two rounds nothing.
+    All rows have the same factor, and scaling by a power of two is exact, so no ranking changes.
+    side: how an error names the rows. Raises: NonFiniteEmbeddingError for NaN or infinity.
     """
     _check_finite(embeddings, side)
     rows = embeddings.detach().to("cpu", torch.float64)

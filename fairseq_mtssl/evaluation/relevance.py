@@ -1,4 +1,4 @@
-"""Which captions and images are relevant to each other."""
+"""Decides which captions and images are relevant to each other."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def relevance_groups(
     image_ids: Sequence[Hashable],
     relevance: str,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ints that are equal exactly where a caption and an image are relevant to each other.
+    """Group captions and images: a caption and an image are relevant to each other if their groups are equal.
 
     caption_image_ids: (N,) the image id of each caption; image_ids: (M,) the distinct images.
-    caption_labels: (N,) the label of each caption; an image has the label of its captions. None or "" is no
-        label: such a caption or image is relevant to nothing. Only read with relevance "label".
+    caption_labels: (N,) the label of each caption; an image has the label of its captions. A caption or image
+        without label (None or "") is relevant to nothing. Only used with relevance "label".
     Returns: caption_group (N,), image_group (M,) int64.
     Raises: RetrievalError for an unknown relevance, no label at all, or an image under two labels.
     """

@@ -1,21 +1,21 @@
-"""Cross-modal retrieval: R@k and median rank in both directions, beside what a random ranking would score.
+"""Cross-modal retrieval: R@k and median rank in both directions, beside the scores of a random ranking.
 
 Definitions, for N captions and M distinct images (the measures of Khorrami et al. 2023, arXiv 2306.02972):
 
 - speech to image: each caption ranks all M images; image to speech: each image ranks all N captions.
 - A caption and an image are relevant to each other when their groups are equal. With relevance "image" the
   group is the image id (exactly one relevant image a caption); with "label" it is the label.
-- R@k, in percent: a hit if *any* relevant candidate is among the top k; k beyond the candidates means all.
-- P@k, in percent, with relevance "label" alone: how many of the top k are relevant, k beyond the candidates
-  meaning all. A model that fills the top k with one label has an R@k that equals its R@1 and can lie below
-  the R@k of a random ranking. Its P@k equals its R@1, too, and stands beside a chance that is that of R@1 for
-  every k.
-- Ties take their expectation over every order of the tied candidates (`ranking.py`), so that a constant
-  embedding scores exactly chance, whatever k and however many candidates are relevant.
+- R@k, in percent: how many queries have *any* relevant candidate among the top k; a k beyond the number of
+  candidates means all of them.
+- P@k, in percent, only with relevance "label": how many of the top k are relevant. A model that fills the
+  top k with images of one label has an R@k equal to its R@1, which can be below the R@k of a random ranking.
+  Its P@k equals its R@1 as well, but the chance of P@k is that of R@1 for every k.
+- Scores of ties are expectations over all orders of the tied candidates (`ranking.py`), so that a constant
+  embedding scores exactly chance, for any k and any number of relevant candidates.
 - Median rank: the median over queries of the expected rank of the first relevant candidate, from 1.
-- Chance: the same numbers when every candidate ties, i.e. a random ranking.
-- A query without any relevant candidate can only miss: it is left out of the mean and counted by name
-  (`excluded_captions`, `excluded_images`). It stays a candidate for the other direction.
+- Chance: the same numbers when all candidates tie, which is a random ranking.
+- A query without any relevant candidate can only miss: it is left out of the means and counted in
+  `excluded_captions` or `excluded_images`. It stays a candidate for the other direction.
 """
 
 from __future__ import annotations
@@ -40,14 +40,15 @@ from fairseq_mtssl.evaluation.ranking import (
 from fairseq_mtssl.evaluation.relevance import relevance_groups
 
 DEFAULT_KS = (1, 5, 10)
-CHUNK_BYTES = 2**24  # similarities held at once, in float64; about three times this in all
+CHUNK_BYTES = 2**24  # float64 similarities held in memory at once; the peak is about three times this
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One direction. recalls: k -> R@k in percent. median_rank: from 1, halves possible.
+    """The scores of one direction.
 
-    precisions: k -> P@k in percent; empty but for relevance "label".
+    recalls: R@k in percent by k. median_rank: from 1, possibly a half.
+    precisions: P@k in percent by k; empty unless relevance is "label".
     """
 
     recalls: dict[int, float]
@@ -55,7 +56,7 @@ class Scores:
     precisions: dict[int, float] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, float]:
-        """`{"r1": …, "r5": …, "r10": …, "median_rank": …}`, then any `"p1": …`, rounded to 6 decimals."""
+        """Return `{"r1": …, "r5": …, "r10": …, "median_rank": …}` and any `"p1": …`, with six decimals."""
         row = {f"r{k}": recall for k, recall in self.recalls.items()}
         row |= {"median_rank": self.median_rank}
         row |= {f"p{k}": precision for k, precision in self.precisions.items()}
@@ -64,10 +65,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class RetrievalResult:
-    """Both directions, the chance rows, and what they were measured on.
+    """The scores of both directions, those of chance, and the data on which they were measured.
 
     images, captions: numbers of candidates, M and N.
-    excluded_captions, excluded_images: queries without a relevant candidate, not scored.
+    excluded_captions, excluded_images: numbers of queries without a relevant candidate, which are not scored.
     """
 
     images: int
@@ -82,7 +83,7 @@ class RetrievalResult:
     excluded_images: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        """What `mtssl evaluate-retrieval --json` writes; recalls and precisions in percent."""
+        """Return what `mtssl evaluate-retrieval --json` writes; recalls and precisions are in percent."""
         return {
             "images": self.images,
             "captions": self.captions,
@@ -97,7 +98,7 @@ class RetrievalResult:
         }
 
     def format_table(self) -> str:
-        """A table for people: both directions, each with its chance row, and every count."""
+        """Return a table to print: both directions, each with its chance row, and all counts."""
         rows = [
             ("speech → image", self.speech_to_image),
             ("  chance", self.chance_speech_to_image),
@@ -105,16 +106,15 @@ class RetrievalResult:
             ("  chance", self.chance_image_to_speech),
         ]
         ks = list(self.speech_to_image.recalls)
-        # P@1 is R@1
-        precise = [k for k in self.speech_to_image.precisions if k > 1]
-        heads = [*(f"R@{k} %" for k in ks), *(f"P@{k} %" for k in precise)]
+        precision_ks = [k for k in self.speech_to_image.precisions if k > 1]  # P@1 equals R@1
+        heads = [*(f"R@{k} %" for k in ks), *(f"P@{k} %" for k in precision_ks)]
         lines = [
             f"split {self.split or '(unnamed)'}: M = {self.images} images, N = {self.captions} captions, "
             f"relevance: same {self.relevance}",
             f"{'':<16}" + "".join(f"{head:>9}" for head in heads) + f"{'median rank':>13}",
         ]
         for name, scores in rows:
-            numbers = [*(scores.recalls[k] for k in ks), *(scores.precisions[k] for k in precise)]
+            numbers = [*(scores.recalls[k] for k in ks), *(scores.precisions[k] for k in precision_ks)]
             cells = "".join(f"{number:>9.2f}" for number in numbers)
             lines.append(f"{name:<16}{cells}{scores.median_rank:>13.1f}")
         for count, query, candidate in (
@@ -139,14 +139,14 @@ def evaluate_retrieval(
 ) -> RetrievalResult:
     """Score the ranking of every caption over the images and of every image over the captions.
 
-    speech: (N, D) float, one row a caption; image: (M, D) float, one row a distinct image; their dot products
-        are the scores.
+    speech: (N, D) float, one row per caption; image: (M, D) float, one row per distinct image; the scores are
+        their dot products.
     caption_group (N,), image_group (M,): ints; equal groups are relevant to each other (`relevance_groups`).
-    ks: the k of R@k and P@k, each >= 1. split: a name that travels into the result; so does relevance, and
-        "label" asks for P@k.
-    chunk_rows: queries compared at once; by default what keeps a chunk of similarities at 16 MiB.
-    Raises: NonFiniteEmbeddingError for NaN or infinity; RetrievalError for shapes, ks, or when no query of a
-        direction has a relevant candidate.
+    ks: the k of R@k and P@k, each >= 1. split: a name for the result.
+    relevance: how the groups were made, for the result; with "label" P@k is measured too.
+    chunk_rows: queries compared at once; by default as many as give 16 MiB of similarities.
+    Raises: NonFiniteEmbeddingError for NaN or infinity; RetrievalError for shapes or ks that do not fit, and
+        if no query of a direction has a relevant candidate.
     """
     groups = _checked_groups(caption_group, "caption_group"), _checked_groups(image_group, "image_group")
     _check_shapes(speech, image, *groups)
@@ -154,9 +154,9 @@ def evaluate_retrieval(
     if chunk_rows is not None and chunk_rows < 1:
         raise RetrievalError(f"chunk_rows: got {chunk_rows}; wanted at least 1")
     sides = exact_scale(speech, "speech"), exact_scale(image, "image")
-    precise = relevance == "label"
-    forward = _one_direction(sides[0], sides[1], groups[0], groups[1], ks, chunk_rows, precise)
-    backward = _one_direction(sides[1], sides[0], groups[1], groups[0], ks, chunk_rows, precise)
+    by_label = relevance == "label"
+    forward = _one_direction(*sides, *groups, ks, chunk_rows, by_label)
+    backward = _one_direction(*sides[::-1], *groups[::-1], ks, chunk_rows, by_label)
     if forward is None or backward is None:
         raise RetrievalError(
             f"no caption of split {split or '(unnamed)'} shares its {relevance} with any image "
@@ -177,25 +177,25 @@ def evaluate_retrieval(
 
 
 class RetrievalAccumulator:
-    """Collects validation batches; a caption or image that comes again (DDP pads its last batch) is dropped.
+    """Collects the embeddings of validation batches, on the CPU in float32.
 
-    Of repeats the first is kept. Embeddings are held on the CPU in float32. It pickles, so ranks can gather
-    their accumulators and `merge` them.
+    Of a caption or image that comes more than once (DDP pads its last batch), the first is kept. Accumulators
+    can be pickled, so that ranks can gather and `merge` them.
     """
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget everything, as before a new validation."""
+        """Drop all embeddings before a new validation."""
         self._speech: list[Tensor] = []
         self._image: list[Tensor] = []
-        # caption id -> (image id, label); image ids as keys. Both in the order of the rows held.
+        # the (image id, label) of each caption id, and the image ids as keys, both in the order of the rows
         self._captions: dict[Hashable, tuple[Hashable, Hashable]] = {}
         self._images: dict[Hashable, None] = {}
 
     def __len__(self) -> int:
-        """Captions held."""
+        """Number of captions."""
         return len(self._captions)
 
     def add(
@@ -207,22 +207,23 @@ class RetrievalAccumulator:
         image_ids: Sequence[int] | Tensor,
         labels: Sequence[Hashable] | Tensor | None = None,
     ) -> None:
-        """Take one batch.
+        """Add one batch.
 
-        speech: (B, D), a row a caption; image: (U, D), a row a distinct image of the batch; any device.
-        caption_ids: (B,) names unique in the split (dataset rows). image_ids: (U,) likewise for images.
+        speech: (B, D), one row per caption; image: (U, D), one row per distinct image; on any device.
+        caption_ids: (B,) ids that are unique in the split (dataset rows). image_ids: (U,) likewise for
+        images.
         image_index: (B,) the row of `image` that belongs to each caption.
-        labels: (B,) of the captions, for relevance "label"; None or "" is no label.
-        Raises: RetrievalError when the lengths do not fit.
+        labels: (B,) labels of the captions for relevance "label"; None or "" is no label.
+        Raises: RetrievalError if the lengths do not fit.
         """
         captions, index, images = _plain(caption_ids), _plain(image_index), _plain(image_ids)
-        marks = [None] * len(captions) if labels is None else _plain(labels)
-        _check_batch(speech, image, captions, index, images, marks)
-        of_caption = [(images[row], mark) for row, mark in zip(index, marks, strict=True)]
-        self._take(speech, captions, of_caption, image, images)
+        names = [None] * len(captions) if labels is None else _plain(labels)
+        _check_batch(speech, image, captions, index, images, names)
+        image_and_label = [(images[row], label) for row, label in zip(index, names, strict=True)]
+        self._take(speech, captions, image_and_label, image, images)
 
     def merge(self, others: Iterable[RetrievalAccumulator]) -> None:
-        """Take over what other accumulators hold (those of the other ranks)."""
+        """Add the embeddings of other accumulators, such as those of other ranks."""
         for other in others:
             if len(other):
                 self._take(
@@ -236,7 +237,7 @@ class RetrievalAccumulator:
     def result(
         self, relevance: str = "image", *, split: str = "valid", ks: Sequence[int] = DEFAULT_KS
     ) -> RetrievalResult:
-        """Rank everything held. Raises: RetrievalError when nothing is; else as `evaluate_retrieval`."""
+        """Evaluate everything added. Raises: RetrievalError if nothing was, else as `evaluate_retrieval`."""
         if not self._captions:
             raise RetrievalError(
                 f"split {split}: no caption to rank. Add at least one batch before the result."
@@ -254,12 +255,12 @@ class RetrievalAccumulator:
         self,
         speech: Tensor,
         captions: list[Hashable],
-        of_caption: list[tuple[Hashable, Hashable]],
+        image_and_label: list[tuple[Hashable, Hashable]],
         image: Tensor,
         images: list[Hashable],
     ) -> None:
         rows = []
-        for row, (caption, value) in enumerate(zip(captions, of_caption, strict=True)):
+        for row, (caption, value) in enumerate(zip(captions, image_and_label, strict=True)):
             if caption not in self._captions:
                 self._captions[caption] = value
                 rows.append(row)
@@ -279,12 +280,9 @@ def _one_direction(
     candidate_group: np.ndarray,
     ks: Sequence[int],
     chunk_rows: int | None,
-    precise: bool,
+    with_precision: bool,
 ) -> tuple[Scores, Scores, int] | None:
-    """Scores, chance, and how many queries had no relevant candidate; None when that is all of them.
-
-    precise: with precisions.
-    """
+    """Return scores, chance, and the number of queries without relevant candidate; None if that is all."""
     scored = np.isin(query_group, candidate_group)
     if not scored.any():
         return None
@@ -292,20 +290,20 @@ def _one_direction(
     rows = chunk_rows or max(1, CHUNK_BYTES // (8 * len(candidates)))
     counts, shares = [], []
     for chunk in kept.split(rows):
-        asked, groups = queries[chunk], torch.from_numpy(query_group)[chunk]
-        compared = compare(asked, candidates, groups, torch.from_numpy(candidate_group))
+        groups = torch.from_numpy(query_group)[chunk]
+        compared = compare(queries[chunk], candidates, groups, torch.from_numpy(candidate_group))
         counts.append(tie_counts(*compared))
-        if precise:
+        if with_precision:
             shares.append(expected_precision(*compared, ks))
     ahead, tied, tied_relevant, relevant = torch.cat(counts, dim=1).numpy()
-    found = _scores(ks, ahead, tied, tied_relevant)
+    scores = _scores(ks, ahead, tied, tied_relevant)
     chance = _scores(ks, np.zeros_like(ahead), np.full_like(ahead, len(candidates)), relevant)
-    if precise:
+    if with_precision:
         means = [100.0 * float(row.mean()) for row in torch.cat(shares, dim=1).numpy()]
         by_chance = 100.0 * float((relevant / len(candidates)).mean())
-        found = replace(found, precisions=dict(zip(ks, means, strict=True)))
+        scores = replace(scores, precisions=dict(zip(ks, means, strict=True)))
         chance = replace(chance, precisions=dict.fromkeys(ks, by_chance))
-    return found, chance, int((~scored).sum())
+    return scores, chance, int((~scored).sum())
 
 
 def _scores(ks: Sequence[int], ahead: np.ndarray, tied: np.ndarray, tied_relevant: np.ndarray) -> Scores:
@@ -344,12 +342,12 @@ def _checked_ks(ks: Sequence[int]) -> list[int]:
 
 
 def _rows(embeddings: Tensor, rows: list[int]) -> Tensor:
-    """Those rows alone, detached, on the CPU, float32; a copy, so that the batch can be freed."""
+    """Copy some rows to the CPU as float32, so that the batch can be freed."""
     return embeddings.detach()[rows].to("cpu", torch.float32)
 
 
 def _plain(values: Sequence[Hashable] | Tensor) -> list:
-    """Python objects, so that 3, np.int64(3) and tensor(3) are one id."""
+    """Convert to Python objects, so that 3, np.int64(3) and tensor(3) are one id."""
     return values.tolist() if hasattr(values, "tolist") else list(values)
 
 
@@ -359,9 +357,11 @@ def _check_batch(
     wanted = {"caption_ids": captions, "image_index": index, "labels": labels}
     errors = [f"{name} has {len(v)}" for name, v in wanted.items() if len(v) != len(speech)]
     if errors:
-        raise RetrievalError(f"{len(speech)} speech rows, but {'; '.join(errors)}; wanted one a caption")
+        raise RetrievalError(f"{len(speech)} speech rows, but {'; '.join(errors)}; wanted one per caption")
     if len(images) != len(image):
-        raise RetrievalError(f"{len(image)} image rows, but image_ids has {len(images)}; wanted one an image")
+        raise RetrievalError(
+            f"{len(image)} image rows, but image_ids has {len(images)}; wanted one per image"
+        )
     outside = [row for row in index if not 0 <= row < len(image)]
     if outside:
         raise RetrievalError(f"image_index: {outside[0]} is no row of the {len(image)} images")

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fairseq_mtssl.errors import ConfigError, MissingExtraError
+from fairseq_mtssl.errors import ConfigError, import_extra
 
 
 @dataclass(frozen=True)
 class TranscriptionResult:
-    """wer, cer: percent, of all words and of all characters (spaces between words among them) together.
+    """Error rates over all utterances together.
 
-    words, characters: of the references; the three kinds of errors count words.
+    wer, cer: in percent of the words and of the characters, including spaces between words.
+    words, characters: numbers in the references. substitutions, deletions, insertions: numbers of words.
     """
 
     utterances: int
@@ -26,11 +27,11 @@ class TranscriptionResult:
     insertions: int
 
     def to_json(self) -> dict[str, Any]:
-        """Percentages to six places."""
+        """Return the fields, with percentages rounded to six decimals."""
         return asdict(self) | {"wer": round(self.wer, 6), "cer": round(self.cer, 6)}
 
     def format_table(self) -> str:
-        """Two lines, names over numbers."""
+        """Return a table of two lines: names and numbers."""
         names = ("utterances", "words", "WER %", "CER %", "subst.", "del.", "ins.")
         numbers = (
             *(f"{self.utterances}", f"{self.words}", f"{self.wer:.2f}", f"{self.cer:.2f}"),
@@ -40,14 +41,14 @@ class TranscriptionResult:
 
 
 def evaluate_transcription(references: Sequence[str], hypotheses: Sequence[str]) -> TranscriptionResult:
-    """Errors of hypotheses, row by row against references, by jiwer; words are told apart by spaces.
+    """Measure the errors of hypotheses against references, row by row, with jiwer; spaces separate words.
 
-    Raises: ConfigError if the numbers of rows differ, there is none or a reference is empty,
+    Raises: ConfigError if the numbers of rows differ, if there are no rows or a reference is empty,
     MissingExtraError without jiwer.
     """
     if not references or len(references) != len(hypotheses):
         got = f"{len(hypotheses)} hypotheses for {len(references)} references"
-        raise ConfigError("transcription", [f"{got}; row i of each is one utterance, one at least"])
+        raise ConfigError("transcription", [f"{got}; row i of each is one utterance, wanted one or more"])
     empty = [row for row, reference in enumerate(references, start=1) if not reference.split()]
     if empty:
         raise ConfigError("transcription", [f"reference {row} has no word; leave it out" for row in empty])
@@ -67,9 +68,5 @@ def evaluate_transcription(references: Sequence[str], hypotheses: Sequence[str])
 
 
 def import_jiwer() -> Any:
-    """The package, asked for before a long job that needs it. Raises: MissingExtraError without it."""
-    try:
-        import jiwer
-    except ImportError as error:
-        raise MissingExtraError("measuring word errors", "jiwer", "decode") from error
-    return jiwer
+    """Import jiwer; a long job calls it first, to fail early. Raises: MissingExtraError without it."""
+    return import_extra("jiwer", "measuring word errors", "jiwer", "decode")

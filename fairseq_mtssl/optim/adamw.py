@@ -1,4 +1,4 @@
-"""torch's fused AdamW as a fairseq optimizer: one kernel for all parameters instead of a dozen for each."""
+"""torch's fused AdamW as a fairseq optimizer: one kernel updates all parameters."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Tuple
@@ -15,16 +15,18 @@ class FusedAdamWConfig(FairseqDataclass):
         default=(0.9, 0.999), metadata={"help": "decay of the running means of the gradient and its square"}
     )
     eps: float = field(default=1e-6, metadata={"help": "added to the root of the second moment"})
-    weight_decay: float = field(default=0.0, metadata={"help": "decoupled from the gradient, times the rate"})
+    weight_decay: float = field(
+        default=0.0, metadata={"help": "decoupled weight decay, multiplied by the learning rate"}
+    )
     lr: Any = II("optimization.lr")
 
 
 class AdamOptimizer(FairseqOptimizer):
-    """What the optimizers with the fields of FusedAdamWConfig have in common."""
+    """Base class of the optimizers that are configured by the fields of FusedAdamWConfig."""
 
     @property
     def optimizer_config(self) -> Dict[str, Any]:
-        """What a checkpoint may be resumed with in place of what it was saved with."""
+        """The settings that replace those saved in a checkpoint when a training is resumed."""
         return {
             "lr": float(list(self.cfg.lr)[0]),
             "betas": tuple(self.cfg.betas),
@@ -35,9 +37,9 @@ class AdamOptimizer(FairseqOptimizer):
 
 @register_optimizer("fused_adamw", dataclass=FusedAdamWConfig)
 class FusedAdamW(AdamOptimizer):
-    """The update of fairseq's ``adam`` but for eps, which here is added after the bias correction.
+    """Updates as fairseq's ``adam`` does, except that eps is added after the bias correction.
 
-    A parameter without a gradient is left alone, weight decay included.
+    A parameter without a gradient stays as it is, without weight decay.
     Source: Loshchilov & Hutter 2019, arXiv 1711.05101.
     """
 

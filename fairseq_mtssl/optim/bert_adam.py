@@ -13,13 +13,13 @@ from fairseq_mtssl.optim.adamw import AdamOptimizer, FusedAdamWConfig
 
 
 class UncorrectedAdam(torch.optim.Optimizer):
-    """m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − lr · (m / (√v + ε) + λp).
+    """Computes m ← β₁m + (1 − β₁)g, v ← β₂v + (1 − β₂)g², p ← p − lr · (m / (√v + ε) + λp).
 
-    Without the division by 1 − βᵗ early updates are large: m / √v of a constant gradient is
-    (1 − β₁) / √(1 − β₂) = 3.2 at the first one, 6.6 at the twelfth, and then falls to 1. A parameter
-    without a gradient is left alone. State of a parameter: exp_avg (m) and exp_avg_sq (v), in its type.
-    Source: Devlin et al. 2019, arXiv 1810.04805, its published code; decay: Loshchilov & Hutter 2019,
-    arXiv 1711.05101.
+    Without bias correction (division by 1 − βᵗ) early updates are large: m / √v of a constant gradient is
+    (1 − β₁) / √(1 − β₂) = 3.2 at the first update, 6.6 at the twelfth, and then falls to 1. A parameter
+    without a gradient stays as it is. The state of a parameter is exp_avg (m) and exp_avg_sq (v), in its
+    dtype. Source: the published code of Devlin et al. 2019, arXiv 1810.04805; weight decay of Loshchilov &
+    Hutter 2019, arXiv 1711.05101.
     """
 
     def __init__(
@@ -34,18 +34,18 @@ class UncorrectedAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Optional[Callable[[], float]] = None) -> Optional[float]:  # type: ignore[override]
-        """One update of every parameter that has a gradient, all of them in each operation."""
+        """Update every parameter that has a gradient; each operation handles all of them at once."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if moved:
-                self._move(moved, group)
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._update(parameters, group)
         return loss
 
-    def _move(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
+    def _update(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
         for parameter in parameters:
             state = self.state[parameter]
             if not state:
@@ -61,7 +61,7 @@ class UncorrectedAdam(torch.optim.Optimizer):
         torch._foreach_addcmul_(squares, gradients, gradients, value=1 - beta2)
         divisors = torch._foreach_sqrt(squares)
         torch._foreach_add_(divisors, group["eps"])
-        # the decay is of the weights before the update, as is the rest
+        # the weight decay, too, uses the weights before the update
         if group["weight_decay"] > 0:
             torch._foreach_mul_(parameters, 1 - rate * group["weight_decay"])
         torch._foreach_addcdiv_(parameters, means, divisors, value=-rate)

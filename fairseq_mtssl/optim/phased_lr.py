@@ -1,10 +1,9 @@
-"""The learning-rate scheduler that leaves the learning rate to the task's phases."""
+"""The learning-rate scheduler of trainings whose task sets the learning rate."""
 
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from fairseq.dataclass import FairseqDataclass
-from fairseq.optim import FairseqOptimizer
 from fairseq.optim.lr_scheduler import FairseqLRScheduler, register_lr_scheduler
 
 
@@ -15,20 +14,16 @@ class PhasedLRSchedulerConfig(FairseqDataclass):
 
 @register_lr_scheduler("phased", dataclass=PhasedLRSchedulerConfig)
 class PhasedLRScheduler(FairseqLRScheduler):
-    """Passive: the task sets the rate of each update from its schedule.
+    """Reports the learning rate that the task has set for the update from its schedule.
 
-    Only the task knows the data, hence an epoch's length, hence where a phase measured in epochs
-    begins; this scheduler reports what the task has set.
+    A phase's length may be given in epochs, and only the task knows how many updates an epoch has.
     """
-
-    def __init__(self, cfg: PhasedLRSchedulerConfig, optimizer: FairseqOptimizer) -> None:
-        super().__init__(cfg, optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         return {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Nothing to restore: the rate follows from the update number."""
+        """Do nothing: the learning rate follows from the update number."""
 
     def step(self, epoch: int, val_loss: Optional[float] = None) -> float:
         return self.optimizer.get_lr()

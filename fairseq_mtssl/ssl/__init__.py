@@ -1,4 +1,4 @@
-"""The self-supervised branches. Importing this package registers those of ours, one line each."""
+"""The self-supervised branches. Importing this package registers its branches, one line each."""
 
 from fairseq_mtssl.ssl import best_rq as _best_rq  # noqa: F401
 from fairseq_mtssl.ssl import data2vec as _data2vec  # noqa: F401

@@ -1,4 +1,4 @@
-"""What every self-supervised branch is given, what it returns, and the registry of branches.
+"""The protocol of self-supervised branches: their input, their result, and the registry.
 
 Two models put a branch on their speech encoder: `mt4ssl`, for speech alone, and `joint_ssl_vgs`, beside
 visual grounding. To add one, write a file with a subclass of `SslBranch` under `@register_branch(NAME)`,
@@ -23,14 +23,14 @@ from fairseq_mtssl.registry import Registry
 
 @dataclass(frozen=True)
 class SslBatch:
-    """One batch of speech, as a branch is given it.
+    """The input of a branch: one batch of speech.
 
     source: (B, S) waveforms, zero past their end; lengths: (B,) samples.
-    front: what the encoder makes of them below its transformer, unmasked; it has T frames.
-    mask: (V·B, T) bool, True at the frames to be predicted, for V differently masked copies of the batch.
-    labels: (B, T' ≤ T) dictionary indices, one tensor a label set, 1 where there is none; or None.
-    shared_layer: the layer, counted from 1, whose output on the first masked copy is wanted too, or None.
-    is_unmasked_wanted: whether losses at the frames that are not masked are wanted too.
+    front: the unmasked output of the encoder's feature extractor, with T frames.
+    mask: (V·B, T) bool, True at the frames to predict, for V differently masked copies of the batch.
+    labels: per label set (B, T' ≤ T) dictionary indices, 1 for frames without label; or None.
+    shared_layer: a layer, counted from 1, whose output on the first masked copy is to be returned, or None.
+    is_unmasked_wanted: whether losses at the frames that are not masked are to be computed too.
     """
 
     source: Tensor
@@ -43,7 +43,7 @@ class SslBatch:
 
 
 class Reduction(Enum):
-    """How a loss was reduced: SUM and MEAN over the masked frames of the batch; BATCH: not over frames."""
+    """How a loss was reduced: SUM or MEAN over the masked frames; BATCH: one value per batch."""
 
     SUM = "sum"
     MEAN = "mean"
@@ -52,7 +52,7 @@ class Reduction(Enum):
 
 @dataclass(frozen=True)
 class Loss:
-    """A scalar in the loss function's own unit (nats for cross-entropies), without its weight."""
+    """A scalar loss without its weight, in the unit of the loss function (nats for cross-entropies)."""
 
     value: Tensor
     reduction: Reduction
@@ -60,26 +60,26 @@ class Loss:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number to log: `total` / `count`, each summed over batches and processes before the division."""
+    """A number to log: `total` / `count`, both summed over batches and processes before the division."""
 
     total: Tensor | float
     count: Tensor | float
 
     def times(self, factor: float) -> Measure:
-        """The same in another unit, such as percent."""
+        """Return the measure in another unit, such as percent."""
         return Measure(self.total * factor, self.count)
 
 
 @dataclass
 class SslResult:
-    """What a branch returns for one batch.
+    """The result of a branch for one batch.
 
-    frames: the frames that the losses are over. losses: by name; the criterion weighs each by its name.
-    measures: by the name under which they are logged. Names that the health report understands:
-    `contrastive` (loss), `ssl_accuracy`, `code_perplexity` and their references; `acc_off` (accuracy of
-    labels, percent), `loss_off`; `loss_on` (regression) and `loss_on_mean`, `target_var`, `prediction_var`.
-    label_counts: (K,) how often each of K labels occurs among these frames, one tensor a label set.
-    shared: the output of the layer that was asked for by `SslBatch.shared_layer`.
+    frames: number of frames of the losses. losses: by name; the criterion weights each by its name.
+    measures: by the name under which they are logged. The health report knows the names `contrastive` (loss),
+    `ssl_accuracy`, `code_perplexity` and their references; `acc_off` (accuracy of labels, percent),
+    `loss_off`; `loss_on` (regression) and `loss_on_mean`, `target_var`, `prediction_var`.
+    label_counts: per label set (K,), how often each of its K labels occurs among these frames.
+    shared: the output of the layer `SslBatch.shared_layer`.
     """
 
     frames: Tensor | int
@@ -89,15 +89,14 @@ class SslResult:
     shared: Hidden | None = None
 
     def averaged_over(self, ranks: RankSums) -> SslResult:
-        """The same with `frames` the mean over the ranks, and means over frames scaled to that count.
+        """Return the result with `frames` averaged over the ranks, and means over frames scaled accordingly.
 
-        The gradients of all ranks are averaged afterwards; they are then those of one batch of all frames.
+        Averaging the gradients of all ranks then gives the gradient of one batch of all frames.
         """
-        own = self.frames
         device = next(iter(self.losses.values())).value.device
-        mean = ranks.mean_count(own, device)
+        mean = ranks.mean_count(self.frames, device)
         losses = {
-            name: Loss(loss.value * (own / mean.clamp(min=1)), loss.reduction)
+            name: Loss(loss.value * (self.frames / mean.clamp(min=1)), loss.reduction)
             if loss.reduction is Reduction.MEAN
             else loss
             for name, loss in self.losses.items()
@@ -106,7 +105,7 @@ class SslResult:
 
 
 class SslBranch(nn.Module):
-    """A self-supervised branch: its parameters, its losses, and what happens to it between updates.
+    """A self-supervised branch: its parameters, its losses, and its changes between updates.
 
     Options: a dataclass with a field for each option, where every field has a default and a help text. A
     field with the name of a field of the model takes that value; the others are given in model.ssl_options.
@@ -118,7 +117,7 @@ class SslBranch(nn.Module):
     labels: ClassVar[str] = "none"
 
     def __init__(self, options: Any, encoder: SpeechEncoder, label_classes: Sequence[int] = ()) -> None:
-        """options: of this branch. label_classes: classes of each label set, special symbols included."""
+        """options: an instance of `Options`; label_classes: per label set its classes and special symbols."""
         super().__init__()
         self.options = options
 
@@ -127,23 +126,23 @@ class SslBranch(nn.Module):
         raise NotImplementedError
 
     def step(self, encoder: SpeechEncoder, updates: int) -> None:
-        """Called once after each update that the optimizer has made; updates: those made so far."""
+        """Called once after each update of the optimizer; updates: number of updates so far."""
 
     def reset(self, encoder: SpeechEncoder) -> None:
-        """Called when the encoder's weights have been set from outside: start what follows them anew."""
+        """Called when the encoder's weights have been set from outside: reset what was derived from them."""
 
     def set_ranks(self, ranks: RankSums) -> None:
-        """Take statistics that need all frames, such as the use of a code book, over all ranks."""
+        """Called to compute statistics over all frames, such as the use of a codebook, over all ranks."""
 
     def unused_names(self) -> tuple[str, ...]:
-        """Beginnings of parameter names that a checkpoint may have and this branch was built without."""
+        """Return prefixes of parameter names that a checkpoint may have but this branch lacks."""
         return ()
 
     @classmethod
     def config_errors(cls, options: Any, encoder_layers: int, label_sets: int) -> list[str]:
-        """What is wrong with the options, each as "field value: wanted …"; empty if nothing is.
+        """Return the errors in the options, each as "field value: wanted …".
 
-        encoder_layers: transformer layers of the encoder. label_sets: how many label sets there are.
+        encoder_layers: number of transformer layers of the encoder. label_sets: number of label sets.
         """
         return []
 

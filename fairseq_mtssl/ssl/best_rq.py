@@ -1,9 +1,9 @@
-"""BEST-RQ: the classification of labels that a frozen random quantizer makes of the filterbanks.
+"""BEST-RQ: the classification of labels that a frozen random quantizer assigns to filterbank frames.
 
-Nothing about the targets is learned. Log-mel energies, normalised in each bin over the clip, are stacked to
-the frames of the encoder and multiplied by a random matrix; the label of a frame is the nearest entry of a
-random code book. Source: Chiu et al. 2022, arXiv 2202.01855, section 3. As everywhere in this package, masked
-frames are replaced by the encoder's mask embedding, where the paper replaces filterbanks by noise.
+The targets are not learned. Log-mel energies, normalised per bin over the clip, are stacked to the frames of
+the encoder and multiplied by a random matrix; the label of a frame is the nearest entry of a random codebook.
+Source: Chiu et al. 2022, arXiv 2202.01855, section 3. As in all branches of this package, masked frames are
+replaced by the encoder's mask embedding; the paper replaces filterbanks by noise.
 """
 
 from collections.abc import Sequence
@@ -23,20 +23,18 @@ from fairseq_mtssl.ssl.masked_frames import predict_labels, predict_other_labels
 
 @dataclass
 class BestRqOptions:
-    codes: int = field(default=8192, metadata={"help": "entries of a code book"})
-    code_dim: int = field(default=16, metadata={"help": "dimensions of its entries"})
-    code_books: int = field(default=1, metadata={"help": "code books, each with a projection of its own"})
-    mel_bins: int = field(default=80, metadata={"help": "log-mel energies at 100 Hz that are quantized"})
-    quantizer_seed: int = field(
-        default=0, metadata={"help": "from which projections and code books are drawn"}
-    )
+    codes: int = field(default=8192, metadata={"help": "entries of a codebook"})
+    code_dim: int = field(default=16, metadata={"help": "dimensions of an entry"})
+    code_books: int = field(default=1, metadata={"help": "number of codebooks, each with its own projection"})
+    mel_bins: int = field(default=80, metadata={"help": "bins of the log-mel filterbank, at 100 Hz"})
+    quantizer_seed: int = field(default=0, metadata={"help": "seed of the projections and codebooks"})
 
 
 @register_branch("best_rq")
 class BestRq(SslBranch):
     """Predicts the labels of its own random quantizer at the masked frames.
 
-    projections (N, stack · bins, D) and code_books (N, K, D) of unit length are buffers: saved, not trained.
+    projections (N, stack · bins, D) and code_books (N, K, D), of unit norm, are buffers: saved, not trained.
     """
 
     Options = BestRqOptions
@@ -47,12 +45,12 @@ class BestRq(SslBranch):
         self, options: BestRqOptions, encoder: SpeechEncoder, label_classes: Sequence[int] = ()
     ) -> None:
         super().__init__(options, encoder, label_classes)
-        # energies that a frame of the encoder is made of: 4 at 25 Hz, 2 at 50 Hz
+        # log-mel frames per frame of the encoder: 4 at 25 Hz, 2 at 50 Hz
         self.stack = max(1, round(hop_samples(encoder.conv_layers) / HOP_SAMPLES))
         generator = torch.Generator().manual_seed(options.quantizer_seed)
         size = self.stack * options.mel_bins
         projections = torch.empty(options.code_books, size, options.code_dim)
-        bound = (6 / (size + options.code_dim)) ** 0.5  # Xavier's, as in the paper
+        bound = (6 / (size + options.code_dim)) ** 0.5  # Xavier initialisation, as in the paper
         codes = torch.randn(options.code_books, options.codes, options.code_dim, generator=generator)
         self.register_buffer("projections", projections.uniform_(-bound, bound, generator=generator))
         self.register_buffer("code_books", nn.functional.normalize(codes, dim=-1))
@@ -60,8 +58,8 @@ class BestRq(SslBranch):
         self.label_heads = nn.ModuleList(nn.Linear(encoder.dim, classes) for _ in range(options.code_books))
 
     def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
-        """Losses: classification, a sum over the masked frames of all copies and the code books; where it is
-        wanted classification_unmasked, the mean over the other frames.
+        """Compute the losses: classification, a sum over codebooks and the masked frames of all copies; and,
+        if the batch asks for it, classification_unmasked, the mean over the other frames.
         """
         front, mask, top = batch.front, batch.mask, encoder.num_layers
         run = run_masked(encoder, batch, {top}, {top} if batch.is_unmasked_wanted else set())
@@ -75,7 +73,7 @@ class BestRq(SslBranch):
 
     @torch.no_grad()
     def labels_of(self, source: Tensor, lengths: Tensor, frame_lengths: Tensor, frames: int) -> list[Tensor]:
-        """(B, frames) ints each, one a code book: dictionary indices, 1 past the end of a clip.
+        """Quantize waveforms: per codebook (B, frames) dictionary indices, 1 past the end of a clip.
 
         source: (B, S) waveforms of (B,) lengths in samples; frame_lengths: (B,) frames of the encoder.
         """
@@ -83,17 +81,17 @@ class BestRq(SslBranch):
         energies = normalise(log_mel(source, self.options.mel_bins), energy_lengths)
         rows, steps, bins = energies.shape
         wanted = frames * self.stack
-        # the last frame of the encoder may begin where fewer energies than a stack are left
+        # fewer log-mel frames than a stack may be left for the last frame of the encoder
         padded = nn.functional.pad(energies, (0, 0, 0, max(0, wanted - steps)))[:, :wanted]
         # (B, T·stack, bins) -> (B, T, stack·bins)
         stacked = padded.reshape(rows, frames, self.stack * bins)
         past = padding_mask(frame_lengths, frames)
-        found = []
+        labels = []
         for projection, codes in zip(self.projections.float(), self.code_books.float(), strict=True):
-            # both of unit length: the nearest entry is the one with the largest product
+            # both have unit norm, so the nearest entry is the one with the largest inner product
             label = (nn.functional.normalize(stacked @ projection, dim=-1) @ codes.t()).argmax(-1)
-            found.append((label + SPECIAL_SYMBOLS).masked_fill(past, IGNORED_LABEL))
-        return found
+            labels.append((label + SPECIAL_SYMBOLS).masked_fill(past, IGNORED_LABEL))
+        return labels
 
     @classmethod
     def config_errors(cls, options: Any, encoder_layers: int, label_sets: int) -> list[str]:

@@ -13,7 +13,7 @@ from fairseq_mtssl.ssl.mt4ssl import MaskedPredictionOptions, Mt4ssl
 
 @register_branch("hubert")
 class Hubert(Mt4ssl):
-    """MT4SSL without its teacher, and with HuBERT's head unless label_head says otherwise."""
+    """MT4SSL without its teacher, and with HuBERT's label head as the default of label_head."""
 
     Options = MaskedPredictionOptions
     default_head = "cosine"

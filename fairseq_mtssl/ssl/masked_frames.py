@@ -1,4 +1,4 @@
-"""Frames of a batch that are masked, for several masked copies of it, and what is computed at them."""
+"""Functions that branches share: the transformer on masked copies of a batch, and losses at masked frames."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslResult
 
 
 class MaskedRun(NamedTuple):
-    """The outputs of transformer layers on masked copies of a batch, by layer, counted from 1.
+    """Outputs of transformer layers on masked copies of a batch, by layer, counted from 1.
 
-    masked: (M, D), at the M masked frames of all copies; whole: at all frames, of V·B rows; shared: what the
-    batch asked for by `shared_layer`, of the first copy.
+    masked: (M, D) at the M masked frames of all copies; whole: at all frames of the V·B rows;
+    shared: the output of layer `SslBatch.shared_layer` on the first copy.
     """
 
     masked: dict[int, Tensor]
@@ -28,10 +28,10 @@ class MaskedRun(NamedTuple):
 
 
 def run_masked(encoder: SpeechEncoder, batch: SslBatch, layers: set[int], whole: set[int]) -> MaskedRun:
-    """Run the transformer on the masked copies of a batch, all of them as one batch.
+    """Run the transformer on all masked copies of a batch as one batch.
 
-    layers, whole: layers whose output is wanted at the masked frames, and at all frames. Where the last layer
-    is wanted at masked frames alone, it is computed at these alone.
+    layers: layers whose output is wanted at the masked frames; whole: layers whose output is wanted at all
+    frames. If the last layer is wanted at masked frames only, it is computed only there.
     """
     front, mask, top = batch.front, batch.mask, encoder.num_layers
     whole = whole if batch.shared_layer is None else whole | {batch.shared_layer}
@@ -39,7 +39,7 @@ def run_masked(encoder: SpeechEncoder, batch: SslBatch, layers: set[int], whole:
     everywhere = (layers | whole) - ({top} - whole)
     done, after = 0, {}
     for layer in sorted(everywhere):
-        # One layer after the other: a layer that layerdrop skips passes on what it was given.
+        # one layer at a time, so that a layer that layerdrop skips returns its input
         after[layer] = hidden = encoder.forward_layers(hidden, done, layer)
         done = layer
     # (T', V·B, D) -> (M, D): masked frames only
@@ -51,7 +51,7 @@ def run_masked(encoder: SpeechEncoder, batch: SslBatch, layers: set[int], whole:
 
 
 def repeat(front: FrontEnd, copies: int) -> FrontEnd:
-    """The batch so many times, one copy after the other; itself for one."""
+    """Repeat the rows of a batch, one copy after the other."""
     if copies == 1:
         return front
     # (B, T, C) -> (V·B, T, C)
@@ -59,42 +59,40 @@ def repeat(front: FrontEnd, copies: int) -> FrontEnd:
 
 
 def first_copy(hidden: Hidden, rows: int) -> Hidden:
-    """(T', V·B, D) -> (T', B, D): the first of several copies of B rows."""
+    """Return the first of several copies of B rows: (T', V·B, D) -> (T', B, D)."""
     if hidden.states.size(1) == rows:
         return hidden
     return Hidden(hidden.states[:, :rows], None if hidden.padding is None else hidden.padding[:rows])
 
 
 def at_frames(x: Tensor, chosen: Tensor) -> Tensor:
-    """(B, T, …) -> (M, …): of what all copies share, the frames that each chooses; chosen: (V·B, T) bool."""
+    """Select frames of a batch that all copies share: (B, T, …) -> (M, …). chosen: (V·B, T) bool."""
     rows, times = chosen.nonzero(as_tuple=True)
     return x[rows % len(x), times]
 
 
 def to_width(labels: Tensor, frames: int) -> Tensor:
-    """(B, T) -> (B, frames): labels of the frames of a padded batch; those past the last have none (1).
+    """Pad labels (B, T) with IGNORED_LABEL to the width of a padded batch: (B, frames).
 
     Raises: ConfigError for more labels than frames.
     """
     more = frames - labels.size(1)
     if more < 0:
-        got = f"{labels.size(1)} labels a clip for a batch of {frames} frames"
-        raise ConfigError(
-            "task.conv_feature_layers", [f"{got}; give the model's, by which labels are laid on frames"]
-        )
+        got = f"{labels.size(1)} labels per clip for a batch of {frames} frames"
+        raise ConfigError("task.conv_feature_layers", [f"{got}; give the model's conv_feature_layers"])
     return nn.functional.pad(labels, (0, more), value=IGNORED_LABEL)
 
 
 def classify(logits: Tensor, truth: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Sum of the cross-entropies in nats, frames that are right, frames that have a label, and (K,) frames of
-    each label.
+    """Return the sum of the cross-entropies in nats, the numbers of correct and of labelled frames, and the
+    frames of each label, (K,).
 
-    logits: (M, classes), K labels behind the special symbols; truth: (M,) ints, 1 where there is no label.
+    logits: (M, classes), special symbols and then K labels; truth: (M,) ints, 1 for frames without label.
     """
     loss = nn.functional.cross_entropy(logits.float(), truth, ignore_index=IGNORED_LABEL, reduction="sum")
     known = truth != IGNORED_LABEL
     counts = logits.new_zeros(logits.size(-1), dtype=torch.float32)
-    # bincount would make the host wait for a GPU
+    # bincount would make the host wait for the GPU
     counts.index_add_(0, truth, torch.ones_like(truth, dtype=torch.float32))
     return loss, ((logits.argmax(-1) == truth) & known).sum(), known.sum(), counts[SPECIAL_SYMBOLS:]
 
@@ -106,18 +104,18 @@ def predict_labels(
     labels: Sequence[Tensor],
     mask: Tensor,
 ) -> None:
-    """Classify the masked frames and add the loss, its measures and the counts of the labels to a result.
+    """Classify the masked frames; adds the loss, its measures and the label counts to a result.
 
-    heads: (M, D) -> (M, classes), one a label set; states: (M, D) for each; labels: (B, T) dictionary indices
-    for each, 1 where there is none; mask: (V·B, T) bool with M True.
+    mask: (V·B, T) bool, True at M frames. Per label set: heads: (M, D) -> (M, classes); states: (M, D);
+    labels: (B, T) dictionary indices, 1 for frames without label.
     """
     losses: list[Tensor] = []
     for index, (head, state, label) in enumerate(zip(heads, states, labels, strict=True)):
         loss, correct, labelled, counts = classify(head(state), at_frames(label, mask))
         losses.append(loss)
-        tail = "" if len(labels) == 1 else f"_{index}"
-        result.measures[f"loss_off{tail}"] = Measure(loss.detach(), labelled)
-        result.measures[f"acc_off{tail}"] = Measure(correct, labelled).times(100.0)
+        suffix = "" if len(labels) == 1 else f"_{index}"
+        result.measures[f"loss_off{suffix}"] = Measure(loss.detach(), labelled)
+        result.measures[f"acc_off{suffix}"] = Measure(correct, labelled).times(100.0)
         result.label_counts.append(counts)
     result.losses["classification"] = Loss(sum(losses[1:], losses[0]), Reduction.SUM)
 
@@ -129,10 +127,9 @@ def predict_other_labels(
     labels: Sequence[Tensor],
     mask: Tensor,
 ) -> None:
-    """Classify the frames that are not masked, and add the loss to a result: of each label set the mean over
-    those that have a label.
+    """Classify the frames that are not masked; adds the loss, per label set a mean over labelled frames.
 
-    states: (V·B, T, D) for each label set; the rest as in `predict_labels`.
+    states: per label set (V·B, T, D); other arguments as in `predict_labels`.
     """
     losses: list[Tensor] = []
     for head, state, label in zip(heads, states, labels, strict=True):
@@ -142,5 +139,5 @@ def predict_other_labels(
 
 
 def variance(x: Tensor) -> Tensor:
-    """(M, D) -> scalar: the variance of each channel over the frames, averaged; 0 below two frames."""
+    """Return the variance over the frames of (M, D), averaged over channels; 0 for fewer than two frames."""
     return x.float().var(0).mean() if x.size(0) > 1 else x.new_zeros((), dtype=torch.float32)

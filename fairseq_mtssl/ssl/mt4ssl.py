@@ -1,6 +1,6 @@
-"""MT4SSL: the regression of an EMA teacher's layers and the classification of cluster labels, at once.
+"""MT4SSL: regression of an EMA teacher's layers together with classification of cluster labels.
 
-HuBERT (`hubert.py`) is its classification alone, data2vec (`data2vec.py`) its regression alone.
+HuBERT (`hubert.py`) has the classification alone, data2vec (`data2vec.py`) the regression alone.
 Source: Ma et al. 2023, Interspeech, arXiv 2211.07321, section 2.
 """
 
@@ -34,11 +34,12 @@ LABEL_HEADS = ("linear", "cosine")
 @dataclass
 class MaskedPredictionOptions:
     online_layer: Optional[int] = field(
-        default=None, metadata={"help": "layer, counted from 1, that predicts the teacher; null: the last"}
+        default=None,
+        metadata={"help": "layer, counted from 1, that predicts the teacher's layers; null: the last"},
     )
     label_layers: List[int] = field(
         default_factory=list,
-        metadata={"help": "layer, counted from 1, that predicts each label set; empty: the last for all"},
+        metadata={"help": "per label set the layer, counted from 1, that predicts it; empty: the last"},
     )
     label_head: Optional[str] = field(
         default=None,
@@ -49,18 +50,22 @@ class MaskedPredictionOptions:
     )
     final_dim: int = field(default=256, metadata={"help": "width of the embeddings of label_head=cosine"})
     logit_temp: float = field(default=0.1, metadata={"help": "divides the cosines of label_head=cosine"})
-    average_top_k_layers: int = field(default=8, metadata={"help": "the teacher's layers that are averaged"})
-    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at first, [0, 1]"})
-    ema_end_decay: float = field(default=0.9999, metadata={"help": "decay of the teacher later, [0, 1]"})
+    average_top_k_layers: int = field(
+        default=8, metadata={"help": "number of the teacher's top layers that are averaged"}
+    )
+    ema_decay: float = field(default=0.999, metadata={"help": "decay of the teacher at the start, [0, 1]"})
+    ema_end_decay: float = field(
+        default=0.9999, metadata={"help": "decay of the teacher after ema_anneal_updates, [0, 1]"}
+    )
     ema_anneal_updates: int = field(
-        default=30_000, metadata={"help": "updates in which the decay goes linearly from first to later"}
+        default=30_000, metadata={"help": "updates in which the decay changes linearly to ema_end_decay"}
     )
 
 
 @dataclass
 class Mt4sslOptions(MaskedPredictionOptions):
     online: bool = field(
-        default=True, metadata={"help": "predict the layers of an EMA teacher; false is HuBERT-like"}
+        default=True, metadata={"help": "predict the layers of an EMA teacher; false: labels only"}
     )
 
 
@@ -68,7 +73,7 @@ class Mt4sslOptions(MaskedPredictionOptions):
 class Mt4ssl(SslBranch):
     """Predicts, at the masked frames, an EMA teacher's layers by regression and cluster labels as classes.
 
-    teacher, regression: None without a teacher; label_heads: one a label set, possibly none.
+    teacher, regression: None without a teacher; label_heads: one per label set, possibly none.
     """
 
     Options: ClassVar[type[Any]] = Mt4sslOptions
@@ -94,42 +99,41 @@ class Mt4ssl(SslBranch):
 
     @classmethod
     def is_online(cls, options: Any) -> bool:
-        """Whether there is a teacher."""
+        """Return whether there is a teacher."""
         return bool(options.online)
 
     # -- the teacher
 
     def step(self, encoder: SpeechEncoder, updates: int) -> None:
-        """Move the teacher towards the student."""
+        """Update the teacher with the student's weights."""
         if self.teacher is not None:
             layers, norm = encoder.encoder.layers, encoder.encoder.layer_norm
             self.teacher.step(layers, norm, ema_decay(updates, *self.decay))
 
     def reset(self, encoder: SpeechEncoder) -> None:
-        """Start the teacher anew from the student."""
+        """Set the teacher to the student's weights."""
         if self.teacher is not None:
             self.teacher.copy_from(encoder.encoder.layers, encoder.encoder.layer_norm)
 
     @torch.no_grad()
     def online_targets(self, encoder: SpeechEncoder, front: FrontEnd) -> Tensor:
-        """(B, T, D) float32: the average of the teacher's top layers on the unmasked input."""
+        """Return (B, T, D) float32: the average of the teacher's top layers on the unmasked input."""
         if self.teacher is None:
             raise ConfigError("model", ["online targets are off: there is no teacher to take them from"])
         placed = encoder.add_positions(front, dropout=False)
         with encoder.computing():
-            found = self.teacher(placed, self.top_layers, compiled=encoder.compiling)
-        # (T', B, D) -> (B, T, D), CLS left out
-        results = [encoder.frames(Hidden(result, None)) for result in found]
-        return layer_average(results, front.lengths)
+            outputs = self.teacher(placed, self.top_layers, compiled=encoder.compiling)
+        # (T', B, D) -> (B, T, D), without CLS
+        return layer_average([encoder.frames(Hidden(output, None)) for output in outputs], front.lengths)
 
     # -- losses
 
     def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
-        """Losses: regression and classification, sums over the masked frames of all copies; where it is
-        wanted classification_unmasked, the mean over the other frames.
+        """Compute the losses: regression and classification, sums over the masked frames of all copies; and,
+        if the batch asks for it, classification_unmasked, the mean over the other frames.
 
-        Several copies share one pass of the convolutions and of the teacher.
-        Source of that: Baevski et al. 2022, arXiv 2212.07525, section 3.
+        All masked copies share one pass of the feature extractor and of the teacher, as in Baevski et al.
+        2022, arXiv 2212.07525, section 3.
         """
         front, mask = batch.front, batch.mask
         heads = [self.online_layer] if self.regression is not None else []
@@ -138,8 +142,8 @@ class Mt4ssl(SslBranch):
         run = run_masked(encoder, batch, {*heads, encoder.num_layers}, whole)
         frames = int(mask.sum())
         result = SslResult(frames=frames, losses={}, shared=run.shared)
-        spread = variance(at_frames(front.features.detach(), mask))
-        result.measures["feature_var"] = Measure(spread * frames, frames)
+        feature_var = variance(at_frames(front.features.detach(), mask))
+        result.measures["feature_var"] = Measure(feature_var * frames, frames)
         if self.regression is not None:
             targets = at_frames(self.online_targets(encoder, front), mask)
             self._regress(result, run.masked[self.online_layer], targets, mask)
@@ -153,6 +157,7 @@ class Mt4ssl(SslBranch):
         return result
 
     def _regress(self, result: SslResult, states: Tensor, targets: Tensor, mask: Tensor) -> None:
+        """Add the regression loss and its measures to a result. states, targets: (M, D)."""
         predictions = self.regression(states).float()  # type: ignore[misc]
         frames, dim = len(targets), targets.size(-1)
         # Σ‖ŷ − y‖² / √D
@@ -199,9 +204,9 @@ class Mt4ssl(SslBranch):
 
 
 def loss_of_mean(target_var: Tensor, frames: int, dim: int) -> Tensor:
-    """The regression's loss Σ‖ŷ − y‖² / √D of a prediction ŷ that is the mean of the targets at every frame.
+    """Return the regression loss Σ‖ŷ − y‖² / √D of predicting the mean of the targets at every frame.
 
-    target_var: as `variance` gives it, the mean over D channels of Σ(y − ȳ)² / (M − 1). So Σ‖ȳ − y‖² over M
-    frames is D · (M − 1) times it, and the loss √D · (M − 1) times it.
+    target_var: from `variance`, the mean over D channels of Σ(y − ȳ)² / (M − 1). Σ‖ȳ − y‖² over M frames is
+    D · (M − 1) times target_var, and the loss √D · (M − 1) times target_var.
     """
     return target_var * (max(frames - 1, 0) * math.sqrt(dim))

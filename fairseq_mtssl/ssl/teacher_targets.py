@@ -12,19 +12,19 @@ from torch import Tensor
 
 
 def instance_norm(x: Tensor, lengths: Tensor, eps: float = 1e-5) -> Tensor:
-    """Zero mean and unit variance of each channel of each row over its valid frames, in 32 bits.
+    """Normalise each channel of each row to zero mean and unit variance over its valid frames, in float32.
 
-    x: (B, T, D); lengths: (B,) valid frames. Returns: (B, T, D) float32, zero at padding. With no padding
-    it is `torch.nn.functional.instance_norm`; a row of one frame becomes zeros.
+    x: (B, T, D); lengths: (B,) valid frames. Returns: (B, T, D) float32, zero at padding. Without padding it
+    equals `torch.nn.functional.instance_norm`; a row of one frame becomes zeros.
     """
     centred, rstd = _centred(x, lengths, eps)
     return centred.mul_(rstd)
 
 
 def layer_average(results: Sequence[Tensor], lengths: Tensor) -> Tensor:
-    """The targets of each frame: the mean of several layers' results, each instance-normalised.
+    """Average the instance-normalised outputs of several layers, which gives the targets.
 
-    results: (B, T, D) each; lengths: (B,) valid frames. Returns: (B, T, D) float32, zero at padding.
+    results: per layer (B, T, D); lengths: (B,) valid frames. Returns: (B, T, D) float32, zero at padding.
     """
     total = instance_norm(results[0], lengths)
     for result in results[1:]:
@@ -33,11 +33,11 @@ def layer_average(results: Sequence[Tensor], lengths: Tensor) -> Tensor:
 
 
 def _centred(x: Tensor, lengths: Tensor, eps: float = 1e-5) -> tuple[Tensor, Tensor]:
-    """x less its mean, float32, zero at padding, and one over its deviation, (B, 1, D)."""
+    """Return x minus its mean, float32 and zero at padding, and 1 / standard deviation, (B, 1, D)."""
     count = lengths.clamp(min=1).view(-1, 1, 1)
     # (B,) -> (B, T, 1)
     padding = (torch.arange(x.size(1), device=x.device) >= lengths.unsqueeze(1)).unsqueeze(-1)
-    # on a GPU the host must not wait to learn whether there is any
+    # asking whether there is any padding would make the host wait for the GPU
     padded = x.is_cuda or bool(padding.any())
     x = x.to(torch.float32, copy=True)
     x = x.masked_fill_(padding, 0) if padded else x

@@ -1,6 +1,6 @@
-"""wav2vec 2.0: each masked frame's quantized features are told from those of other frames.
+"""wav2vec 2.0: contrastive prediction of each masked frame's quantized features.
 
-Parameter names are fairseq's (``quantizer``, ``project_q``, ``final_proj``).
+Parameter names are those of fairseq (``quantizer``, ``project_q``, ``final_proj``).
 Source: Baevski et al. 2020, arXiv 2006.11477, sections 2 and 3.2.
 """
 
@@ -21,14 +21,18 @@ from fairseq_mtssl.ssl.masked_frames import first_copy, repeat
 @dataclass
 class Wav2vec2Options:
     final_dim: int = field(
-        default=256, metadata={"help": "width where context and targets meet, that of label_head=cosine too"}
+        default=256,
+        metadata={"help": "dimension in which context and targets are compared; also of label_head=cosine"},
     )
-    latent_vars: int = field(default=320, metadata={"help": "entries of a code book group"})
-    latent_groups: int = field(default=2, metadata={"help": "code book groups"})
+    latent_vars: int = field(default=320, metadata={"help": "entries per codebook group"})
+    latent_groups: int = field(default=2, metadata={"help": "number of codebook groups"})
     latent_temp: Tuple[float, float, float] = field(
-        default=(2.0, 0.5, 0.999995), metadata={"help": "Gumbel temperature: first, last, factor an update"}
+        default=(2.0, 0.5, 0.999995),
+        metadata={"help": "Gumbel temperature: first, last, factor per update"},
     )
-    num_negatives: int = field(default=100, metadata={"help": "negatives a masked frame, from its utterance"})
+    num_negatives: int = field(
+        default=100, metadata={"help": "negatives per masked frame, from the same utterance"}
+    )
     logit_temp: float = field(
         default=0.1, metadata={"help": "divides the cosines of ssl=wav2vec2 and of label_head=cosine"}
     )
@@ -40,10 +44,9 @@ class Contrast:
     """The contrastive task on one batch.
 
     loss: scalar, mean cross-entropy in nats over the frames; accuracy: scalar, share of the frames whose
-    target scores above every negative; chance_loss, chance_accuracy: what both are when nothing is known
-    (`chance_of`); frames: masked frames that had a negative; perplexity: scalar, of the mean code
-    distribution summed over groups; codes: code book size over all groups; temperature: of the Gumbel
-    softmax.
+    target scores above every negative; chance_loss, chance_accuracy: both at chance (`chance_of`);
+    frames: number of masked frames with a negative; perplexity: scalar, of the mean code distribution, summed
+    over groups; codes: codebook entries in all groups; temperature: of the Gumbel softmax.
     """
 
     loss: Tensor
@@ -86,36 +89,38 @@ class Wav2vec2(SslBranch):
         self.quantizer.ranks = ranks
 
     def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
-        """Losses: contrastive; diversity, the share of the code book that is not in use; feature_penalty."""
+        """Compute the losses contrastive, diversity (the unused share of the codebook), feature_penalty."""
         front, shared_layer = batch.front, batch.shared_layer or 0
         copies = len(batch.mask) // len(front.lengths)
         copied = repeat(front, copies)
         shared = encoder.forward_layers(encoder.embed(copied, batch.mask), 0, shared_layer)
         top = encoder.forward_layers(shared, shared_layer, encoder.num_layers)
-        found = self.contrast(encoder.frames(top), copied.features, batch.mask)
-        frames, total = found.frames, float(found.frames)
+        task = self.contrast(encoder.frames(top), copied.features, batch.mask)
+        frames, total = task.frames, float(task.frames)
         return SslResult(
             frames=frames,
             losses={
-                "contrastive": Loss(found.loss, Reduction.MEAN),
-                "diversity": Loss((found.codes - found.perplexity) / found.codes, Reduction.BATCH),
+                "contrastive": Loss(task.loss, Reduction.MEAN),
+                "diversity": Loss((task.codes - task.perplexity) / task.codes, Reduction.BATCH),
                 "feature_penalty": Loss(front.penalty, Reduction.BATCH),
             },
             measures={
-                "contrastive": Measure(found.loss.detach() * total, total),
-                "contrastive_chance": Measure(found.chance_loss * total, total),
-                "ssl_accuracy": Measure(found.accuracy * total, total),
-                "ssl_chance": Measure(found.chance_accuracy * total, total),
-                "codes": Measure(float(found.codes), 1.0),
-                "code_perplexity": Measure(found.perplexity.detach(), 1.0),
-                "temp": Measure(float(found.temperature), 1.0),
+                "contrastive": Measure(task.loss.detach() * total, total),
+                "contrastive_chance": Measure(task.chance_loss * total, total),
+                "ssl_accuracy": Measure(task.accuracy * total, total),
+                "ssl_chance": Measure(task.chance_accuracy * total, total),
+                "codes": Measure(float(task.codes), 1.0),
+                "code_perplexity": Measure(task.perplexity.detach(), 1.0),
+                "temp": Measure(float(task.temperature), 1.0),
             },
             shared=first_copy(shared, len(front.lengths)) if batch.shared_layer is not None else None,
         )
 
     def contrast(self, context: Tensor, features: Tensor, mask: Tensor) -> Contrast:
-        """context: (B, T, D) top-layer output of the masked input; features: (B, T, C) unmasked conv
-        features; mask: (B, T) bool. Rows may differ in masked frames; a row with fewer than two has no
+        """Compare each masked frame's prediction with its target and negatives.
+
+        context: (B, T, D) top-layer output of the masked input; features: (B, T, C) unmasked conv features;
+        mask: (B, T) bool. Rows may differ in their number of masked frames; a row with fewer than two has no
         negative and is left out of the loss.
         """
         # (B, T, ·) -> (M, ·): masked frames only, row by row
@@ -151,12 +156,12 @@ class Wav2vec2(SslBranch):
         )
 
     def _draw_negatives(self, count: Tensor, start: Tensor) -> Tensor:
-        """Indices (M, N) into the M masked frames: others of the same row, with replacement."""
+        """Draw indices (M, N) into the M masked frames: other frames of the same row, with replacement."""
         draws = torch.rand(count.numel(), self.negatives, device=count.device)
         others = (count - 1).clamp(min=1).unsqueeze(1)
         chosen = (draws * others).long().clamp(max=others - 1)
-        own = (torch.arange(count.numel(), device=count.device) - start).unsqueeze(1)
-        chosen = chosen + (chosen >= own).long()
+        itself = (torch.arange(count.numel(), device=count.device) - start).unsqueeze(1)
+        chosen = chosen + (chosen >= itself).long()
         return start.unsqueeze(1) + chosen.clamp(max=(count - 1).unsqueeze(1))
 
     def _logits(
@@ -168,9 +173,11 @@ class Wav2vec2(SslBranch):
         counts: Tensor,
         starts: Tensor,
     ) -> Tensor:
-        """Cosines over the temperature, (M, 1 + N): the target first. A negative that equals the
-        target exactly (marks: `fingerprints` of the targets) is −inf. All cosines of a row come from one
-        product, then the drawn ones are picked: 1 + N vectors a frame are never copied.
+        """Return cosines divided by the temperature, (M, 1 + N), those of the targets first.
+
+        A negative that equals the target exactly (marks: `fingerprints` of the targets) gets −inf. One
+        product gives all cosines of a row, from which the drawn ones are selected, so that the 1 + N vectors
+        of each frame are never copied.
         """
         frames = torch.arange(predictions.size(0), device=predictions.device)
         predictions = nn.functional.normalize(predictions.float(), dim=-1, eps=1e-8)
@@ -192,12 +199,12 @@ class Wav2vec2(SslBranch):
 
 @torch.no_grad()
 def chance_of(target: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """Contrastive loss and accuracy of predictions that know nothing, means over the frames.
+    """Return the contrastive loss and accuracy at chance, as means over the frames.
 
-    target: (M,), negatives: (M, N): marks that are equal for equal vectors. A negative that equals the target
-    is not compared. Where all scores tie, the loss of a frame is ln(1 + negatives compared), in nats. The
-    accuracy is one over the *different* vectors compared, since equal negatives have one score: with 50 draws
-    among 20 frames it is at least 1/20, and with a code book that has collapsed to one entry it is 1.
+    target: (M,), negatives: (M, N): `fingerprints` of the vectors. A negative that equals the target is not
+    compared. If all scores tie, the loss of a frame is ln(1 + number of negatives compared), in nats. The
+    accuracy is one over the number of *different* vectors compared, since equal negatives have equal scores:
+    with 50 draws among 20 frames it is at least 1/20, and with a codebook collapsed to one entry it is 1.
     """
     ordered, _ = negatives.sort(dim=1)
     is_new = torch.ones_like(ordered, dtype=torch.bool)
@@ -209,7 +216,7 @@ def chance_of(target: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def fingerprints(vectors: Tensor) -> Tensor:
-    """(M, D) -> (M,) float64: equal for equal vectors, different for different ones but for chance."""
+    """Map vectors (M, D) to (M,) float64: equal for equal vectors, and almost surely different otherwise."""
     generator = torch.Generator().manual_seed(0)
     weights = torch.rand(vectors.size(-1), generator=generator, dtype=torch.float64)
     return (vectors.double() * weights.to(vectors.device)).sum(-1)

@@ -1,1 +1,1 @@
-"""Tasks registered with fairseq: datasets, phases, validation by retrieval."""
+"""The tasks registered with fairseq: they make datasets, follow schedules and validate."""

@@ -1,6 +1,6 @@
-"""Training says at the end of each phase whether it learned, by the rules of the report (report/health.py).
+"""Logs at the end of each training phase whether the model learned, by the rules of report/health.py.
 
-The rules stay in one room, so that the log of a training and the page that is made of it never disagree.
+The report pages use the same rules, so that a training's log and its page agree.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from fairseq_mtssl.tasks.base import BaseTask
 
 logger = logging.getLogger(__name__)
 
-LINES = 40  # records a phase, at least, where it has as many updates
-OF_THE_TRAINER = ("gnorm", "clip")  # logged by fairseq just before the task is asked for its metrics
+LINES = 40  # least number of records per phase, if it has as many updates
+TRAINER_METRICS = ("gnorm", "clip")  # fairseq logs these just before it calls the task's reduce_metrics
 
 
 class HealthWatch:
-    """Collects what is logged during a phase, as the log would have it, and judges it at the phase's end.
+    """Collects the logged values of a phase, and logs its judgement at the phase's end.
 
-    phases: (first update, name) of each, in order; total: updates of the run. What a resumed run did before
-    it was stopped is not known here: its phase is judged by what came after, and nothing is said of phases
-    that had ended.
+    phases: (first update, name) of each phase in order; total: number of updates of the run. A resumed run
+    does not know the values from before it was stopped: it judges the present phase by its later updates, and
+    does not judge phases that had ended.
     """
 
     def __init__(self, phases: Sequence[tuple[int, str]], total: int) -> None:
@@ -38,17 +38,17 @@ class HealthWatch:
         self._sums: dict[str, Any] = {}
         self._counts: dict[str, int] = {}
         self._update = 0
-        self._judged = -1  # the last phase of which something was said
+        self._judged = -1  # index of the last phase that was judged
 
     def reach(self, update: int) -> None:
-        """An update, counted from 0, is about to be made: say how a phase went that ended before it."""
+        """Called before an update, counted from 0: judges the phase that ended before it."""
         self._update = update
         index = self._index(update)
         if index > 0 and index - 1 > self._judged:
-            self._say(index - 1)
+            self._judge(index - 1)
 
     def add(self, values: Mapping[str, Any]) -> None:
-        """Take in what the update gave. values: numbers, or tensors, which are not waited for."""
+        """Add the logged values of the update. values: numbers, or tensors, which are not waited for."""
         for key, value in values.items():
             if value is not None:
                 value = value.detach() if torch.is_tensor(value) else value
@@ -62,16 +62,16 @@ class HealthWatch:
             self._sums, self._counts = {}, {}
 
     def validated(self, updates: int, values: Mapping[str, Any]) -> None:
-        """Take in a validation after so many updates."""
+        """Add the values of a validation after `updates` updates."""
         numbers = {key: float(value) for key, value in values.items() if value is not None}
         self._records.append(Record("valid", updates, numbers))
 
     def finish(self, updates: int) -> None:
-        """Say how the last phase went, if it has ended after so many updates and nothing was said yet."""
+        """Judge the last phase, if it has ended after `updates` updates and was not judged yet."""
         if updates >= self.total and self._judged < len(self.phases) - 1:
-            self._say(len(self.phases) - 1)
+            self._judge(len(self.phases) - 1)
 
-    def _say(self, index: int) -> None:
+    def _judge(self, index: int) -> None:
         self._judged = index
         start, end = self.phases[index][0], self._end(index)
         records = tuple(record for record in self._records if start < record.updates <= end)
@@ -89,13 +89,13 @@ class HealthWatch:
 
 
 class WatchedTask(BaseTask):
-    """A task that says how its phases went. It makes `health` when it knows them, and calls `reach`."""
+    """A task that judges its phases. Subclasses make `health` when they know the phases, and call `reach`."""
 
     health: HealthWatch | None = None
     _has_validated = False
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """As below it; in training what it logs is collected."""
+        """Log metrics and, in training, collect them."""
         super().reduce_metrics(logging_outputs, criterion)
         if self.health is not None and criterion.training:
             self.health.add(_logged_now())
@@ -105,7 +105,7 @@ class WatchedTask(BaseTask):
         self._has_validated = False
 
     def post_validate(self, model: Any, stats: dict[str, Any], agg: Any) -> None:
-        """Called by fairseq after each subset of a validation; the first counts, as for the checkpoint."""
+        """Called by fairseq after each subset of a validation; only the first is used, as for checkpoints."""
         if self.health is not None and not self._has_validated:
             self._has_validated = True
             updates = int(stats["num_updates"])
@@ -113,17 +113,17 @@ class WatchedTask(BaseTask):
             self.health.finish(updates)
 
     def post_save(self, path: str, updates: int) -> None:
-        """Called by fairseq after a checkpoint, the last one too where nothing is validated."""
+        """Called by fairseq after each checkpoint; the last one is written even without validation."""
         if self.health is not None:
             self.health.finish(updates)
 
 
 def _logged_now() -> dict[str, Any]:
-    """What the present update logged: the criterion's, and the trainer's gradient norm and clipping."""
+    """Return the values logged by the present update, with the trainer's gradient norm and clipping."""
     innermost = metrics.get_active_aggregators()[-1]
-    found = {key: meter.val for key, meter in innermost.items() if isinstance(meter, meters.AverageMeter)}
-    for key in OF_THE_TRAINER:
+    values = {key: meter.val for key, meter in innermost.items() if isinstance(meter, meters.AverageMeter)}
+    for key in TRAINER_METRICS:
         meter = metrics.get_meter("default", key)
         if meter is not None:
-            found[key] = meter.val
-    return found
+            values[key] = meter.val
+    return values

@@ -1,4 +1,4 @@
-"""Joint SSL + VGS: pairs for both losses, and if wanted a speech-only corpus for the SSL loss beside them.
+"""Joint training with SSL and VGS on pairs, optionally with a speech-only corpus for the SSL loss.
 
 Source: Khorrami et al. 2023, arXiv 2306.02972; the second corpus: FaST-VGS+, arXiv 2202.03543.
 """
@@ -15,22 +15,22 @@ from fairseq_mtssl.data.clip_labels import RowLabels
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
+from fairseq_mtssl.tasks.label_sets import LabelConfig, LabelledTask, folders_of
 from fairseq_mtssl.tasks.phases import loss_scale
 from fairseq_mtssl.tasks.vgs_retrieval import VgsRetrievalTask, VgsRetrievalTaskConfig
 
 
 @dataclass
-class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
+class JointSslVgsTaskConfig(VgsRetrievalTaskConfig, LabelConfig):
     schedule: str = field(
         default="w2v2_vgs",
         metadata={
-            "help": "one of the paper's nine: w2v2, vgs, vgsplus or two of them joined by _, as w2v2_vgs"
+            "help": "one of the paper's nine: w2v2, vgs, vgsplus, or two of them joined by _, as w2v2_vgs"
         },
     )
     lengths: Any = field(
         default_factory=lambda: ["20 epochs", "rest"],
-        metadata={"help": "one a phase: '20 epochs', '1000 updates', '40 %', the last also 'rest'"},
+        metadata={"help": "one per phase: '20 epochs', '1000 updates', '40 %'; for the last also 'rest'"},
     )
     ssl_data: Optional[str] = field(
         default=None,
@@ -40,42 +40,32 @@ class JointSslVgsTaskConfig(VgsRetrievalTaskConfig):
         },
     )
     ssl_ratio: float = field(
-        default=1.0, metadata={"help": "clips of ssl_data for each paired clip of a batch, above 0"}
+        default=1.0, metadata={"help": "clips of ssl_data per caption of a batch, above 0"}
     )
     ssl_on_pairs: bool = field(
         default=True,
         metadata={
-            "help": "with ssl_data, in training: the SSL loss is of the paired clips too; false: of ssl_data "
-            "alone, so that a batch costs ssl_ratio clips of self-supervision for each pair"
+            "help": "with ssl_data, in training: compute the SSL loss on the captions as well; false: on the "
+            "clips of ssl_data alone, of which there are ssl_ratio per caption"
         },
     )
-    labels: Any = field(
-        default_factory=list,
-        metadata={
-            "help": "folders of cluster labels of the captions for model.ssl=hubert or mt4ssl, one a label "
-            "set: {split}.km, dict.km.txt, targets.json"
-        },
-    )
+
     ssl_labels: Any = field(
-        default_factory=list, metadata={"help": "folders of the labels of ssl_data, as many as labels"}
+        default_factory=list,
+        metadata={"help": "folders of cluster labels of ssl_data, in the order of labels"},
     )
-    label_rate_hz: Optional[Any] = field(
-        default=None,
-        metadata={"help": "labels a second, one number or one a label set; null: as targets.json says"},
-    )
-    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
 
 
 @register_task("joint_ssl_vgs", dataclass=JointSslVgsTaskConfig)
 class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
-    """The VGS task with an optional speech-only corpus, and labels where the SSL branch predicts them."""
+    """The VGS task with an optional speech-only corpus, and with labels if the SSL branch predicts them."""
 
     def __init__(self, cfg: JointSslVgsTaskConfig) -> None:
         super().__init__(cfg)
         if self.label_folders and cfg.speed_perturb:
             raise ConfigError(
                 "task.speed_perturb",
-                [f"{cfg.speed_perturb} with labels: they would no longer lie on their frames; set it to 0"],
+                [f"{cfg.speed_perturb} with labels: they would not fit their frames any more; set it to 0"],
             )
         if cfg.ssl_data and cfg.ssl_ratio <= 0:
             raise ConfigError("task.ssl_ratio", [f"got {cfg.ssl_ratio}, wanted more than 0, or no ssl_data"])
@@ -85,7 +75,7 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
             raise ConfigError("task.ssl_on_pairs", [f"{got}; {wanted}"])
 
     def without_weight(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """Gives it speech-only clips where training batches have them: it may be a batch of validation."""
+        """Add speech-only clips, which a batch of validation lacks, if training batches have them."""
         if not self.cfg.ssl_data or "extra" in sample:
             return sample
         speech = {name: sample["net_input"][name] for name in ("source", "lengths")}
@@ -95,7 +85,7 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
         return {**sample, "extra": extra}
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """Step the optimizer, then the EMA teacher while self-supervision is on or still to come."""
+        """Step the optimizer, and then the SSL branch if this or a later update uses it."""
         before = loss_scale(optimizer)
         super().optimizer_step(optimizer, model, update_num)
         schedule = self.schedule
@@ -108,22 +98,22 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
         return RowLabels(rows, sets, self.conv_layers) if sets else None
 
     def _extra(self, split: str) -> dict[str, Any]:
-        labels: dict[str, Optional[RowLabels]] = {"labels": None}
+        options: dict[str, Any] = {"labels": None}
         on_pairs = self.cfg.ssl_on_pairs or split != self.cfg.train_subset
         if self.label_folders and on_pairs:
             captions = read_audio_manifest(Path(self.cfg.data) / f"{split}.tsv")
-            labels["labels"] = self._labels(captions, split, self.label_folders)
+            options["labels"] = self._labels(captions, split, self.label_folders)
         if not self.cfg.ssl_data or split != self.cfg.train_subset:
-            return labels
+            return options
         path = Path(self.cfg.ssl_data)
         manifest = read_audio_manifest(path / f"{split}.tsv" if path.is_dir() else path)
-        rows = long_enough(manifest, round(self.cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
-        own = self._labels(manifest, manifest.path.stem, folders_of(self.cfg.ssl_labels))
-        if (own is None) == bool(self.label_folders):
+        rows = long_enough(manifest, round(self.cfg.min_duration_s * SAMPLE_RATE_HZ))
+        labels = self._labels(manifest, manifest.path.stem, folders_of(self.cfg.ssl_labels))
+        if (labels is None) == bool(self.label_folders):
             raise ConfigError("task.ssl_labels", ["give folders for both task.labels and ssl_labels"])
         return {
-            **labels,
-            "extra": ClipDataset(manifest.take(rows), **self.clip_options(training=True), labels=own),
+            **options,
+            "extra": ClipDataset(manifest.take(rows), **self.clip_options(training=True), labels=labels),
             "extra_ratio": float(self.cfg.ssl_ratio),
             "extra_alone": not self.cfg.ssl_on_pairs,
         }

@@ -1,8 +1,10 @@
-"""Label folders and their dictionaries, for every task whose model predicts cluster labels."""
+"""The base class of tasks whose model predicts cluster labels: it reads label folders and dictionaries."""
 
+from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence
 
 from fairseq.data import Dictionary
+from fairseq.dataclass import FairseqDataclass
 
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError
@@ -14,7 +16,7 @@ WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
 
 def folders_of(value: Any) -> List[str]:
-    """A list of label folders as a configuration gives it: one, several or none."""
+    """Return the list of label folders of a configuration value: one folder, a list, or None."""
     return [value] if isinstance(value, str) else list(value or [])
 
 
@@ -26,10 +28,29 @@ def dictionary_of(symbols: Sequence[str]) -> Dictionary:
     return dictionary
 
 
-class LabelledTask(BaseTask):
-    """A task with the fields labels, label_rate_hz and conv_feature_layers in its configuration.
+@dataclass
+class LabelConfig(FairseqDataclass):
+    """The fields of tasks whose model predicts cluster labels."""
 
-    The symbols of the dictionaries go into checkpoints, so that these load without the folders.
+    labels: Any = field(
+        default_factory=list,
+        metadata={
+            "help": "folders of cluster labels, one per label set: {split}.km, dict.km.txt, targets.json; "
+            "empty: no labels"
+        },
+    )
+    label_rate_hz: Optional[Any] = field(
+        default=None,
+        metadata={"help": "labels per second, one number or one per label set; null: from targets.json"},
+    )
+    # fairseq-validate composes a configuration without a model; the checkpoint then has this value
+    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
+
+
+class LabelledTask(BaseTask):
+    """A task with the fields of LabelConfig in its configuration.
+
+    Checkpoints contain the symbols of the dictionaries, so that they load without the folders.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -47,23 +68,23 @@ class LabelledTask(BaseTask):
 
     @property
     def dictionaries(self) -> List[Dictionary]:
-        """One a label set: a checkpoint's, or those of the label folders."""
+        """One per label set, from the checkpoint or else from the label folders."""
         return [dictionary_of(symbols) for symbols in self.state.symbols]
 
     @property
     def label_classes(self) -> List[int]:
-        """Classes of each label set, the four special symbols of fairseq's dictionaries included."""
+        """Number of classes of each label set, including the four special symbols of fairseq."""
         return [len(symbols) for symbols in self.state.symbols]
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain lists of symbols: any version of torch reads them without unpickling a class."""
+        """Return plain lists of symbols, which every version of torch reads without unpickling a class."""
         return {"symbols": self.state.symbols}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a checkpoint's dictionaries; those of fairseq's hubert_pretraining too."""
+        """Take the dictionaries of a checkpoint, which may be one of fairseq's hubert_pretraining."""
         symbols = state_dict.get("symbols")
         if symbols is None:
-            symbols = [list(each.symbols) for each in state_dict.get("dictionaries", [])]
+            symbols = [list(dictionary.symbols) for dictionary in state_dict.get("dictionaries", [])]
         self.state.merge_state_dict({"symbols": symbols})
 
     def read_labels(
@@ -79,7 +100,7 @@ class LabelledTask(BaseTask):
             return []
         if len(folders) != len(self.label_classes):
             got = f"{len(folders)} folders for the {len(self.label_classes)} label sets of the model"
-            raise ConfigError("task.labels", [f"{got}; give as many, in the same order, or none"])
+            raise ConfigError("task.labels", [f"{got}; give one per label set in the same order, or none"])
         given = self.cfg.label_rate_hz
         rates = list(given) if hasattr(given, "__iter__") else [given] * len(folders)
         sets = zip(folders, self.state.symbols, rates, strict=True)

@@ -1,4 +1,4 @@
-"""Pre-training on speech alone: audio, cluster labels, and the step of the EMA teacher.
+"""The task of pre-training on speech alone, with or without cluster labels.
 
 Source: Ma et al. 2023, arXiv 2211.07321.
 """
@@ -6,7 +6,7 @@ Source: Ma et al. 2023, arXiv 2211.07321.
 import logging
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from fairseq.tasks import register_task
 from omegaconf import II, MISSING
@@ -17,59 +17,35 @@ from fairseq_mtssl.data.clips import long_enough
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.base import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
-from fairseq_mtssl.tasks.label_sets import LabelledTask, folders_of
+from fairseq_mtssl.tasks.label_sets import LabelConfig, LabelledTask, folders_of
 from fairseq_mtssl.tasks.phases import loss_scale
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass
-class Mt4sslTaskConfig(BucketConfig):
+class Mt4sslTaskConfig(BucketConfig, LabelConfig):
     data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv"})
-    labels: Any = field(
-        default_factory=list,
-        metadata={
-            "help": "folders of cluster labels, one a label set: {split}.km, dict.km.txt, targets.json; "
-            "empty: online targets alone"
-        },
-    )
-    label_rate_hz: Optional[Any] = field(
-        default=None,
-        metadata={"help": "labels a second, one number or one a label set; null: as targets.json says"},
-    )
-    max_duration_s: float = field(default=20.0, metadata={"help": "seconds of a crop"})
+    max_duration_s: float = field(default=20.0, metadata={"help": "longest crop, seconds"})
     min_duration_s: float = field(
-        default=2.0, metadata={"help": "shorter utterances are dropped, counted and named"}
+        default=2.0, metadata={"help": "seconds; shorter utterances are dropped, which is logged"}
     )
-    resample: bool = field(
-        default=False,
-        metadata={"help": "resample audio that is not at 16 kHz, else refuse it; needs labels=[]"},
-    )
-    # fairseq-validate composes a configuration without a model; the checkpoint then brings its own.
-    conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
     phase_ratio: Any = "${oc.select:lr_scheduler.phase_ratio,null}"
     ssl: str = "${oc.select:model.ssl,mt4ssl}"
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
     max_update: int = II("optimization.max_update")
 
 
 @register_task("mt4ssl", dataclass=Mt4sslTaskConfig)
 class Mt4sslTask(LabelledTask, WatchedTask):
-    """Utterances with the labels of their frames. The symbols of the dictionaries go into checkpoints."""
+    """Trains on crops of utterances with the labels of their frames."""
 
     def __init__(self, cfg: Mt4sslTaskConfig) -> None:
         check_config(cfg, len(folders_of(cfg.labels)))
         super().__init__(cfg)
         if cfg.max_update:
             self.health = HealthWatch([(0, str(cfg.ssl))], int(cfg.max_update))
-
-    @classmethod
-    def setup_task(cls, cfg: Mt4sslTaskConfig, **_: Any) -> "Mt4sslTask":
-        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
-        return cls(cfg)
 
     # -- data
 
@@ -80,7 +56,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
         cfg = self.cfg
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
         labels = self.read_labels(split, manifest)
-        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
+        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ))
         self.datasets[split] = LabelledClipDataset(
             manifest,
             rows,
@@ -97,13 +73,10 @@ class Mt4sslTask(LabelledTask, WatchedTask):
         logger.info("%s: %d utterances, %.2f h, %d label sets", split, len(rows), hours, len(labels))
         return self.datasets[split]
 
-    def max_positions(self) -> None:
-        return None
-
     # -- model
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Build the model; for a new training start it from ``model.init_from``."""
+        """Build the model; a new training starts from the weights of ``model.init_from`` if given."""
         start = checkpoints.read_start(cfg.init_from) if cfg.init_from and not from_checkpoint else None
         self.settle_normalize(cfg, None if start is None else start.normalised, cfg.init_from)
         model = super().build_model(cfg, from_checkpoint)
@@ -114,10 +87,10 @@ class Mt4sslTask(LabelledTask, WatchedTask):
     # -- training
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """Step the optimizer, then the teacher: once an update, however many batches it gathers.
+        """Step the optimizer, and then the branch (its teacher), once per update.
 
-        A half-precision overflow is raised before this is called; an AMP one leaves the weights as they
-        are and is known by the lowered loss scale.
+        fp16 raises on an overflow before this is called; AMP leaves the weights unchanged on an overflow,
+        which shows in the lowered loss scale.
         """
         if self.health is not None:
             self.health.reach(update_num)
@@ -128,7 +101,7 @@ class Mt4sslTask(LabelledTask, WatchedTask):
 
 
 def check_config(cfg: Any, label_sets: int) -> None:
-    """Raises: ConfigError naming every error of a task configuration at once."""
+    """Check a task configuration. Raises: ConfigError naming every error at once."""
     errors = []
     if not 0 < cfg.min_duration_s <= cfg.max_duration_s:
         errors.append(
@@ -140,8 +113,8 @@ def check_config(cfg: Any, label_sets: int) -> None:
     ratio, updates = cfg.phase_ratio, int(cfg.max_update or 0)
     if ratio and updates and int(updates * ratio[2]) < 1:
         errors.append(
-            f"lr_scheduler.phase_ratio {list(ratio)} of {updates} updates leaves none for the decay, which "
-            "tri_stage divides by; train longer or give the decay a larger share"
+            f"lr_scheduler.phase_ratio {list(ratio)} of {updates} updates leaves none for the decay, and "
+            "tri_stage divides by their number; train longer or give the decay a larger share"
         )
     if errors:
         raise ConfigError("task", errors)

@@ -1,4 +1,4 @@
-"""Carries a schedule out on fairseq's optimizer: learning rate, resets, dead branches."""
+"""Applies a schedule to fairseq's optimizer: learning rate, resets, and branches that are not trained."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from fairseq_mtssl.schedule import Schedule, StepWeights
 logger = logging.getLogger(__name__)
 
 MAX_DRIFT = 0.05
-"""Share by which an epoch's updates may differ from those of the first before that is said."""
+"""Share by which the updates of an epoch may differ from those of the first epoch without a warning."""
 
 PHASE, SCHEDULE = "phase", "schedule"
-"""Keys of the optimizer's first parameter group, which a checkpoint keeps: the phase that the optimizer's
-state belongs to, and where the phases of the run begin."""
+"""Keys of the optimizer's first parameter group, which checkpoints contain: the phase to which the state of
+the optimizer belongs, and the updates at which the phases of the run begin."""
 
 
 def keep_schedule(optimizer: FairseqOptimizer, schedule: Schedule, setting: str) -> Schedule:
-    """The schedule as it was resolved when the run began; `schedule` itself in a new run.
+    """Return the schedule as it was resolved when the run began; in a new run this is `schedule`.
 
-    Lengths in epochs or in shares are resolved once and then kept in the checkpoint: epochs of batches that
-    are cut by length differ by a batch or two, and after resuming on another number of GPUs by a factor, so
-    that a phase that is under way would begin at another update each time.
-    setting: what the schedule follows from as the user wrote it. If it has changed, the new one holds.
+    Lengths in epochs or shares are resolved once and kept in the checkpoint. Otherwise the present phase
+    would
+    begin at another update each time: with batches cut by length, epochs differ by a batch or two, and after
+    resuming on another number of GPUs by a factor.
+    setting: the user's settings of the schedule; if they have changed, the new schedule is used.
     """
     group = optimizer.optimizer.param_groups[0]
     kept = group.get(SCHEDULE)
@@ -43,24 +44,24 @@ def keep_schedule(optimizer: FairseqOptimizer, schedule: Schedule, setting: str)
     before, now = kept["updates_per_epoch"], schedule.updates_per_epoch
     if abs(now - before) > MAX_DRIFT * before and list(schedule.starts) != kept["starts"]:
         logger.warning(
-            "an epoch has %d updates, and had %d when the run began; its phases stay where they were laid "
-            "then, at updates %s of %d. To lay them anew, change task.phases or task.lengths",
+            "an epoch has %d updates, and had %d when the run began; its phases still begin at the updates "
+            "resolved then, %s of %d. To resolve them anew, change task.phases or task.lengths",
             *(now, before, kept["starts"], kept["total"]),
         )
     return Schedule.fixed(schedule.phases, kept["starts"], kept["total"], before)
 
 
 def begin_update(optimizer: FairseqOptimizer, schedule: Schedule, step: StepWeights, peak_lr: float) -> None:
-    """Bring the optimizer to what holds at an update, before its gradients are applied.
+    """Set the optimizer's learning rate for an update, and reset its state if a phase asks for it.
 
-    The state of an optimizer that belongs to an earlier phase is forgotten if the present phase, or one that
-    was passed over since, resets it. May be repeated (gradient accumulation, a retried or a resumed update).
+    The state of an earlier phase is cleared if the present phase, or one in between, resets it. May be called
+    repeatedly for one update (gradient accumulation, a repeated or resumed update).
     """
     optimizer.set_lr(peak_lr * step.lr_factor)
     group = optimizer.optimizer.param_groups[0]
-    # checkpoints of older versions do not say which phase their state belongs to: that of the update before
-    owner = group.get(PHASE, schedule.index(step.update - 1))
-    entered = schedule.phases[owner + 1 : step.phase + 1]
+    # checkpoints of older versions do not contain the phase of their state: it is that of the last update
+    state_phase = group.get(PHASE, schedule.index(step.update - 1))
+    entered = schedule.phases[state_phase + 1 : step.phase + 1]
     if step.update > 0 and any("optimizer" in phase.reset for phase in entered):
         optimizer.optimizer.state.clear()
     group[PHASE] = step.phase
@@ -81,11 +82,11 @@ def begin_update(optimizer: FairseqOptimizer, schedule: Schedule, step: StepWeig
 
 
 def forget_gradients(optimizer: FairseqOptimizer, parameters: list[Any]) -> None:
-    """Make sure that parameters of a dead branch are left alone by the optimizer.
+    """Remove the gradients of parameters that are not trained, so that the optimizer leaves them unchanged.
 
-    A gradient of zeros, which half precision and some distributed wrappers put where there was none,
-    would still let them decay.
-    Raises: ConfigError if half precision flattens all gradients into one, where none can be left out.
+    Half precision and some distributed wrappers replace a missing gradient by zeros, with which the optimizer
+    would still apply weight decay.
+    Raises: ConfigError if half precision flattens all gradients into one tensor.
     """
     if not parameters:
         return
@@ -95,14 +96,14 @@ def forget_gradients(optimizer: FairseqOptimizer, parameters: list[Any]) -> None
         if optimizer.has_flat_params:
             raise ConfigError(
                 "common.fp16_no_flatten_grads",
-                ["false with a phase that leaves a branch untrained would let it decay; set it to true"],
+                ["false would apply weight decay to a branch that a phase does not train; set it to true"],
             )
-        dead = {id(parameter) for parameter in parameters}
+        untrained = {id(parameter) for parameter in parameters}
         for half, full in zip(optimizer.fp16_params, optimizer.fp32_params, strict=True):
-            if id(half) in dead:
+            if id(half) in untrained:
                 full.grad = None
 
 
 def loss_scale(optimizer: Any) -> float:
-    """AMP's loss scale, which it lowers when it silently leaves a step out; 0 with any other optimizer."""
+    """Return AMP's loss scale, which falls when AMP silently skips an update; 0 with other optimizers."""
     return float(optimizer.scaler.get_scale()) if isinstance(optimizer, AMPOptimizer) else 0.0

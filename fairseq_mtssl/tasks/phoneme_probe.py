@@ -1,4 +1,4 @@
-"""Phones of frozen features: utterances with their phones, and features that are computed once.
+"""The task of the phone probe: utterances with their phones, and frozen features that are computed once.
 
 Source: Yang et al. 2021, arXiv 2105.01051; Khorrami et al. 2023, arXiv 2306.02972.
 """
@@ -10,9 +10,8 @@ from typing import Any, List
 
 import numpy as np
 import torch
-from fairseq.dataclass import FairseqDataclass
 from fairseq.tasks import register_task
-from omegaconf import II, MISSING, open_dict
+from omegaconf import MISSING, open_dict
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
@@ -23,43 +22,40 @@ from fairseq_mtssl.data.phones import read_phone_frames, read_phone_names, read_
 from fairseq_mtssl.data.transcripts import frames_needed
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.evaluation.probing import FrameMoments
-from fairseq_mtssl.tasks.base import BaseTask
+from fairseq_mtssl.tasks.base import BaseTask, BaseTaskConfig
 
 logger = logging.getLogger(__name__)
 
 MFCC = "mfcc"
-MEASURED_UTTERANCES = 1000  # whose frames give the mean and spread
+MEASURED_UTTERANCES = 1000  # training utterances from which the mean and standard deviation are computed
 
 
 @dataclass
-class PhonemeProbeTaskConfig(FairseqDataclass):
+class PhonemeProbeTaskConfig(BaseTaskConfig):
     data: str = field(
         default=MISSING,
         metadata={"help": "folder that mtssl prepare aligned_phones wrote: {split}.tsv, .phn, .phones.tsv"},
     )
     silences: str = field(
         default="sil sp spn nsn <sil> <eps> +nsn+ +spn+ h# pau epi noise",
-        metadata={"help": "phones, in any case, that model.head=ctc does not spell, separated by spaces"},
+        metadata={"help": "phones that model.head=ctc leaves out, separated by spaces, in any case"},
     )
-    resample: bool = field(
-        default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"}
-    )
+
     cache_gb: float = field(
         default=4.0,
         metadata={
-            "help": "memory for features, 1e9 bytes; a split that does not fit is computed anew each time"
+            "help": "memory for features, 1e9 bytes; those of a split that does not fit are computed in "
+            "every epoch"
         },
     )
     length_pool: int = field(
-        default=256, metadata={"help": "sort so many training utterances at a time by length"}
+        default=256, metadata={"help": "number of training utterances that are sorted by length at a time"}
     )
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("phoneme_probe", dataclass=PhonemeProbeTaskConfig)
 class PhonemeProbeTask(BaseTask):
-    """The phones, the encoder's sizes and weights go into checkpoints, which load without any other file."""
+    """Trains a probe; its checkpoints contain the phones and the encoder, and load without other files."""
 
     def __init__(self, cfg: PhonemeProbeTaskConfig) -> None:
         super().__init__(cfg)
@@ -68,23 +64,18 @@ class PhonemeProbeTask(BaseTask):
         self._too_large: set[str] = set()
         self.state.add_factory("phones", self._read_phones)
 
-    @classmethod
-    def setup_task(cls, cfg: PhonemeProbeTaskConfig, **_: Any) -> "PhonemeProbeTask":
-        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
-        return cls(cfg)
-
     def _read_phones(self) -> List[str]:
         return read_phone_names(Path(self.cfg.data) / "dict.phn.txt")
 
     @property
     def phones(self) -> List[str]:
-        """A checkpoint's, or those of task.data."""
+        """The phones, from the checkpoint or else from task.data."""
         return list(self.state.phones)
 
     # -- model
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Build the model; a new training takes the encoder of ``model.checkpoint``."""
+        """Build the model; a new training loads the encoder of ``model.checkpoint``."""
         source = None
         if cfg.encoder is None and cfg.checkpoint not in (None, MFCC):
             source = checkpoints.read_encoder(cfg.checkpoint)
@@ -140,64 +131,62 @@ class PhonemeProbeTask(BaseTask):
         )
 
     def _usable(self, manifest: AudioManifest, targets: List[np.ndarray], training: bool) -> np.ndarray:
-        """Rows without those that have no phone or no frame, or in training too few frames to spell."""
+        """Return the rows that have phones and frames and, in training with CTC, enough frames for them."""
         frozen = self.model.frozen
-        rows = long_enough(manifest, frozen.window_samples, str(manifest.path))
-        bare = np.array([len(targets[row]) == 0 for row in rows])
-        short = np.zeros_like(bare)
+        rows = long_enough(manifest, frozen.window_samples)
+        without_phones = np.array([len(targets[row]) == 0 for row in rows])
+        short = np.zeros_like(without_phones)
         if training and self.model.is_ctc:
             needed = [frames_needed(torch.from_numpy(targets[row])) for row in rows]
-            room = (manifest.sizes[rows] - frozen.window_samples) // frozen.hop_samples + 1
-            short = room < np.array(needed)
-        dropped = bare | short
+            available = (manifest.sizes[rows] - frozen.window_samples) // frozen.hop_samples + 1
+            short = available < np.array(needed)
+        dropped = without_phones | short
         if dropped.any():
             logger.warning(
                 "%s: dropped %d utterances without phones and %d with fewer frames than phones, of %d (%s …)",
-                *(manifest.path, int(bare.sum()), int((short & ~bare).sum()), len(rows)),
+                *(manifest.path, int(without_phones.sum()), int((short & ~without_phones).sum()), len(rows)),
                 ", ".join(manifest.files[row] for row in rows[dropped][:5]),
             )
         if dropped.all():
             raise ManifestError(manifest.path, ["no utterance has phones. Align this split."])
         return rows[~dropped]
 
-    def max_positions(self) -> None:
-        return None
-
     # -- features
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        """Before a split is first gone through: its features, and the mean and spread over training."""
+        """Return fairseq's iterator, after computing features and their training statistics if necessary."""
         self._keep_features(dataset)
         if dataset.training and not bool(self.model.frozen.measured):
             self._measure(dataset)
         return super().get_batch_iterator(dataset, *args, **kwargs)
 
     def _keep_features(self, dataset: PhoneDataset) -> None:
-        """Compute a split's features once, if they fit in what task.cache_gb leaves."""
+        """Compute a split's features once, if they fit in the rest of task.cache_gb."""
         if dataset.features is not None:
             return
         frozen = self.model.frozen
         size = dataset.total_frames * len(frozen.layers) * frozen.dim * 4
-        told = f"features of {len(dataset)} utterances: {size / 1e9:.2f} GB"
+        summary = f"features of {len(dataset)} utterances: {size / 1e9:.2f} GB"
         if self._kept_bytes + size > self.cfg.cache_gb * 1e9:
             left = self.cfg.cache_gb - self._kept_bytes / 1e9
-            if told not in self._too_large:
-                logger.warning("%s, %.2f left of task.cache_gb: they are computed anew each time", told, left)
-            self._too_large.add(told)
+            if summary not in self._too_large:
+                text = "%s, but %.2f are left of task.cache_gb: they are computed in every epoch"
+                logger.warning(text, summary, left)
+            self._too_large.add(summary)
             return
         self._kept_bytes += size
-        logger.info("%s, computed once and kept", told)
+        logger.info("%s, computed once and kept", summary)
         dataset.keep(frozen.stream(dataset.waveform, range(len(dataset))))
 
     def _measure(self, dataset: PhoneDataset) -> None:
-        """Have the model give features of training mean 0 and spread 1."""
+        """Set the model's standardisation to the mean and standard deviation of the training features."""
         frozen = self.model.frozen
         moments = FrameMoments(len(frozen.layers), frozen.dim)
         rows = np.random.default_rng(int(self.cfg.seed)).permutation(len(dataset))[:MEASURED_UTTERANCES]
         if dataset.features is None:
-            found = frozen.stream(dataset.waveform, rows.tolist())
+            features = frozen.stream(dataset.waveform, rows.tolist())
         else:
-            found = (dataset.features[row] for row in rows)
-        for frames in found:
+            features = (dataset.features[row] for row in rows)
+        for frames in features:
             moments.add(frames)
         frozen.measure(*moments.finish())

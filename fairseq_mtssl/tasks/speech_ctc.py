@@ -1,4 +1,4 @@
-"""Fine-tuning with CTC: utterances, their transcripts, and a pre-trained encoder."""
+"""The task of fine-tuning a pre-trained encoder with CTC on transcribed utterances."""
 
 import logging
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from typing import Any, Optional
 import numpy as np
 from fairseq.data import Dictionary
 from fairseq.tasks import register_task
-from omegaconf import II, MISSING, open_dict
+from omegaconf import MISSING, open_dict
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
@@ -18,14 +18,13 @@ from fairseq_mtssl.data.tokenizers import word_joining
 from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
-from fairseq_mtssl.tasks.base import BaseTask
-from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.base import BaseTask, BucketConfig
 from fairseq_mtssl.tasks.label_sets import dictionary_of
 
 logger = logging.getLogger(__name__)
 
 AUTO = "auto"
-"""Value of criterion.post_process that stands for what the dictionary says."""
+"""Value of criterion.post_process with which the dictionary decides."""
 
 
 @dataclass
@@ -36,26 +35,25 @@ class SpeechCtcTaskConfig(BucketConfig):
     labels: str = field(
         default="ltr", metadata={"help": "extension of the transcripts: ltr (letters) or spm (sentencepiece)"}
     )
-    min_duration_s: float = field(default=0.0, metadata={"help": "shorter utterances are dropped, counted"})
+    min_duration_s: float = field(
+        default=0.0, metadata={"help": "seconds; shorter utterances are dropped, which is logged"}
+    )
     max_duration_s: float = field(
-        default=40.0, metadata={"help": "longer utterances are dropped from training, counted"}
+        default=40.0, metadata={"help": "seconds; longer utterances are dropped from training, and logged"}
     )
-    resample: bool = field(
-        default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"}
-    )
+
     speed_perturb: float = field(
-        default=0.0, metadata={"help": "p changes the speed of a training clip by up to ± p, pitch with it"}
+        default=0.0,
+        metadata={"help": "p resamples each training clip by a factor from [1-p, 1+p], pitch included"},
     )
     length_pool: int = field(
-        default=2048, metadata={"help": "sort so many training utterances at a time by length"}
+        default=2048, metadata={"help": "number of training utterances that are sorted by length at a time"}
     )
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
 
 
 @register_task("speech_ctc", dataclass=SpeechCtcTaskConfig)
 class SpeechCtcTask(BaseTask):
-    """The dictionary and the encoder's sizes go into checkpoints, which load without any of these files."""
+    """Fine-tunes with CTC; checkpoints contain the dictionary and the encoder's sizes."""
 
     def __init__(self, cfg: SpeechCtcTaskConfig) -> None:
         super().__init__(cfg)
@@ -63,23 +61,18 @@ class SpeechCtcTask(BaseTask):
         self._dictionary: Optional[Dictionary] = None
         self.state.add_factory("symbols", self._read_symbols)
 
-    @classmethod
-    def setup_task(cls, cfg: SpeechCtcTaskConfig, **_: Any) -> "SpeechCtcTask":
-        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
-        return cls(cfg)
-
     def _read_symbols(self) -> list[str]:
         return list(read_dictionary(Path(self.cfg.data) / f"dict.{self.cfg.labels}.txt").symbols)
 
     @property
     def target_dictionary(self) -> Dictionary:
-        """A checkpoint's, or that of task.data; the blank is its first symbol."""
-        if self._dictionary is None:  # kept: the criterion asks for it several times an utterance
+        """The dictionary of the checkpoint or else of task.data; the blank is its first symbol."""
+        if self._dictionary is None:  # cached, since the criterion asks for it several times per utterance
             self._dictionary = dictionary_of(self.state.symbols)
         return self._dictionary
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes a checkpoint's dictionary."""
+        """Take the dictionary of a checkpoint."""
         super().load_state_dict(state_dict)
         self._dictionary = None
 
@@ -95,7 +88,7 @@ class SpeechCtcTask(BaseTask):
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
         path, dictionary = Path(cfg.data) / f"{split}.{cfg.labels}", self.target_dictionary
         transcripts = read_transcripts(path, manifest, dictionary)
-        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ), str(manifest.path))
+        rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ))
         if training:
             rows = self._trainable(rows, manifest, transcripts)
         self.datasets[split] = TranscribedDataset(
@@ -115,7 +108,7 @@ class SpeechCtcTask(BaseTask):
         return self.datasets[split]
 
     def _trainable(self, rows: np.ndarray, manifest: Any, transcripts: Any) -> np.ndarray:
-        """Without the utterances that are too long, or too short for CTC to spell what is said."""
+        """Return the rows without utterances that are too long or have too few frames for their symbols."""
         sizes = manifest.sizes[rows]
         short_enough = sizes <= self.cfg.max_duration_s * SAMPLE_RATE_HZ
         keep = short_enough.copy()
@@ -138,33 +131,29 @@ class SpeechCtcTask(BaseTask):
             )
         return rows[keep]
 
-    def max_positions(self) -> None:
-        return None
-
     def build_criterion(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """As fairseq's, with words put together as the dictionary marks them, for the word error rate.
+        """Build the criterion, whose word error rate joins symbols to words as the dictionary marks them.
 
-        criterion.post_process=auto is replaced in cfg, so that checkpoints say what was used.
-        Raises: ConfigError if it is given and contradicts the dictionary, since all words of an utterance
-        would then be one, and the word error rate, by which checkpoints are chosen, one of sentences.
+        criterion.post_process=auto is replaced in cfg, so that checkpoints contain the mode that was used.
+        Raises: ConfigError if the mode contradicts the dictionary: each utterance would then count as one
+        word, and the word error rate, by which checkpoints are selected, would be a sentence error rate.
         """
-        asked = cfg.get("post_process", None)
-        if asked is not None:
+        given = cfg.get("post_process", None)
+        if given is not None:
             with open_dict(cfg):
-                cfg.post_process = check_post_process(str(asked), self.target_dictionary.symbols)
+                cfg.post_process = check_post_process(str(given), self.target_dictionary.symbols)
         return super().build_criterion(cfg, from_checkpoint)
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Build the model; a new training takes the encoder of ``model.pretrained``."""
+        """Build the model; a new training loads the encoder of ``model.pretrained``."""
         source = None
         if cfg.encoder is None and cfg.pretrained:
             source = checkpoints.read_encoder(cfg.pretrained)
             layers = source.sizes["layers"]
             kept = layers if cfg.layers is None else cfg.layers
             if not 1 <= kept <= layers:
-                raise ConfigError(
-                    "model", [f"layers {kept}: wanted 1 to {layers}, those of {cfg.pretrained}"]
-                )
+                got = f"layers {kept}: wanted 1 to {layers}, those of {cfg.pretrained}"
+                raise ConfigError("model", [got])
             with open_dict(cfg):
                 cfg.encoder = {**source.sizes, "layers": kept}
         self.settle_normalize(cfg, None if source is None else source.normalised, cfg.pretrained)
@@ -180,17 +169,17 @@ class SpeechCtcTask(BaseTask):
         return model
 
 
-def check_post_process(asked: str, symbols: list[str]) -> str:
-    """criterion.post_process as fairseq's ctc takes it; `auto` becomes what the dictionary says.
+def check_post_process(given: str, symbols: list[str]) -> str:
+    """Return the value of criterion.post_process for fairseq's ctc; the dictionary decides about `auto`.
 
-    Raises: ConfigError for `letter` or `sentencepiece` of a dictionary whose words are marked otherwise.
+    Raises: ConfigError for `letter` or `sentencepiece` if the dictionary marks words differently.
     """
-    found = word_joining(symbols)
-    if asked == AUTO:
-        return found
-    if asked in ("letter", "sentencepiece") and asked != found:
+    mode = word_joining(symbols)
+    if given == AUTO:
+        return mode
+    if given in ("letter", "sentencepiece") and given != mode:
         marks = {"letter": "the symbol '|'", "sentencepiece": "symbols that begin with '▁'"}
-        said = f"has {marks[found]}" if found in marks else "marks no words"
-        hint = f"give {found}, or {AUTO}, as the recipes do (fairseq's default is letter)"
-        raise ConfigError("criterion.post_process", [f"{asked}, but the dictionary {said}; {hint}"])
-    return asked
+        has = f"has {marks[mode]}" if mode in marks else "marks no words"
+        hint = f"give {mode}, or {AUTO}, as the recipes do (fairseq's default is letter)"
+        raise ConfigError("criterion.post_process", [f"{given}, but the dictionary {has}; {hint}"])
+    return given

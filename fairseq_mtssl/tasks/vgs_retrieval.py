@@ -1,4 +1,4 @@
-"""Training and validating speech–image retrieval, in phases.
+"""The task of visual grounding: trains on pairs along a schedule of phases, and validates by retrieval.
 
 Source: Khorrami et al. 2023, arXiv 2306.02972.
 """
@@ -25,95 +25,95 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
 from fairseq_mtssl.image_encoders.base import takes_regions
 from fairseq_mtssl.schedule import Phase, Schedule, StepWeights, parse_phases, parse_schedule, run_length
-from fairseq_mtssl.tasks.buckets import BucketConfig
+from fairseq_mtssl.tasks.base import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
 from fairseq_mtssl.tasks.phases import begin_update, forget_gradients, keep_schedule
 
 logger = logging.getLogger(__name__)
 
 RECALLS = ("s2i_r1", "s2i_r5", "s2i_r10", "i2s_r1", "i2s_r5", "i2s_r10")
-"""Valid metrics: speech → image and image → speech R@k, percent."""
+"""Validation metrics: R@k of speech → image and image → speech, in percent."""
 CHANCES = ("s2i_chance10", "i2s_chance10", "captions", "images")
-"""Beside them: R@10 of a random ranking, percent, and how many there were to rank."""
+"""Further validation metrics: R@10 of a random ranking, in percent, and numbers of captions and images."""
 
 
 @dataclass
 class VgsRetrievalTaskConfig(BucketConfig):
     data: str = field(default=MISSING, metadata={"help": "folder of {split}.tsv and {split}.pairs"})
     # speech
-    max_duration_s: float = field(default=8.0, metadata={"help": "seconds kept of a clip in training"})
+    max_duration_s: float = field(default=8.0, metadata={"help": "seconds; longer training clips are cut"})
     eval_max_duration_s: float = field(
-        default=10.0, metadata={"help": "seconds kept of a clip in evaluation"}
+        default=10.0, metadata={"help": "seconds; longer clips are cut in evaluation"}
     )
     min_duration_s: float = field(
-        default=0.1, metadata={"help": "shorter clips are dropped, counted and named"}
+        default=0.1, metadata={"help": "seconds; shorter clips are dropped, which is logged"}
     )
-    resample: bool = field(
-        default=False, metadata={"help": "resample audio that is not at 16 kHz, else refuse it"}
-    )
+
     speed_perturb: float = field(
         default=0.0,
-        metadata={"help": "p: play each training clip at a speed drawn from [1-p, 1+p], pitch included"},
+        metadata={"help": "p resamples each training clip by a factor from [1-p, 1+p], pitch included"},
     )
     noise_snr_db: Any = field(
         default=None,
-        metadata={"help": "[low, high]: add white noise to training clips at an SNR drawn from it, dB"},
+        metadata={
+            "help": "[low, high] in dB: add white noise to training clips, with an SNR from this range"
+        },
     )
     length_pool: int = field(
         default=0,
         metadata={
-            "help": "training clips drawn at a time and sorted by length before batches are cut from them; "
-            "some batches' worth saves most of the padding, 0 sorts none"
+            "help": "number of shuffled training clips that are sorted by length at a time before they are "
+            "cut into batches; a few batches' worth saves most of the padding; 0: no sorting"
         },
     )
     # images
-    # fairseq-validate composes a configuration without a model; the checkpoint then brings its own.
+    # fairseq-validate composes a configuration without a model; the checkpoint then has this value
     image_encoder: str = "${oc.select:model.image_encoder,regions}"
-    image_size: int = field(default=224, metadata={"help": "side that raw images are brought to, pixels"})
+    image_size: int = field(default=224, metadata={"help": "side to which raw images are scaled, pixels"})
     region_features: Optional[str] = field(
         default=None,
         metadata={"help": "HDF5 file of region features, for image encoders of them such as regions"},
     )
     relevance: ChoiceEnum(["image", "label"]) = field(  # type: ignore[valid-type]
         default="image",
-        metadata={"help": "what makes an image right for a caption: being its own, or having its label"},
+        metadata={"help": "which images are relevant to a caption: its own image, or all of its label"},
     )
     repair: bool = field(
-        default=False, metadata={"help": "in training draw each caption's image anew from all of its label"}
+        default=False,
+        metadata={"help": "re-pairing: in training draw each caption's image from all images of its label"},
     )
     # schedule
     schedule: str = field(
         default="vgs",
         metadata={
-            "help": "one of the paper's nine: w2v2, vgs, vgsplus or two of them joined by _, as w2v2_vgs"
+            "help": "one of the paper's nine: w2v2, vgs, vgsplus, or two of them joined by _, as w2v2_vgs"
         },
     )
     lengths: Any = field(
         default_factory=lambda: ["rest"],
-        metadata={"help": "one a phase: '20 epochs', '1000 updates', '40 %', the last also 'rest'"},
+        metadata={"help": "one per phase: '20 epochs', '1000 updates', '40 %'; for the last also 'rest'"},
     )
     warmup: float = field(
         default=0.1, metadata={"help": "share of each phase in which the learning rate rises"}
     )
     decay: ChoiceEnum(["linear", "cosine", "constant"]) = field(  # type: ignore[valid-type]
-        default="linear", metadata={"help": "how the learning rate falls afterwards"}
+        default="linear", metadata={"help": "how the learning rate falls after the warm-up"}
     )
     first_course: Optional[str] = field(
         default=None,
         metadata={
-            "help": "of schedules of two: length of the learning-rate course of which the first phase is the "
-            "beginning, as 'lengths' ('100 %' is the whole run); null: the rate falls to 0 in the first phase"
+            "help": "for schedules of two phases: length of the learning-rate course that the first phase "
+            "begins, in the notation of lengths ('100 %': the whole run); null: the length of the phase, so "
+            "that the rate falls to 0 in it"
         },
     )
     phases: Any = field(
         default=None,
         metadata={
-            "help": "phases written out, instead of schedule and lengths: a list of {alpha, length, name, "
+            "help": "phases, instead of schedule and lengths: a list of {alpha, length, name, "
             "warmup, decay, lr_scale, reset, course}; alpha is the weight of L_AV, [first, last] ramps it"
         },
     )
-    seed: int = II("common.seed")
-    train_subset: str = II("dataset.train_subset")
     max_update: int = II("optimization.max_update")
     max_epoch: int = II("optimization.max_epoch")
     update_freq: Any = II("optimization.update_freq")
@@ -122,7 +122,7 @@ class VgsRetrievalTaskConfig(BucketConfig):
 
 @register_task("vgs_retrieval", dataclass=VgsRetrievalTaskConfig)
 class VgsRetrievalTask(WatchedTask):
-    """Pairs of spoken captions and images; retrieval over the whole validation set as valid metrics."""
+    """Trains on pairs of spoken captions and images; validation measures retrieval over the whole split."""
 
     def __init__(self, cfg: VgsRetrievalTaskConfig) -> None:
         super().__init__(cfg)
@@ -130,31 +130,23 @@ class VgsRetrievalTask(WatchedTask):
         self.schedule: Optional[Schedule] = None
         self.updates_per_epoch = 0
         self._step: Optional[StepWeights] = None
-        self._began: Optional[tuple[float, int]] = (
-            None  # monotonic seconds and update of this session's first
-        )
+        self._began: Optional[tuple[float, int]] = None  # time (s) and number of this process's first update
         self._retrieval = RetrievalAccumulator()
         self._valid_dataset: Optional[PairDataset] = None
         self._scores: Optional[dict[str, float]] = None
-
-    @classmethod
-    def setup_task(cls, cfg: VgsRetrievalTaskConfig, **_: Any) -> "VgsRetrievalTask":
-        """Called by fairseq, which passes ``from_checkpoint`` too when it loads a model."""
-        return cls(cfg)
 
     # -- data
 
     def load_dataset(
         self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
     ) -> PairDataset:
-        """Read a split's manifest. Raises: ManifestError naming every error."""
+        """Read a split's manifest. Raises: ManifestError listing every error."""
         cfg = task_cfg or self.cfg
         training = split == self.cfg.train_subset
         manifest = longer_pairs(
             read_pair_manifest(str(cfg.data), split), round(cfg.min_duration_s * SAMPLE_RATE_HZ)
         )
-        regions = self._region_features()
-        images = ImageStore(manifest, int(cfg.image_size), regions)
+        images = ImageStore(manifest, int(cfg.image_size), self._region_features())
         self.datasets[split] = PairDataset(
             manifest,
             images,
@@ -168,7 +160,7 @@ class VgsRetrievalTask(WatchedTask):
         return self.datasets[split]
 
     def clip_options(self, training: bool) -> dict[str, Any]:
-        """How the speech of a split is read."""
+        """Return the options of ClipDataset with which the speech of a split is read."""
         seconds = self.cfg.max_duration_s if training else self.cfg.eval_max_duration_s
         noise = self.cfg.noise_snr_db
         return {
@@ -197,13 +189,14 @@ class VgsRetrievalTask(WatchedTask):
         return RegionFeatures(self.cfg.region_features)
 
     def _extra(self, split: str) -> dict[str, Any]:
+        """Return further options of PairDataset."""
         return {}
 
     def _needs(self, epoch: int) -> tuple[bool, bool]:
-        """Whether an epoch's batches need images, and speech-only clips; asked when the epoch begins.
+        """Return whether an epoch's batches need images and speech-only clips; called when it begins.
 
-        Epochs may differ by a few batches, hence the slack; images that are missing nevertheless are read by
-        train_step.
+        Epochs may differ by a few batches, so updates before and after the epoch are considered too;
+        train_step reads images that are missing nevertheless.
         """
         if self.schedule is None:
             return True, True
@@ -213,7 +206,7 @@ class VgsRetrievalTask(WatchedTask):
         return self.schedule.uses_vgs(first, last), self.schedule.uses_ssl(first, last)
 
     def _valid_needs(self, epoch: int) -> tuple[bool, bool]:
-        """A schedule that never trains VGS has no retrieval to validate."""
+        """Return the same for validation: images are needed unless the schedule never trains VGS."""
         return any(max(phase.alpha) > 0 for phase in self.phases), False
 
     def get_batch_iterator(self, dataset: ClipDataset, *args: Any, **kwargs: Any) -> Any:
@@ -226,7 +219,7 @@ class VgsRetrievalTask(WatchedTask):
         return iterator
 
     def _resolve_schedule(self, batches: int) -> None:
-        """Resolve the phases' lengths, once the batches of an epoch on one rank are known."""
+        """Resolve the phases' lengths. batches: number of batches of an epoch on one rank."""
         freq = list(self.cfg.update_freq)
         if len(freq) > 1 and any(phase.length.unit == "epochs" for phase in self.phases):
             raise ConfigError(
@@ -239,32 +232,31 @@ class VgsRetrievalTask(WatchedTask):
             self.schedule = Schedule.resolve(self.phases, total, self.updates_per_epoch)
 
     def _begin_session(self, schedule: Schedule, optimizer: Any, update_num: int) -> HealthWatch:
-        """Once, before the first update of this process: a resumed run goes on along its own schedule."""
+        """Called before the first update of this process; a resumed run continues its own schedule."""
         setting = f"{self.phases} {self.cfg.max_update} {self.cfg.max_epoch}"
         self.schedule = schedule = keep_schedule(optimizer, schedule, setting)
         self._began = time.monotonic(), update_num
         phases = zip(schedule.starts, [phase.name for phase in self.phases], strict=True)
         return HealthWatch(list(phases), schedule.total)
 
-    def max_positions(self) -> None:
-        return None
-
     # -- model
 
     def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
-        """Build the model; for a new training start it from ``model.init_from``."""
+        """Build the model; a new training starts from the weights of ``model.init_from`` if given."""
         if from_checkpoint:
-            cfg.image_weights = None  # they are in the checkpoint; the file may be gone
+            cfg.image_weights = (
+                None  # the checkpoint contains the weights, and the file may not exist any more
+            )
         start = checkpoints.read_start(cfg.init_from) if cfg.init_from and not from_checkpoint else None
-        # the waveforms matter to the speech encoder alone
-        is_heard = not cfg.init_parts or "speech_encoder" in cfg.init_parts
-        trained = start.normalised if start is not None and is_heard else None
+        # only a speech encoder fixes how waveforms are normalised
+        takes_speech = not cfg.init_parts or "speech_encoder" in cfg.init_parts
+        trained = start.normalised if start is not None and takes_speech else None
         self.settle_normalize(cfg, trained, cfg.init_from)
         model = super().build_model(cfg, from_checkpoint)
         if start is not None:
             names = list(model.modules_of(cfg.init_parts))
-            brought_teacher = checkpoints.initialise(model, start, "ssl_head.teacher.", names)
-            if not brought_teacher and hasattr(model, "reset_branch"):
+            has_teacher = checkpoints.initialise(model, start, "ssl_head.teacher.", names)
+            if not has_teacher and hasattr(model, "reset_branch"):
                 model.reset_branch()
         return model
 
@@ -294,34 +286,34 @@ class VgsRetrievalTask(WatchedTask):
         return super().train_step(sample, model, criterion, optimizer, update_num, ignore_grad)
 
     def without_weight(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """A batch that fairseq gives a rank that has run out of its own, as this task trains on it.
+        """Prepare the batch that fairseq gives to a rank without batches left; its gradient is ignored.
 
-        It adds nothing, but every rank has to make the same sums over all ranks.
+        The rank runs it nevertheless, since all ranks must take part in the same reductions.
         """
         return sample
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
         step = self._step
         if step is not None:
-            dead = model.inactive_parameters(vgs=step.vgs_weight > 0, ssl=step.ssl_weight > 0)
-            forget_gradients(optimizer, dead)
+            inactive = model.inactive_parameters(vgs=step.vgs_weight > 0, ssl=step.ssl_weight > 0)
+            forget_gradients(optimizer, inactive)
         super().optimizer_step(optimizer, model, update_num)
 
     # -- validation
 
     def valid_step(self, sample: dict[str, Any], model: Any, criterion: Any, **kwargs: Any) -> Any:
-        """As fairseq's; during a training with the weights of the update before."""
+        """Validate a batch as fairseq does; during training, with the loss weights of the last update."""
         if self._step is not None:
             sample = {**sample, "step": self._step}
         return super().valid_step(sample, model, criterion, **kwargs)
 
     def begin_valid_epoch(self, epoch: int, model: Any) -> None:
-        """Called by fairseq on every rank; all then validate the encoder that a checkpoint keeps."""
+        """Called by fairseq on every rank; shares buffers, so that all validate what checkpoints contain."""
         super().begin_valid_epoch(epoch, model)
         model.share_buffers()
 
     def reduce_metrics(self, logging_outputs: list[dict[str, Any]], criterion: Any) -> None:
-        """Log the criterion's means and, in validation, retrieval over all that was seen of the split."""
+        """Log the criterion's means and, in validation, retrieval over the batches seen so far."""
         batches = [log.pop("embeddings") for log in logging_outputs if "embeddings" in log]
         super().reduce_metrics(logging_outputs, criterion)
         for batch in batches:
@@ -335,7 +327,7 @@ class VgsRetrievalTask(WatchedTask):
             metrics.log_scalar("left_min", self._minutes_left(), weight=0, round=1)
 
     def _minutes_left(self) -> float:
-        """Minutes to the end of the schedule at this session's average speed, validation included."""
+        """Return the minutes to the end of the schedule at this process's average speed with validation."""
         if self._began is None or self._step is None or self.schedule is None:
             return 0.0
         began, first = self._began
@@ -353,10 +345,11 @@ class VgsRetrievalTask(WatchedTask):
         self._scores = None
 
     def _recalls(self) -> dict[str, float]:
-        """Recalls in percent; ``score``, which picks the best checkpoint, is the mean R@10 of both
-        directions while VGS is trained and 0 while it is not."""
+        """Return the recalls in percent, and ``score``, by which the best checkpoint is selected: the mean
+        R@10 of both directions while VGS is trained, and 0 while it is not.
+        """
         if self._scores is None:
-            # The dataset's groups already say what is relevant: an image alone, or all of its label.
+            # the dataset's groups stand for relevance: one group per image, or one per label
             result = self._retrieval.result("label", split="valid").to_json()
             ways = {"s2i": result["speech_to_image"], "i2s": result["image_to_speech"]}
             chance = result["chance"]
@@ -373,7 +366,7 @@ class VgsRetrievalTask(WatchedTask):
 
 
 def read_phases(cfg: VgsRetrievalTaskConfig) -> list[Phase]:
-    """The phases of a task config, written out or by name. Raises: ConfigError naming every error."""
+    """Read the phases of a task config. Raises: ConfigError naming every error."""
     if cfg.phases is not None:
         phases = OmegaConf.to_container(cfg.phases) if OmegaConf.is_config(cfg.phases) else cfg.phases
         if not isinstance(phases, list) or not all(isinstance(phase, dict) for phase in phases):

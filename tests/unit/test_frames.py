@@ -1,4 +1,4 @@
-"""Convolution lengths held to real convolutions."""
+"""Lengths of convolution stacks against real convolutions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_lengths_equal_those_of_real_convolutions(samples: int) -> None:
 
 @pytest.mark.parametrize("samples", [400, 401, 559, 560, 719, 720, 1039, 1040, 5555])
 def test_lengths_equal_those_of_real_convolutions_with_padding(samples: int) -> None:
-    """Log-mel windows under centred convolutions: one frame every 640 samples, from the first window on."""
+    """Log-mel windows followed by centred convolutions: one frame per 640 samples."""
     layers = parse_conv_layers("[(80,400,160)] + [(512,5,2,2)] * 2")
     x = torch.zeros(1, 1, samples)
     for _, kernel, stride, *padding in layers:
@@ -60,5 +60,5 @@ def test_anything_but_a_list_of_convolutions_is_refused_and_never_executed(text:
         parse_conv_layers(text)
 
 
-def test_padding_is_what_lies_past_the_length() -> None:
+def test_padding_is_everything_past_the_length() -> None:
     assert padding_mask(torch.tensor([1, 3]), 3).tolist() == [[False, True, True], [False, False, False]]

@@ -1,4 +1,4 @@
-"""What a training is told whose settings are not those of the checkpoint that it is to go on from."""
+"""The errors of a training whose settings contradict the checkpoint from which it resumes."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def state(names: list[str] = CONTRASTIVE, kept: Any = "state", **settings: Any) 
     return {"model": weights, "cfg": cfg(**settings), "last_optimizer_state": kept}
 
 
-def test_the_same_settings_are_no_fault() -> None:
+def test_the_same_settings_are_no_error() -> None:
     assert resume_errors(state(LINEAR, normalize=True), cfg(normalize=True), LINEAR) == []
     assert resume_errors(state(COSINE, normalize=False), cfg(normalize=False), COSINE) == []
 
 
 def test_another_optimizer_is_refused_by_the_name_to_give() -> None:
     (error,) = resume_errors(state(optimizer="fused_adamw"), cfg(), CONTRASTIVE)
-    assert "give optimizer=fused_adamw to go on" in error
+    assert "give optimizer=fused_adamw to continue" in error
     assert "has the state of fused_adamw, and this training's optimizer is bert_adam" in error
 
 
-def test_another_optimizer_is_no_fault_where_its_state_is_not_taken() -> None:
+def test_another_optimizer_is_no_error_if_its_state_is_not_resumed() -> None:
     old = state(optimizer="fused_adamw")
     assert resume_errors(old, cfg(), CONTRASTIVE, keep_optimizer=False) == []
     assert resume_errors(state(optimizer="fused_adamw", kept=None), cfg(), CONTRASTIVE) == []
@@ -46,7 +46,7 @@ def test_another_optimizer_is_no_fault_where_its_state_is_not_taken() -> None:
     "had,has,said", [(False, True, "false"), (True, False, "true"), (None, False, "true")]
 )
 def test_other_waveforms_are_refused_by_the_value_to_give(had: Any, has: bool, said: str) -> None:
-    """None: a checkpoint of before it was said, always of normalised waveforms."""
+    """None stands for a checkpoint older than the field, which was trained on normalised waveforms."""
     old = state() if had is None else state(normalize=had)
     (error,) = resume_errors(old, cfg(normalize=has), CONTRASTIVE)
     assert error.endswith(f"give model.normalize={said}")

@@ -1,4 +1,4 @@
-"""Phase arithmetic held to hand arithmetic and to a slow oracle."""
+"""Schedules against hand arithmetic and a slow oracle."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def test_alpha_changes_exactly_at_the_phase_boundary() -> None:
     assert schedule.at(199).name == "first" and schedule.at(200).name == "second"
 
 
-def test_the_learning_rate_starts_anew_with_a_phase_that_resets_it() -> None:
+def test_the_learning_rate_restarts_with_a_phase_that_resets_it() -> None:
     schedule = two_phases()
-    # 200 updates, 20 of warm-up: update 0 has 1/20, update 19 the peak, then 180 steps down to 1/181
+    # 200 updates, 20 of warm-up: update 0 has 1/20, update 19 has the peak, update 199 has 1/181
     assert schedule.at(0).lr_factor == pytest.approx(1 / 20)
     assert schedule.at(19).lr_factor == 1.0
     assert schedule.at(20).lr_factor == pytest.approx(180 / 181)
@@ -51,7 +51,7 @@ def test_the_learning_rate_starts_anew_with_a_phase_that_resets_it() -> None:
 def test_a_longer_course_is_cut_where_its_phase_ends() -> None:
     phases = parse_schedule("w2v2_vgs", ["20 epochs", "rest"], first_course="100 %")
     schedule = Schedule.resolve(phases, total=700, updates_per_epoch=10)
-    # 700 updates, 70 of warm-up, of which the first phase makes 200; then 500 updates, 50 of warm-up
+    # the first course has 700 updates, 70 of warm-up, and is cut after 200; the second has 500, 50 of warm-up
     assert schedule.at(0).lr_factor == pytest.approx(1 / 70)
     assert schedule.at(69).lr_factor == 1.0
     assert schedule.at(199).lr_factor == pytest.approx((701 - 200) / 631)
@@ -59,7 +59,7 @@ def test_a_longer_course_is_cut_where_its_phase_ends() -> None:
     assert schedule.at(699).lr_factor == pytest.approx(1 / 451)
     in_epochs = parse_schedule("w2v2_vgs", ["20 epochs", "rest"], first_course="70 epochs")
     assert Schedule.resolve(in_epochs, 700, 10).at(150) == schedule.at(150)
-    # how a resumed run knows its schedule: the phases begin where they did
+    # a resumed run compares schedules by repr, and the phases begin at the same updates
     assert repr(phases) == repr(parse_schedule("w2v2_vgs", ["20 epochs", "rest"]))
 
 
@@ -67,16 +67,16 @@ def test_a_single_phase_has_a_course_of_its_own() -> None:
     assert parse_schedule("vgs", ["rest"], first_course="100 %") == parse_schedule("vgs", ["rest"])
 
 
-def test_courses_that_cannot_be_are_refused() -> None:
+def test_impossible_courses_are_refused() -> None:
     short = parse_phases([{"alpha": 0, "length": 30, "course": 20}, {"alpha": 1, "length": "rest"}])
-    with pytest.raises(ConfigError, match="has 20 updates and has to last for 30"):
+    with pytest.raises(ConfigError, match="has 20 updates, but must last for 30"):
         Schedule.resolve(short, total=60, updates_per_epoch=10)
     for wrong in ({"course": "rest"}, {"course": 90, "reset": []}):
         with pytest.raises(ConfigError, match="phase 2: course"):
             parse_phases([{"alpha": 0, "length": 30}, {"alpha": 1, "length": "rest", **wrong}])
 
 
-def test_a_phase_without_the_lr_reset_goes_on_along_the_course() -> None:
+def test_a_phase_without_the_lr_reset_continues_the_course() -> None:
     schedule = two_phases(reset=["optimizer"], lr_scale=0.5)
     whole = [lr_course(update, 700, 0.1, "linear") for update in range(700)]
     got = [schedule.at(update).lr_factor for update in range(700)]
@@ -110,7 +110,7 @@ def test_alpha_ramps_from_the_first_to_the_last_update_of_a_phase() -> None:
 
 
 def oracle(starts: list[int], lengths: list[int], update: int) -> int:
-    """The phase of an update by walking through every update of every phase."""
+    """Find the phase of an update by counting through all updates of all phases."""
     owner: list[int] = []
     for index, length in enumerate(lengths):
         owner += [index] * length
@@ -118,7 +118,7 @@ def oracle(starts: list[int], lengths: list[int], update: int) -> int:
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6))
-def test_the_phase_of_every_update_equals_the_walk_through_all_of_them(lengths: list[int]) -> None:
+def test_the_phase_of_every_update_equals_that_of_counting_through_all(lengths: list[int]) -> None:
     phases = parse_phases([{"alpha": 0.5, "length": f"{length} updates"} for length in lengths])
     schedule = Schedule.resolve(phases, total=sum(lengths), updates_per_epoch=1)
     for update in range(sum(lengths)):
@@ -146,7 +146,7 @@ def test_the_paper_has_nine_variants() -> None:
     assert [phase.alpha[0] for phase in parse_schedule("vgsplus_w2v2", [1, 1])] == [0.5, 0.0]
 
 
-def test_every_fault_of_every_phase_is_reported_at_once() -> None:
+def test_every_error_of_every_phase_is_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         parse_phases(
             [
@@ -183,7 +183,7 @@ def test_the_run_ends_at_the_first_limit_and_must_have_one() -> None:
         run_length(0, 0, 30)
 
 
-def test_an_epoch_is_known_to_need_images_only_where_vgs_is_trained() -> None:
+def test_an_epoch_needs_images_only_if_vgs_is_trained_in_it() -> None:
     schedule = two_phases()
     assert not schedule.uses_vgs(0, 199) and schedule.uses_ssl(0, 199)
     assert schedule.uses_vgs(0, 200) and schedule.uses_ssl(199, 250)

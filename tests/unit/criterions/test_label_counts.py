@@ -1,4 +1,4 @@
-"""What is known of labels without learning: counted over all batches, by hand."""
+"""Baselines of label prediction, counted over all batches, against hand arithmetic."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from fairseq_mtssl.ssl.masked_frames import classify
 
 
 def counts(*frames: int) -> torch.Tensor:
-    """The frames of each label in one batch."""
+    """Return the number of frames of each label in one batch."""
     return torch.tensor(frames, dtype=torch.float32)
 
 
 def totals(labels: LabelCounts, batches: list[torch.Tensor], index: int = 0) -> dict[str, float]:
-    """Of what is known the sums over the labelled frames, all of which have one count."""
+    """Add batches and return the sums of the measures, after checking that they share one count."""
     found = labels.add(batches, index)
     assert {float(measure.count) for measure in found.values()} == {float(sum(b.sum() for b in batches))}
     return {name: float(measure.total) for name, measure in found.items()}
@@ -33,11 +33,11 @@ def test_the_most_frequent_label_is_that_of_all_batches_so_far() -> None:
             "loss_off_chance": 4 * math.log(4),
         }
     )
-    # of ten frames five have the second label, and this batch has six
+    # five of ten frames have the second label, and this batch has six frames
     assert totals(labels, [counts(0, 4, 1, 1)])["frequent_off"] == pytest.approx(100 * 6 * 5 / 10)
 
 
-def test_outputs_of_a_step_are_counted_together_and_label_sets_apart() -> None:
+def test_batches_of_an_update_are_counted_together_and_label_sets_apart() -> None:
     labels = LabelCounts()
     first, second = [counts(2, 0), counts(2, 4)], [counts(1, 1, 1), counts(6, 0, 0)]
     assert totals(labels, first, 0)["frequent_off"] == pytest.approx(100 * 8 * 4 / 8)
@@ -48,7 +48,7 @@ def test_a_batch_without_a_label_is_no_division_by_zero() -> None:
     assert set(totals(LabelCounts(), [counts(0, 0)]).values()) == {0.0}
 
 
-def test_special_symbols_are_no_labels() -> None:
+def test_special_symbols_are_not_counted_as_labels() -> None:
     truth = torch.tensor([4, 4, 6, 1, 1])  # 1: padding
     _, _, labelled, found = classify(torch.zeros(5, 7), truth)
     assert found.tolist() == [2.0, 0.0, 1.0] and labelled == 3

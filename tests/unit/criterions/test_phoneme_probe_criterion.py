@@ -13,7 +13,7 @@ from fairseq_mtssl.frames import UNLABELLED
 
 
 class Told(torch.nn.Module):
-    """A model that says what it is given."""
+    """A model that returns the logits it is given."""
 
     def __init__(self, is_ctc: bool) -> None:
         super().__init__()
@@ -25,14 +25,14 @@ class Told(torch.nn.Module):
 
 
 def spoken(rows: list[list[int]], classes: int) -> tuple[Tensor, Tensor]:
-    """Logits that say these classes for certain, padded with frames that say class 1."""
+    """Logits in which these classes are certain, padded with frames of class 1."""
     lengths = torch.tensor([len(row) for row in rows])
     padded = [row + [1] * (int(lengths.max()) - len(row)) for row in rows]
     return 20.0 * torch.nn.functional.one_hot(torch.tensor(padded), classes).float(), lengths
 
 
 def measure(samples: list[dict[str, Any]], is_ctc: bool) -> dict[str, float]:
-    """What is logged of batches that are reduced together."""
+    """Return the values logged for batches that are reduced together."""
     criterion = PhonemeProbeCriterion(SimpleNamespace(target_dictionary=None))
     logs = [criterion(Told(is_ctc), sample)[2] for sample in samples]
     with metrics.aggregate(new_root=True) as found:
@@ -60,19 +60,19 @@ def test_greedy_decoding_joins_runs_and_drops_blanks_and_padding() -> None:
 
 
 def test_the_phone_error_rate_is_all_edits_over_all_phones_by_hand() -> None:
-    # class = phone + 1: says 0 1 2 for 0 1 2; says 0 0 for 0 (one insertion); says 2 for 1 2 (one deletion)
+    # class = phone + 1; predictions: 0 1 2 for 0 1 2; 0 0 for 0 (one insertion); 2 for 1 2 (one deletion)
     first = batch([[1, 2, 0, 3], [1, 0, 1]], [[0, 1, 2], [0]], 4)
     second = batch([[3, 3, 3]], [[1, 2]], 4)
-    # 2 edits of 6 phones, though the batches' own rates are 1 of 4 and 1 of 2
+    # 2 edits of 6 phones, although the rates of the batches are 1 of 4 and 1 of 2
     assert measure([first, second], is_ctc=True)["per"] == pytest.approx(100 * 2 / 6, abs=1e-3)
 
 
-def test_frames_without_a_phone_count_for_nothing() -> None:
+def test_frames_without_a_phone_are_not_counted() -> None:
     plain = batch([[0, 1, 2, 2]], [[0, 1, 2, 0]], 3)
     padded = batch([[0, 2, 1, 2, 2]], [[0, UNLABELLED, 1, 2, 0]], 3)
     wanted = measure([plain], is_ctc=False)
     assert wanted["accuracy"] == pytest.approx(75)
-    # F1 of 0: 2/3, of 1: 1, of 2: 2/3
+    # the F1 of phone 0 is 2/3, of phone 1 it is 1, of phone 2 it is 2/3
     assert wanted["macro_f1"] == pytest.approx(100 * (2 / 3 + 1 + 2 / 3) / 3, abs=1e-3)
     assert measure([padded], is_ctc=False) == wanted
 

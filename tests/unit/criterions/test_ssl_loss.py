@@ -1,4 +1,4 @@
-"""The loss of a self-supervised branch: weighed by hand arithmetic, logged as sums with their counts."""
+"""The loss of a self-supervised branch: weighted as by hand arithmetic, logged as sums with counts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUM, MEAN, BATCH = Reduction.SUM, Reduction.MEAN, Reduction.BATCH
 
 
 def result(frames: int, **losses: tuple[float, Reduction]) -> SslResult:
-    """Of one batch, without measures."""
+    """Make the result of one batch, without measures."""
     found = {name: Loss(torch.tensor(value), reduction) for name, (value, reduction) in losses.items()}
     return SslResult(frames=frames, losses=found)
 
@@ -33,34 +33,34 @@ SECOND = result(2, regression=(3.0, SUM), contrastive=(0.5, MEAN), diversity=(0.
     ("name", "mean"),
     [
         ("regression", (12 + 3) / 8),  # a sum over the frames of each batch
-        ("contrastive", (6 * 1.5 + 2 * 0.5) / 8),  # a mean over them
-        ("diversity", (0.4 + 0.2) / 2),  # of a batch as such, however many frames it has
+        ("contrastive", (6 * 1.5 + 2 * 0.5) / 8),  # a mean over the frames of each batch
+        ("diversity", (0.4 + 0.2) / 2),  # one value per batch, independent of its number of frames
     ],
 )
 def test_each_reduction_of_two_batches_by_hand(name: str, mean: float) -> None:
     alone = [SslResult(each.frames, {name: each.losses[name]}) for each in (FIRST, SECOND)]
     loss = build(diversity_weight=1.0)
-    assert loss.weighed(alone, is_sum=False).item() == pytest.approx(mean)
+    assert loss.weighted_sum(alone, is_sum=False).item() == pytest.approx(mean)
     # fairseq divides the sum by the eight frames of both
-    assert loss.weighed(alone, is_sum=True).item() == pytest.approx(8 * mean)
+    assert loss.weighted_sum(alone, is_sum=True).item() == pytest.approx(8 * mean)
 
 
 @pytest.mark.parametrize(("name", "mean"), [("regression", 2.0), ("contrastive", 1.5), ("diversity", 0.4)])
 def test_each_reduction_of_one_batch_by_hand(name: str, mean: float) -> None:
     alone = [SslResult(6, {name: FIRST.losses[name]})]
     loss = build(diversity_weight=1.0)
-    assert loss.weighed(alone, is_sum=False).item() == pytest.approx(mean)
-    assert loss.weighed(alone, is_sum=True).item() == pytest.approx(6 * mean)
+    assert loss.weighted_sum(alone, is_sum=False).item() == pytest.approx(mean)
+    assert loss.weighted_sum(alone, is_sum=True).item() == pytest.approx(6 * mean)
 
 
 @pytest.mark.parametrize(("is_sum", "factor"), [(False, 1), (True, 8)])
-def test_losses_are_weighed_by_their_names_and_others_by_one(is_sum: bool, factor: int) -> None:
+def test_losses_are_weighted_by_their_names_and_others_by_one(is_sum: bool, factor: int) -> None:
     loss = build(online_weight=2.0, diversity_weight=0.1)
     wanted = 2 * 15 / 8 + 1 * 10 / 8 + 0.1 * 0.3
-    assert loss.weighed([FIRST, SECOND], is_sum).item() == pytest.approx(factor * wanted)
+    assert loss.weighted_sum([FIRST, SECOND], is_sum).item() == pytest.approx(factor * wanted)
 
 
-def test_every_field_weighs_the_loss_of_its_name() -> None:
+def test_every_field_weights_the_loss_of_its_name() -> None:
     names = {
         "online_weight": "regression",
         "offline_weight": "classification",
@@ -70,32 +70,32 @@ def test_every_field_weighs_the_loss_of_its_name() -> None:
     }
     for option, name in names.items():
         given = [result(2, **{name: (3.0, BATCH)})]
-        assert build(**{option: 0.5}).weighed(given, is_sum=False).item() == 1.5, option
+        assert build(**{option: 0.5}).weighted_sum(given, is_sum=False).item() == 1.5, option
 
 
-def test_ssl_weights_weigh_the_losses_that_have_no_field_and_those_that_have_one() -> None:
+def test_ssl_weights_apply_to_losses_with_and_without_a_field() -> None:
     batches = [result(4, own=(3.0, MEAN), other=(5.0, BATCH), regression=(8.0, SUM))]
-    assert build(ssl_weights={"own": 0.5}).weighed(batches, is_sum=False).item() == 0.5 * 3 + 5 + 8 / 4
-    found = build(ssl_weights={"other": 0.0, "regression": 10.0}).weighed(batches, is_sum=False)
+    assert build(ssl_weights={"own": 0.5}).weighted_sum(batches, is_sum=False).item() == 0.5 * 3 + 5 + 8 / 4
+    found = build(ssl_weights={"other": 0.0, "regression": 10.0}).weighted_sum(batches, is_sum=False)
     assert found.item() == 3 + 10 * 8 / 4
 
 
 def test_a_loss_without_weight_gets_no_gradient() -> None:
     on, off = torch.tensor(1.0, requires_grad=True), torch.tensor(2.0, requires_grad=True)
     losses = {"own": Loss(on * 3, MEAN), "diversity": Loss(off * 3, BATCH)}
-    build(diversity_weight=0.0).weighed([SslResult(4, losses)], is_sum=True).backward()
+    build(diversity_weight=0.0).weighted_sum([SslResult(4, losses)], is_sum=True).backward()
     assert on.grad == 12.0 and off.grad is None
 
 
 def test_a_weight_of_a_loss_that_the_branch_lacks_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        build(ssl_weights={"contrast": 2.0, "penalty": 1.0}).weighed([FIRST], is_sum=False)
+        build(ssl_weights={"contrast": 2.0, "penalty": 1.0}).weighted_sum([FIRST], is_sum=False)
     for name in ("contrast", "penalty"):
         wanted = f"{name}: no such loss; this batch has regression, contrastive, diversity"
         assert wanted in caught.value.errors
 
 
-def test_every_weight_that_makes_no_sense_is_told_at_once() -> None:
+def test_all_invalid_weights_are_reported_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
         build(
             online_weight=0.0,
@@ -116,7 +116,7 @@ def test_every_weight_that_makes_no_sense_is_told_at_once() -> None:
 
 
 @pytest.mark.parametrize("given", ["contrastive=2", {"contrastive": "2"}, [2.0]])
-def test_weights_that_are_no_numbers_by_name_are_refused(given: Any) -> None:
+def test_weights_that_are_not_numbers_by_name_are_refused(given: Any) -> None:
     with pytest.raises(ConfigError, match="ssl_weights .*: wanted weights by name, as {contrastive: 2}"):
         build(ssl_weights=given)
 
@@ -124,10 +124,10 @@ def test_weights_that_are_no_numbers_by_name_are_refused(given: Any) -> None:
 def test_a_batch_without_masked_frames_has_a_finite_loss_and_one_without_losses_is_refused() -> None:
     empty = result(0, regression=(0.0, SUM), contrastive=(0.0, MEAN), diversity=(0.4, BATCH))
     for is_sum in (False, True):
-        # as one frame: what is not over frames is left
-        assert build(diversity_weight=1.0).weighed([empty], is_sum).item() == pytest.approx(0.4)
+        # it counts as one frame, with only the loss that is not over frames
+        assert build(diversity_weight=1.0).weighted_sum([empty], is_sum).item() == pytest.approx(0.4)
     with pytest.raises(ConfigError, match="the batch has no labels and the model no online targets"):
-        build().weighed([result(3)], is_sum=False)
+        build().weighted_sum([result(3)], is_sum=False)
 
 
 def measured(frames: int, measures: dict[str, Measure], *counts: list[float]) -> SslResult:
@@ -147,7 +147,7 @@ def test_measures_are_logged_as_sums_with_their_counts_and_reduced_to_their_mean
         reduce_measures(logs, 2)
     values = meters.get_smoothed_values()
     assert values["own"] == pytest.approx(20 / 16)
-    assert values["late"] == pytest.approx(3 / 4)  # a batch without it counts for nothing
+    assert values["late"] == pytest.approx(3 / 4)  # batches without it are not counted
     assert set(values) == {"own", "late"}
 
 
@@ -177,7 +177,7 @@ def test_a_label_set_alone_has_no_number_in_its_keys(
     assert ("frequent_off" in log) is (len(counts) == 1)
 
 
-def test_the_watch_for_collapse_takes_the_means_and_passes_branches_without_variances(
+def test_the_collapse_check_uses_means_and_skips_branches_without_variances(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     loss = build(collapse_check_updates=2, min_target_var=0.5)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from fairseq_mtssl.data.audio import normalise, read_audio, read_header, read_native, write_wav
 from fairseq_mtssl.errors import AudioError
 
-HALF_LSB = 0.5 / 32768  # what rounding to 16 bits may change
+HALF_LSB = 0.5 / 32768  # the error of rounding to 16 bits
 
 
 def tone(samples: int, rate_hz: int = 16000, hz: float = 440.0) -> np.ndarray:
@@ -27,7 +27,7 @@ def clip(tmp_path: Path) -> Path:
 
 
 def with_data_size(path: Path, size: int) -> Path:
-    """The wav with another size in the header of its data chunk."""
+    """Return the wav with another size in the header of its data chunk."""
     raw = path.read_bytes()
     at = raw.index(b"data") + 4
     wrong = path.with_name("wrong.wav")
@@ -114,7 +114,7 @@ def test_a_zip_slice_past_the_end_is_refused(tmp_path: Path) -> None:
         read_audio(f"{tmp_path / 'pack.zip'}:20:100")
 
 
-def test_a_missing_file_is_named_with_a_cure(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"gone\.wav: cannot be read.*audio root"):
         read_audio(tmp_path / "gone.wav")
     with pytest.raises(AudioError, match="gone"):
@@ -154,7 +154,7 @@ def test_a_header_that_claims_too_few_samples_is_tolerated(clip: Path, size: int
     assert np.array_equal(read_audio(wrong, max_samples=3000), read_audio(clip)[:3000])
 
 
-def test_chunks_after_the_samples_are_no_samples(clip: Path) -> None:
+def test_chunks_after_the_samples_are_not_read_as_samples(clip: Path) -> None:
     raw = clip.read_bytes()
     clip.write_bytes(raw + b"LIST" + struct.pack("<I", 200) + b"z" * 200)
     assert read_audio(clip).shape == (5000,)
@@ -165,7 +165,7 @@ def test_max_samples_must_be_positive(clip: Path) -> None:
         read_audio(clip, max_samples=0)
 
 
-def test_samples_too_loud_are_clipped_when_written(tmp_path: Path) -> None:
+def test_samples_beyond_one_are_clipped_when_written(tmp_path: Path) -> None:
     write_wav(tmp_path / "loud.wav", np.array([2.0, -2.0, 0.0], dtype=np.float32))
     assert read_audio(tmp_path / "loud.wav").tolist() == [32767 / 32768, -1.0, 0.0]
 

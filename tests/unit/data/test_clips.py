@@ -1,4 +1,4 @@
-"""Clips as a dataset: order, augmentation and skips are drawn from (seed, epoch, row) alone."""
+"""The clip dataset: order and augmentation are drawn from (seed, epoch, row) alone, and files are skipped."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_speed_and_noise_change_with_the_epoch_and_come_back_with_it(manifest: A
 def test_noise_has_the_signal_to_noise_ratio_asked_for(manifest: AudioManifest) -> None:
     clean = dataset(manifest).caption(0)
     noisy = dataset(manifest, noise_snr_db=(10.0, 10.0)).caption(0)
-    # Both have unit variance: their correlation c gives the ratio c² / (1 − c²).
+    # both have unit variance, so their correlation c gives the signal-to-noise ratio c² / (1 − c²)
     c = float((clean * noisy).mean())
     assert 10 * np.log10(c**2 / (1 - c**2)) == pytest.approx(10.0, abs=0.5)
 

@@ -67,7 +67,7 @@ def test_transparent_parts_show_white(tmp_path: Path) -> None:
     assert (read_image(save(image, tmp_path / "a.png"), 8) == 255).all()
 
 
-def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
+def test_a_photo_is_turned_as_its_exif_orientation_says(tmp_path: Path) -> None:
     image = Image.new("RGB", (8, 8), "white")
     image.paste(RED, (0, 0, 8, 4))  # the upper half
     exif = Image.Exif()
@@ -77,7 +77,7 @@ def test_a_photo_is_turned_as_its_camera_says(tmp_path: Path) -> None:
     assert pixels[1, 7, 0] == 0
 
 
-def test_a_missing_image_is_named_with_a_cure(tmp_path: Path) -> None:
+def test_a_missing_image_is_named_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ImageError, match=r"gone\.png: no such image.*image root"):
         read_image(tmp_path / "gone.png", 8)
 
@@ -98,7 +98,7 @@ def test_a_size_below_one_pixel_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7), (1, 1, 3), (200, 150, 3)])
-def test_a_png_holds_the_very_pixels(tmp_path: Path, shape: tuple[int, ...]) -> None:
+def test_a_png_holds_exactly_the_pixels(tmp_path: Path, shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     write_png(tmp_path / "deep" / "a.png", pixels)
     with Image.open(tmp_path / "deep" / "a.png") as image:
@@ -129,7 +129,7 @@ def test_regions_come_with_boxes_as_fractions(tmp_path: Path) -> None:
     features = RegionFeatures(make_regions(tmp_path / "r.hdf5"))
     regions, boxes = features.features("zebra")
     assert (regions.shape, regions.dtype, boxes.dtype) == ((2, 4), np.float32, np.float32)
-    # x by the width 200, y by the height 100
+    # x is divided by the width 200, y by the height 100
     assert np.allclose(boxes, [[0.1, 0.1, 0.5, 0.5]] * 2)
     with h5py.File(tmp_path / "r.hdf5") as file:
         assert np.array_equal(regions, file["features"][0])
@@ -165,17 +165,17 @@ def test_a_forked_worker_opens_the_file_for_itself(tmp_path: Path) -> None:
 
     def work(queue: Any) -> None:
         inherited = features._file
-        found = features.features("ape")[0]
-        queue.put((found, features._file is not inherited))
+        regions = features.features("ape")[0]
+        queue.put((regions, features._file is not inherited))
 
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     worker = context.Process(target=work, args=(queue,))
     worker.start()
-    found, own_handle = queue.get(timeout=60)
+    regions, has_new_handle = queue.get(timeout=60)
     worker.join()
-    assert own_handle
-    assert np.array_equal(found, wanted)
+    assert has_new_handle
+    assert np.array_equal(regions, wanted)
 
 
 def test_closing_is_undone_by_the_next_use(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Crops and their labels stay aligned."""
+"""The labels of a crop belong to the frames of the crop, and batches have few shapes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HOP, WINDOW = 320, 400
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> AudioManifest:
-    """Ramps: sample s of every file is s, so that a crop tells where it was taken."""
+    """Ramps: sample s of every file has the value s, so that a crop shows where it begins."""
     folder = tmp_path_factory.mktemp("ramps")
     sizes = [40_000, 20_000, 9_000, 40_123]
     for row, size in enumerate(sizes):
@@ -102,7 +102,7 @@ def test_a_clip_shorter_than_the_crop_is_taken_whole(manifest: AudioManifest) ->
     assert len(clips[1]["labels"][0]) == (20_000 - WINDOW) // HOP + 1
 
 
-def test_a_batch_pads_labels_with_the_ignored_one(manifest: AudioManifest) -> None:
+def test_a_batch_pads_labels_with_the_ignored_label(manifest: AudioManifest) -> None:
     clips = dataset(manifest, max_samples=30_000)
     batch = clips.collater([clips[0], clips[1]])
     one = batch["labels"][0]
@@ -138,14 +138,14 @@ SIZES = np.random.default_rng(0).integers(20_000, 100_000, size=300)
 
 
 def of_sizes(sizes: np.ndarray, **options: Any) -> LabelledClipDataset:
-    """No files behind it."""
+    """A dataset of clips of these sizes, without files."""
     rows = np.arange(len(sizes))
     manifest = AudioManifest(Path("train.tsv"), Path("."), [str(row) for row in rows], sizes)
     given = {"max_samples": 320_000, "training": True, "seed": 1, **options}
     return LabelledClipDataset(manifest, rows, [], CONV, **given)
 
 
-def test_training_keeps_like_lengths_together_in_another_order_each_epoch() -> None:
+def test_training_keeps_similar_lengths_together_in_another_order_each_epoch() -> None:
     sizes, clips = SIZES, of_sizes(SIZES)
     first = clips.ordered_indices()
     assert sorted(first.tolist()) == list(range(300))
@@ -155,12 +155,12 @@ def test_training_keeps_like_lengths_together_in_another_order_each_epoch() -> N
 
 
 def shapes(clips: LabelledClipDataset, **limits: int) -> list[tuple[int, int]]:
-    """(rows, width) of an epoch's batches, the shape of each collated."""
-    found = []
+    """Return the shapes (rows, width) of an epoch's collated batches."""
+    batch_shapes = []
     for rows in clips.batch_by_size(clips.ordered_indices(), **limits):
         speech = clips.collate_speech([torch.ones(clips.size(row)) for row in rows])
-        found.append(tuple(speech["source"].shape))
-    return found
+        batch_shapes.append(tuple(speech["source"].shape))
+    return batch_shapes
 
 
 @pytest.mark.parametrize("longest", [320_000, 80_000, 79_999])
@@ -169,27 +169,27 @@ def test_with_buckets_batches_of_all_epochs_have_few_shapes_and_keep_the_limit(l
     clips, seen = of_sizes(many, num_buckets=4, max_samples=longest), set()
     for epoch in range(1, 6):
         clips.set_epoch(epoch)
-        found = shapes(clips, max_tokens=700_000)
-        assert sum(rows for rows, _ in found) == len(many)
-        assert all(rows == 700_000 // width for rows, width in found[:-1])
-        seen |= set(found)
+        batches = shapes(clips, max_tokens=700_000)
+        assert sum(rows for rows, _ in batches) == len(many)
+        assert all(rows == 700_000 // width for rows, width in batches[:-1])
+        seen |= set(batches)
     widths = {width for _, width in seen}
-    # a quarter is longer than the crop; a shape each, and the last batch's
+    # a quarter of the clips is longer than the crop; one shape per bucket, and those of the last batches
     assert len(widths) == (4 if longest > SIZES.max() else 3) and len(seen) <= len(widths) + 1
     assert max(widths) == min(longest, SIZES.max())
     assert len(set(shapes(of_sizes(SIZES, max_samples=longest), max_tokens=700_000))) > 10
 
 
 def test_with_a_number_of_sentences_the_rows_are_that_number_in_each_bucket() -> None:
-    found = shapes(of_sizes(SIZES, num_buckets=3), max_sentences=8)
-    assert {rows for rows, _ in found[:-1]} == {8} and len(set(found[:-1])) == 3
+    batches = shapes(of_sizes(SIZES, num_buckets=3), max_sentences=8)
+    assert {rows for rows, _ in batches[:-1]} == {8} and len(set(batches[:-1])) == 3
 
 
-def test_each_bucket_holds_like_many_clips_and_pads_to_its_longest() -> None:
+def test_buckets_hold_similar_numbers_of_clips_and_pad_to_their_longest() -> None:
     clips = of_sizes(SIZES, num_buckets=5)
     widths, counts = np.unique(clips.num_tokens_vec(np.arange(300)), return_counts=True)
     assert np.array_equal(widths, clips.widths) and widths[-1] == SIZES.max()
-    # 60 each, but for what rounding up to WIDTH_STEP moves
+    # 60 in each, except for clips that rounding up to WIDTH_STEP moves
     assert counts.sum() == 300 and counts.min() > 45 and counts.max() < 75
     assert np.all(widths[:-1] % WIDTH_STEP == 0)
     assert np.all(clips.num_tokens_vec(np.arange(300)) >= SIZES)

@@ -74,7 +74,7 @@ def test_absolute_roots_stay(tmp_path: Path) -> None:
     assert manifest.image_root == tmp_path / "pictures"
 
 
-def test_fairseq_reads_the_tsv_as_it_is(tmp_path: Path) -> None:
+def test_fairseq_reads_the_tsv_unchanged(tmp_path: Path) -> None:
     from fairseq.data import FileAudioDataset
 
     rows = [PairRow(f"{i}.wav", 400 * i, f"c{i}", "x.png", "x") for i in (1, 2)]
@@ -138,7 +138,7 @@ def test_an_image_id_with_two_images_or_two_labels_is_refused(tmp_path: Path) ->
     assert "image id 'x' has label 'dog', but 'cat' on line 3" in errors[1]
 
 
-def test_all_faults_of_both_files_are_reported_at_once(tmp_path: Path) -> None:
+def test_all_errors_of_both_files_are_reported_at_once(tmp_path: Path) -> None:
     tsv = "audio\na.wav\t1\nb.wav\t-1\nc.wav 3\n"
     pairs = f"images\n{HEADER}\nc1\tx.png\tx\t\t\t\nc2\tx.png\n"
     errors = faults_of(write(tmp_path, tsv, pairs))

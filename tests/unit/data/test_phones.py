@@ -32,7 +32,7 @@ def test_the_dictionary_gives_names_in_its_order(tmp_path: Path) -> None:
     assert read_phone_names(write(tmp_path / "dict.phn.txt", "sil 9", "ae 4", "t 2")) == NAMES
 
 
-def test_faults_of_a_dictionary_are_told_together(tmp_path: Path) -> None:
+def test_errors_of_a_dictionary_are_reported_together(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="3 errors") as caught:
         read_phone_names(write(tmp_path / "d", "sil 9", "ae", "sil 3", "t x"))
     assert "line 3: phone 'sil' is on line 1 already" in str(caught.value)
@@ -40,23 +40,26 @@ def test_faults_of_a_dictionary_are_told_together(tmp_path: Path) -> None:
         read_phone_names(write(tmp_path / "e"))
 
 
-def test_a_phone_a_frame_with_gaps_and_utterances_without_any(tmp_path: Path) -> None:
+def test_one_phone_per_frame_with_gaps_and_utterances_without_phones(tmp_path: Path) -> None:
     # 1040 samples: 3 frames
     path = write(tmp_path / "train.phn", "sil <pad> t", "", "ae ae")
-    found = read_phone_frames(path, manifest(tmp_path, 1040, 5000, 1040), NAMES)
-    assert [each.tolist() for each in found] == [[0, UNLABELLED, 2], [], [1, 1]]
+    phones = read_phone_frames(path, manifest(tmp_path, 1040, 5000, 1040), NAMES)
+    assert [row.tolist() for row in phones] == [[0, UNLABELLED, 2], [], [1, 1]]
 
 
-def test_faults_of_frame_phones_are_told_together(tmp_path: Path) -> None:
+def test_errors_of_frame_phones_are_reported_together(tmp_path: Path) -> None:
     path = write(tmp_path / "train.phn", "sil sil sil sil sil", "sil zh q zh", "t t t")
     with pytest.raises(ManifestError, match="3 errors") as caught:
         read_phone_frames(path, manifest(tmp_path, 1040, 1360), NAMES)
-    told = str(caught.value)
-    assert "3 lines for the 2 utterances" in told and "line 2: 'q', 'zh' not in the phone dictionary" in told
-    assert "line 1: 5 phones for 3 frames (1040 samples at 50 Hz); they may differ by 1" in told
+    message = str(caught.value)
+    assert (
+        "3 lines for the 2 utterances" in message
+        and "line 2: 'q', 'zh' not in the phone dictionary" in message
+    )
+    assert "line 1: 5 phones for 3 frames (1040 samples at 50 Hz); they may differ by 1" in message
 
 
-def test_phones_said_are_in_the_order_of_time_without_silences(tmp_path: Path) -> None:
+def test_phone_sequences_are_in_the_order_of_time_without_silences(tmp_path: Path) -> None:
     rows = [
         "0\t0.2\t0.3\tt\t",
         "other\t0\t1\tzh\t",
@@ -65,16 +68,16 @@ def test_phones_said_are_in_the_order_of_time_without_silences(tmp_path: Path) -
         "0\t0.3\t0.4\tt\t",
     ]
     path = write(tmp_path / "train.phones.tsv", "caption_id\tstart_s\tend_s\tphone\tword", *rows)
-    found = read_phone_sequences(path, ["0", "1"], NAMES, left_out=["sil"])
-    assert [each.tolist() for each in found] == [[1, 2, 2], []]
+    sequences = read_phone_sequences(path, ["0", "1"], NAMES, left_out=["sil"])
+    assert [row.tolist() for row in sequences] == [[1, 2, 2], []]
 
 
-def test_faults_of_phones_said_are_told_together(tmp_path: Path) -> None:
+def test_errors_of_phone_sequences_are_reported_together(tmp_path: Path) -> None:
     path = write(tmp_path / "p.tsv", "header", "0\tnow\t1\tt\t", "0\t0\t1\tzh\t", "0\t1")
     with pytest.raises(ManifestError, match="4 errors") as caught:
         read_phone_sequences(path, ["0", "1", "1"], NAMES)
     assert "share a name: 1" in str(caught.value) and "line 3: 'zh'" in str(caught.value)
-    with pytest.raises(ManifestError, match="has no phone of the utterances of the manifest, such as 'a'"):
+    with pytest.raises(ManifestError, match="has no phone of the manifest's utterances, such as 'a'"):
         read_phone_sequences(write(tmp_path / "q.tsv", "header", "0\t0\t1\tt\t"), ["a"], NAMES)
 
 

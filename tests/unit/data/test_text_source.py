@@ -1,4 +1,4 @@
-"""Normal form of text, and where the text of a split is taken from."""
+"""The normal form of text, and the file from which the text of a split is read."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_normal_form(text: str, normal: str) -> None:
 
 
 @given(st.text())
-def test_normal_form_of_normal_form_is_itself(text: str) -> None:
+def test_normalising_twice_changes_nothing(text: str) -> None:
     normal = normalise_text(text)
     assert normalise_text(normal) == normal
     assert normal == " ".join(normal.split()) and "|" not in normal and "▁" not in normal
@@ -47,11 +47,11 @@ def test_a_wrd_file_comes_before_the_pairs_and_a_table_before_both(tmp_path: Pat
         for name in ("u1", "u2")
     ]
     write_pair_manifest(tmp_path, "train", rows)
-    found = read_split_texts(tmp_path, ["train"])["train"]
-    assert (found.source.name, found.texts, found.changed) == ("train.pairs", ["PAIRS U1", "PAIRS U2"], 2)
+    split = read_split_texts(tmp_path, ["train"])["train"]
+    assert (split.source.name, split.texts, split.changed) == ("train.pairs", ["PAIRS U1", "PAIRS U2"], 2)
     (tmp_path / "train.wrd").write_text("WORDS ONE\nwords two\n")
-    found = read_split_texts(tmp_path, ["train"])["train"]
-    assert (found.source.name, found.texts, found.changed) == ("train.wrd", ["WORDS ONE", "WORDS TWO"], 1)
+    split = read_split_texts(tmp_path, ["train"])["train"]
+    assert (split.source.name, split.texts, split.changed) == ("train.wrd", ["WORDS ONE", "WORDS TWO"], 1)
     table = tmp_path / "text.tsv"
     table.write_text(
         "utt\tspeaker\twords\tphones\nu2\ts\ttable two\tT\nu1\ts\ttable one\tT\nother\ts\tx\tT\n"
@@ -59,7 +59,7 @@ def test_a_wrd_file_comes_before_the_pairs_and_a_table_before_both(tmp_path: Pat
     assert read_split_texts(tmp_path, ["train"], table)["train"].texts == ["TABLE ONE", "TABLE TWO"]
 
 
-def test_faults_of_all_splits_come_together(tmp_path: Path) -> None:
+def test_errors_of_all_splits_are_reported_together(tmp_path: Path) -> None:
     for split in ("train", "valid", "test", "dev"):
         write_manifest(tmp_path, split, ["a.wav", "b.wav", "c.wav"])
     (tmp_path / "train.wrd").write_text("ONE\n?!\nTHREE\n")
@@ -72,7 +72,7 @@ def test_faults_of_all_splits_come_together(tmp_path: Path) -> None:
     for part in (
         "train.wrd line 2: got '?!', wanted words",
         "valid.wrd has 1 rows, valid.tsv has 3",
-        "test: neither test.wrd nor test.pairs is there. Give --text",
+        "test: neither test.wrd nor test.pairs exists. Give --text",
         "dev.tsv line 2: got size '0'",
         "none.tsv cannot be read",
     ):
@@ -108,5 +108,5 @@ def test_a_faulty_table_is_refused_with_its_lines(tmp_path: Path) -> None:
         read_text_table(table)
     assert caught.value.errors == [
         "line 3: got 1 columns, wanted 2: 'b'.",
-        "line 4: 'a' is already on line 2. Keep one of them.",
+        "line 4: 'a' is already on line 2. Keep one.",
     ]

@@ -1,4 +1,4 @@
-"""Letters and SentencePiece units."""
+"""The tokenizers: letters and SentencePiece."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_symbols_are_counted_most_frequent_first_ties_by_code_point() -> None:
     ]
 
 
-def test_training_gives_the_same_bytes_and_pieces_put_words_together() -> None:
+def test_training_is_reproducible_and_subwords_join_to_words() -> None:
     pytest.importorskip("sentencepiece")
     model = train_sentencepiece(TEXTS, 24)
     assert train_sentencepiece(TEXTS, 24) == model
@@ -34,7 +34,7 @@ def test_training_gives_the_same_bytes_and_pieces_put_words_together() -> None:
         pieces = units.encode(text)
         assert "".join(pieces).replace("▁", " ").strip() == text
         assert set(pieces) <= set(units.inventory)
-        # a word is spelled alone as in a sentence: the lexicon relies on it
+        # a word alone is spelled as in a sentence, which the lexicon relies on
         assert pieces == [piece for word in text.split() for piece in units.encode(word)]
 
 

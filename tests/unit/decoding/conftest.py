@@ -1,4 +1,4 @@
-"""Puts `tests/` on the path, so that `oracles` can be imported whichever way pytest was started."""
+"""Puts `tests/` on the path, so that `oracles` can be imported however pytest was started."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Greedy decoding against the definition, and how symbols become words."""
+"""Greedy decoding against its definition, and how symbols join into words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PIECES = Vocabulary([*SPECIALS, "▁A", "B", "▁"])
 
 
 def certain(frames: list[int], symbols: int = 7) -> np.ndarray:
-    """(T, V) log-probabilities that leave no doubt."""
+    """Log-probabilities (T, V) with one symbol nearly certain per frame."""
     return np.log(np.full((len(frames), symbols), 1e-3) + np.eye(symbols)[frames])
 
 
@@ -32,17 +32,17 @@ def test_a_blank_keeps_a_double_letter_and_the_bar_ends_words() -> None:
     assert GreedyDecoder(LETTERS)(certain([5, 5, 0, 5, 4, 4, 6, 0, 4])) == "AA B"
 
 
-def test_specials_say_nothing() -> None:
+def test_special_symbols_give_no_text() -> None:
     assert GreedyDecoder(LETTERS)(certain([1, 5, 2, 3, 5, 4])) == "AA"
 
 
-def test_silence_is_no_text() -> None:
+def test_silence_gives_no_text() -> None:
     assert GreedyDecoder(LETTERS)(certain([0, 0])) == ""
     assert GreedyDecoder(LETTERS)(certain([4])) == ""
 
 
-def test_pieces_begin_words_with_their_mark() -> None:
-    assert PIECES.pieces and not LETTERS.pieces
+def test_subwords_mark_the_beginning_of_words() -> None:
+    assert PIECES.has_subwords and not LETTERS.has_subwords
     assert GreedyDecoder(PIECES)(certain([4, 0, 5, 4, 6, 5])) == "AB A B"
     assert PIECES.join(["▁A", "B", "▁A"]) == "AB A"
     assert LETTERS.join(["A", "|", "B", "A", "|"]) == "A BA"

@@ -1,4 +1,4 @@
-"""Reading a lexicon, all of its errors at once."""
+"""Reading a lexicon, and reporting all of its errors at once."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_words_keep_their_order_and_all_their_spellings(tmp_path: Path) -> None:
     assert read_lexicon(path, pieces) == {"AB": [[4, 5]]}
 
 
-def test_faults_come_with_lines_and_together(tmp_path: Path) -> None:
+def test_errors_come_with_lines_and_together(tmp_path: Path) -> None:
     path = tmp_path / "lexicon.lst"
     path.write_text("A\tA |\nB\n\nC\tC C |\nAB\tA B\n")
     with pytest.raises(ManifestError) as caught:

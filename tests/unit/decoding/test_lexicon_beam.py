@@ -1,11 +1,10 @@
-"""Beam search with flashlight-text itself, against every path of small inputs."""
+"""Beam search with flashlight-text, against a search of all paths of small inputs."""
 
 from __future__ import annotations
 
-import builtins
 import itertools
+import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -54,13 +53,13 @@ def arpa(tmp_path: Path) -> Path:
 
 
 def log10_of(sentence: tuple[str, ...]) -> float:
-    """The language model by hand, the end of the sentence with it."""
+    """The language model's score by hand, including the end of the sentence."""
     pairs = itertools.pairwise(("<s>", *sentence, "</s>"))
     return sum(BIGRAM.get(pair, BACKOFF[pair[0]] + UNIGRAM[pair[1]]) for pair in pairs)
 
 
 def probabilities(frames: list[dict[int, float]], symbols: int = 7) -> np.ndarray:
-    """(T, V) log-probabilities of frames given as symbol -> probability; the rest is next to nothing."""
+    """Log-probabilities (T, V) of frames given as symbol -> probability; other symbols get nearly 0."""
     table = np.full((len(frames), symbols), 1e-6)
     for row, frame in zip(table, frames, strict=True):
         for symbol, probability in frame.items():
@@ -68,14 +67,14 @@ def probabilities(frames: list[dict[int, float]], symbols: int = 7) -> np.ndarra
     return np.log(table)
 
 
-def test_the_language_model_decides_what_the_ear_cannot(arpa: Path) -> None:
-    # A or B, the ear leaning to A: the model has B after <s> and before </s>
-    heard = probabilities([{5: 0.52, 6: 0.48}, {4: 0.99}])
-    assert GreedyDecoder(LETTERS)(heard) == "A"
-    assert LexiconBeamDecoder(LETTERS, LEXICON)(heard) == "A"
-    assert LexiconBeamDecoder(LETTERS, LEXICON, arpa)(heard) == "B"
-    assert LexiconBeamDecoder(LETTERS, LEXICON, arpa, BeamOptions(lm_weight=0.0))(heard) == "A"
-    # clear speech wins against it
+def test_the_language_model_decides_what_the_audio_leaves_open(arpa: Path) -> None:
+    # the audio slightly favours A over B, the language model has B after <s> and before </s>
+    emissions = probabilities([{5: 0.52, 6: 0.48}, {4: 0.99}])
+    assert GreedyDecoder(LETTERS)(emissions) == "A"
+    assert LexiconBeamDecoder(LETTERS, LEXICON)(emissions) == "A"
+    assert LexiconBeamDecoder(LETTERS, LEXICON, arpa)(emissions) == "B"
+    assert LexiconBeamDecoder(LETTERS, LEXICON, arpa, BeamOptions(lm_weight=0.0))(emissions) == "A"
+    # with clear audio A wins against the language model
     assert LexiconBeamDecoder(LETTERS, LEXICON, arpa)(probabilities([{5: 0.999}, {4: 0.99}])) == "A"
 
 
@@ -96,7 +95,7 @@ def test_the_best_of_all_paths_is_found(arpa: Path, seed: int, lm_weight: float)
         return tuple(names.split("|")[:-1]) if not names or names.endswith("|") else None
 
     def words_of(said: list[int]) -> tuple[str, ...] | None:
-        words = read(said)  # bars may follow one another or come first
+        words = read(said)  # word ends may repeat or come first
         return None if words is None else tuple(word for word in words if word)
 
     expected = best_sentence(few, words_of, score)
@@ -104,29 +103,29 @@ def test_the_best_of_all_paths_is_found(arpa: Path, seed: int, lm_weight: float)
     assert LexiconBeamDecoder(LETTERS, LEXICON, arpa, options)(whole) == " ".join(expected)
 
 
-def test_only_words_of_the_lexicon_come_out() -> None:
-    heard = probabilities([{6: 0.9}, {5: 0.9, 6: 0.05}, {4: 0.9}])  # "BA", no such word
-    assert GreedyDecoder(LETTERS)(heard) == "BA"
-    assert LexiconBeamDecoder(LETTERS, LEXICON)(heard) in ("B", "A", "AB")
+def test_only_words_of_the_lexicon_are_returned() -> None:
+    emissions = probabilities([{6: 0.9}, {5: 0.9, 6: 0.05}, {4: 0.9}])  # "BA" is not in the lexicon
+    assert GreedyDecoder(LETTERS)(emissions) == "BA"
+    assert LexiconBeamDecoder(LETTERS, LEXICON)(emissions) in ("B", "A", "AB")
 
 
 def test_every_word_costs_its_score() -> None:
-    # "AB |", or "A | B |" with a bar in doubt
-    heard = probabilities([{5: 0.99}, {4: 0.6, 0: 0.4}, {6: 0.99}, {4: 0.99}])
-    assert LexiconBeamDecoder(LETTERS, LEXICON, None, BeamOptions(word_score=0.0))(heard) == "A B"
-    assert LexiconBeamDecoder(LETTERS, LEXICON, None, BeamOptions(word_score=-1.0))(heard) == "AB"
+    # "AB |", or "A | B |" if the uncertain frame is a word end
+    emissions = probabilities([{5: 0.99}, {4: 0.6, 0: 0.4}, {6: 0.99}, {4: 0.99}])
+    assert LexiconBeamDecoder(LETTERS, LEXICON, None, BeamOptions(word_score=0.0))(emissions) == "A B"
+    assert LexiconBeamDecoder(LETTERS, LEXICON, None, BeamOptions(word_score=-1.0))(emissions) == "AB"
 
 
-def test_pieces_may_last_at_the_end_of_a_word() -> None:
+def test_a_subword_at_the_end_of_a_word_may_last_several_frames() -> None:
     pieces = Vocabulary([*SPECIALS, "▁A", "B", "▁C"])
     decoder = LexiconBeamDecoder(pieces, {"AB": [[4, 5]], "C": [[6]]})
     assert decoder(probabilities([{4: 0.99}, {5: 0.99}, {5: 0.99}, {5: 0.99}, {6: 0.99}])) == "AB C"
     assert decoder(probabilities([{6: 0.99}, {0: 0.99}, {6: 0.99}])) == "C C"
-    # the pad column, which stands in for the silence that pieces lack, is never heard
+    # the pad column stands in for a silence symbol, which subwords lack, and is never decoded
     assert decoder(probabilities([{6: 0.9}, {1: 0.9, 6: 0.04, 0: 0.05}])) == "C"
 
 
-def test_records_say_what_decoded(arpa: Path) -> None:
+def test_about_describes_the_decoder(arpa: Path) -> None:
     about = LexiconBeamDecoder(LETTERS, LEXICON, arpa, BeamOptions(beam=7)).about
     assert about == {
         "name": "lexicon_beam",
@@ -155,13 +154,6 @@ def test_a_file_that_is_no_language_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_without_flashlight_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name.startswith("flashlight"):
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "flashlight.lib.text.decoder", None)  # importing it fails
     with pytest.raises(MissingExtraError, match=r"fairseq-mtssl\[decode\]"):
         LexiconBeamDecoder(LETTERS, LEXICON)

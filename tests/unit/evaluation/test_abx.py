@@ -1,4 +1,4 @@
-"""ABX against a slow version, its properties, sampling, and what is dropped or cannot be measured."""
+"""ABX against a slow version, its properties, subsampling, and the cases that are dropped or refused."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_random_sets_score_as_the_slow_version(
         assert (found.within, found.across) == (pytest.approx(within), pytest.approx(across))
 
 
-def test_how_much_is_held_at_once_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_sizes_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     case = abx_cases.make_case(tmp_path / "f.item", 3, "onehot", tokens=60)
     wanted = case.score(context="any")
     for limit in (1, 300, 5000):
@@ -50,7 +50,7 @@ def test_how_much_is_held_at_once_changes_nothing(tmp_path: Path, monkeypatch: p
 
 
 def test_identical_tokens_score_exactly_50(tmp_path: Path) -> None:
-    # awkward values, whose products round: 77 dimensions, every frame of every token the same
+    # every frame of every token is the same vector of 77 dimensions, whose products have rounding errors
     case = abx_cases.make_case(tmp_path / "f.item", 0, tokens=40)
     row = np.linspace(-1.1, 1.3, 77, dtype=np.float32)
     same = abx_cases.Case(case.items, [np.tile(row, (len(each), 1)) for each in case.features])
@@ -65,7 +65,7 @@ def test_random_features_score_about_50(tmp_path: Path) -> None:
     assert score.within == pytest.approx(50, abs=3) and score.across == pytest.approx(50, abs=3)
 
 
-def test_the_angular_error_does_not_see_the_scale_of_frames(tmp_path: Path) -> None:
+def test_the_angular_error_is_independent_of_the_scale_of_frames(tmp_path: Path) -> None:
     case = abx_cases.make_case(tmp_path / "f.item", 2, tokens=60)
     rng = np.random.default_rng(0)
     scaled = [(f * rng.uniform(0.01, 100, (len(f), 1))).astype(np.float32) for f in case.features]
@@ -74,7 +74,7 @@ def test_the_angular_error_does_not_see_the_scale_of_frames(tmp_path: Path) -> N
     assert found != case.score("euclidean", context="any")
 
 
-def test_phones_that_stand_apart_are_never_confused(tmp_path: Path) -> None:
+def test_phones_that_are_well_separated_are_never_confused(tmp_path: Path) -> None:
     case = abx_cases.make_case(tmp_path / "f.item", 4, tokens=60)
     frames = [np.zeros((len(each), 3), dtype=np.float32) for each in case.features]
     spans = abx_cases.slice_items(case.items, 50.0, np.full(60, 240), "exact")
@@ -94,14 +94,14 @@ def test_sampling_is_seeded_bounded_and_drops_no_group(tmp_path: Path) -> None:
     assert sampled.within.groups.size.max() == 2
     assert len(sampled.within.groups) == len(whole.within.groups)
     assert np.bincount(sampled.across.arm_a).max() == 3
-    # six speakers: X has five others, of which three are drawn
+    # six speakers: X comes from five others, of which three are drawn
     assert len(sampled.across) * 5 == len(whole.across) * 3
     assert np.array_equal(plan(2, 3).start, sampled.start)
     assert not np.array_equal(plan(2, 3, seed=1).within.groups.tokens, sampled.within.groups.tokens)
     assert np.array_equal(plan(1000, 1000).across.arm_x, whole.across.arm_x)
 
 
-def test_only_frames_of_compared_tokens_are_kept_and_overlaps_once(tmp_path: Path) -> None:
+def test_only_frames_of_compared_tokens_are_kept_and_shared_frames_once(tmp_path: Path) -> None:
     lines = ["u0 0.00 0.10 a q n s", "u0 0.06 0.16 b q n s", "u1 0.0 0.06 a q n s", "u2 0 1 c r n s"]
     path = tmp_path / "f.item"
     path.write_text("\n".join([abx_cases.HEADER, *lines]) + "\n")
@@ -117,7 +117,7 @@ def test_tokens_without_frames_are_dropped_and_counted(tmp_path: Path) -> None:
     short = [each[:100] for each in case.features]
     plan = plan_abx(case.items, 50.0, np.array([100, 100]), "exact", "any", abx_cases.ALL)
     dropped = 40 - len(abx_cases.Case(case.items, short).tokens())
-    # of twenty items a file, each 8 frames after the last, those from frame 104 on have none
+    # each file has twenty items at intervals of 8 frames; those from frame 104 on have no frames
     assert plan.dropped == dropped >= 14
     assert "dropped, having no frame: " + str(dropped) in format_table({"x": AbxScore(1, 2)}, plan, "layer")
 
@@ -149,6 +149,6 @@ def test_the_best_layer_of_each_column_is_marked(tmp_path: Path) -> None:
     scores = {"1": AbxScore(9.0, 11.0), "2": AbxScore(8.0, 12.5), "12": AbxScore(8.0, 20.0)}
     lines = format_table(scores, plan, "layer").splitlines()
     assert lines[2].split() == ["1", "9.00", "11.00*"]
-    assert lines[3].split() == ["2", "8.00*", "12.50"]  # the first of equals
+    assert lines[3].split() == ["2", "8.00*", "12.50"]  # the first of equal scores is marked
     assert lines[4].split() == ["12", "8.00", "20.00"]
     assert best([("a", None)]) is None

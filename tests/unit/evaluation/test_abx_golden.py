@@ -1,4 +1,4 @@
-"""The golden table of ABX: twelve numbers on two files whose features are written down in a formula."""
+"""The golden table of ABX: twelve numbers on two files whose features are given by a formula."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fairseq_mtssl.evaluation.abx import plan_abx, score_abx
 from fairseq_mtssl.evaluation.abx_cells import Subsampler
 from fairseq_mtssl.evaluation.abx_items import read_items
 
-# (distance, slicing) -> within speaker in and across contexts, across speakers likewise
+# (distance, slicing) -> within speaker, contexts within and any; then the same across speakers
 TABLE = {
     ("angular", "exact"): (0.0, 0.708333, 0.5, 0.472222),
     ("angular", "librilight"): (0.5, 0.604167, 0.5, 0.402778),

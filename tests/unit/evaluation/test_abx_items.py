@@ -1,4 +1,4 @@
-"""Item files: read, sliced, and every error at once."""
+"""Item files are read and sliced, and all of their errors are reported at once."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_names_become_numbers_in_order_of_appearance(tmp_path: Path) -> None:
     assert found.onset_s.tolist() == [0.5, 0, 0] and found.offset_s.tolist() == [1, 1.25, 1]
 
 
-def test_neighbours_are_not_run_together(tmp_path: Path) -> None:
+def test_contexts_are_pairs_and_not_concatenated_names(tmp_path: Path) -> None:
     found = items(tmp_path / "x.item", "u 0 1 a b cd s", "u 0 1 a bc d s")
     assert found.context.tolist() == [0, 1]
 
@@ -34,8 +34,8 @@ def test_neighbours_are_not_run_together(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("slicing", "ends"), [("librilight", [4, 0, 10, 2]), ("exact", [5, 1, 10, 3])])
 def test_slicing_by_hand(slicing: str, ends: list[int], tmp_path: Path) -> None:
     # at 50 Hz: 0.005 -> ceil(-0.25) = 0; 0.09 -> floor(4) = 4; 0.015 -> ceil(0.25) = 1;
-    # 0.029 -> floor(0.95) = 0; 0.05 -> ceil(2) = 2 and floor(2) = 2; the third is cut at the 10 frames of its
-    # file
+    # 0.029 -> floor(0.95) = 0; 0.05 -> ceil(2) = 2 and floor(2) = 2; the third ends with the 10 frames of
+    # its file
     lines = ["u 0.005 0.09 a q n s", "u 0.015 0.029 a q n s", "u 0.1 9 a q n s", "u 0.05 0.05 a q n s"]
     spans = slice_items(items(tmp_path / "x.item", *lines), 50.0, np.full(4, 10), slicing)
     assert spans.start.tolist() == [0, 1, 5, 2]
@@ -65,10 +65,10 @@ def test_a_file_without_header_is_refused_since_its_first_item_would_be_lost(tmp
         read_items(tmp_path / "x.item")
 
 
-@pytest.mark.parametrize(("text", "told"), [("", "holds no items"), (HEADER + "\n", "holds no items")])
-def test_an_empty_file_is_refused(text: str, told: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("text", "message"), [("", "holds no items"), (HEADER + "\n", "holds no items")])
+def test_an_empty_file_is_refused(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "x.item").write_text(text)
-    with pytest.raises(ManifestError, match=told):
+    with pytest.raises(ManifestError, match=message):
         read_items(tmp_path / "x.item")
 
 

@@ -1,4 +1,4 @@
-"""RetrievalAccumulator: batches in, repeats dropped, the same numbers as all at once."""
+"""RetrievalAccumulator: batches give the same numbers as the whole split, and repeats are dropped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OF_CAPTION = torch.arange(CAPTIONS) % IMAGES
 
 
 def feed(accumulator: RetrievalAccumulator, rows: list[int], labels: bool = False) -> None:
-    """One batch as training sees it: captions, and the distinct images among them."""
+    """Add one batch as in training: captions, and the distinct images among them."""
     images = OF_CAPTION[rows].unique()
     accumulator.add(
         SPEECH[rows],
@@ -44,7 +44,7 @@ def test_batches_give_what_the_whole_split_gives(relevance: str) -> None:
     assert len(accumulator) == CAPTIONS
 
 
-def test_captions_and_images_that_come_again_count_once() -> None:
+def test_repeated_captions_and_images_count_once() -> None:
     once, again = RetrievalAccumulator(), RetrievalAccumulator()
     feed(once, list(range(CAPTIONS)))
     feed(again, list(range(12)))
@@ -54,7 +54,7 @@ def test_captions_and_images_that_come_again_count_once() -> None:
     assert (again.result().captions, again.result().images) == (CAPTIONS, IMAGES)
 
 
-def test_ids_are_the_same_whatever_holds_them() -> None:
+def test_ids_are_the_same_in_lists_arrays_and_tensors() -> None:
     accumulator = RetrievalAccumulator()
     for ids in ([1, 2], np.array([1, 2]), torch.tensor([1, 2])):
         accumulator.add(SPEECH[:2], IMAGE[:2], ids, [0, 1], ids)

@@ -1,4 +1,4 @@
-"""DTW of batches against one pair at a time, by hand, and its ties."""
+"""DTW of batches against one pair at a time and hand arithmetic, and its ties."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fairseq_mtssl.evaluation.dtw import dtw
 
 
 def batch(matrices: list[np.ndarray]) -> list[float]:
-    """Matrices side by side in one buffer, so that no row of one is followed by its next."""
-    tall, wide = max(len(each) for each in matrices), sum(each.shape[1] for each in matrices)
+    """Put matrices side by side in one buffer, so that the rows of a matrix are not contiguous."""
+    tall, wide = max(len(matrix) for matrix in matrices), sum(matrix.shape[1] for matrix in matrices)
     buffer = torch.full((tall, wide), 1e9)
     starts, column = [], 0
-    for each in matrices:
-        buffer[: len(each), column : column + each.shape[1]] = torch.from_numpy(each.astype(np.float32))
+    for matrix in matrices:
+        buffer[: len(matrix), column : column + matrix.shape[1]] = torch.from_numpy(matrix.astype(np.float32))
         starts.append(column)
-        column += each.shape[1]
-    shapes = torch.tensor([each.shape for each in matrices])
+        column += matrix.shape[1]
+    shapes = torch.tensor([matrix.shape for matrix in matrices])
     starts_and_strides = torch.tensor(starts), torch.full((len(matrices),), wide)
     return dtw(buffer.reshape(-1), *starts_and_strides, shapes[:, 0], shapes[:, 1]).tolist()
 
@@ -33,10 +33,10 @@ def random_matrices(count: int, values: int | None) -> list[np.ndarray]:
     return [rng.integers(values, size=tuple(shape)).astype(np.float32) for shape in shapes]
 
 
-@pytest.mark.parametrize("values", [None, 2, 3])  # few values: ties all over the paths
+@pytest.mark.parametrize("values", [None, 2, 3])  # few distinct values give many ties
 def test_pairs_of_all_sizes_equal_one_at_a_time(values: int | None) -> None:
     matrices = random_matrices(150, values)
-    # bit for bit: the same sums in the same order
+    # equal to the bit, since both add in the same order
     assert batch(matrices) == [abx_oracle.dtw(each) for each in matrices]
 
 
@@ -48,16 +48,16 @@ def test_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_by_hand() -> None:
-    # one frame against three: the whole row, a path of three
+    # one frame against three: the path has length 3, (1 + 2 + 6) / 3
     assert batch([np.array([[1.0, 2.0, 6.0]])]) == [3.0]
-    # the diagonal 1 + 0 + 1 in three steps
+    # the path is the diagonal, (1 + 0 + 1) / 3
     assert batch([np.array([[1.0, 5, 5], [5, 0, 5], [5, 5, 1]])]) == [pytest.approx(2 / 3)]
-    # all 0: diagonals are preferred, then left, and the length does not matter
+    # if all distances are 0, the length of the path does not matter
     assert batch([np.zeros((2, 3))]) == [0.0]
 
 
 def test_a_tie_of_left_and_up_goes_left() -> None:
-    # both detours around the corner cost 1; left then up … the order of rows and columns shows in the length
+    # both ways around the corner cost 1, but their lengths differ, so that the result shows which was taken
     distances = np.array([[0.0, 0, 0], [9, 9, 0], [0, 9, 1]])
     assert batch([distances]) == [abx_oracle.dtw(distances)]
     tied = np.array([[0.0, 2, 1], [0, 2, 2], [1, 1, 0]])

@@ -1,4 +1,4 @@
-"""Frame distances against one pair at a time; zero frames, equal frames, what is refused."""
+"""Frame distances against one pair at a time; zero frames, equal frames, and refused input."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_a_zero_frame_is_at_1_from_others_and_at_0_from_another() -> None:
 
 
 @pytest.mark.parametrize("distance", ["angular", "euclidean", "kl"])
-def test_equal_frames_are_at_0_and_equally_far_from_others_wherever_they_stand(distance: str) -> None:
+def test_equal_frames_have_equal_distances_at_every_position(distance: str) -> None:
     generator = torch.Generator().manual_seed(0)
     two = torch.randn(2, 77, generator=generator).softmax(1)
     frames = two[torch.arange(200) % 2]
@@ -49,7 +49,7 @@ def test_equal_frames_are_at_0_and_equally_far_from_others_wherever_they_stand(d
     assert bool((found[0, ::2] == 0).all())
 
 
-def test_half_precision_is_taken() -> None:
+def test_half_precision_is_accepted() -> None:
     frames = torch.eye(3, dtype=torch.float16)
     found = frame_distance(frames, "angular")(torch.arange(3), torch.arange(3))
     torch.testing.assert_close(found, 0.5 * (1 - torch.eye(3)))

@@ -1,4 +1,4 @@
-"""Purity and PNMI, held to hand arithmetic and to sklearn."""
+"""Purity and PNMI against hand arithmetic and sklearn."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ def test_hand_arithmetic() -> None:
     """Phone a: 3 of label 0, 1 of label 1; phone b: 4 of label 1; label 2 never."""
     quality = quality_of(np.array([[3, 1, 0], [0, 4, 0]]))
     assert (quality.frames, quality.phones, quality.clusters) == (8, 2, 2)
-    assert quality.phone_purity == pytest.approx(7 / 8)  # label 0 is a: 3, label 1 is b: 4
-    assert quality.cluster_purity == pytest.approx(7 / 8)  # a is label 0: 3, b is label 1: 4
+    assert quality.phone_purity == pytest.approx(
+        7 / 8
+    )  # the most frequent phone of label 0 is a (3), of label 1 it is b (4)
+    assert quality.cluster_purity == pytest.approx(
+        7 / 8
+    )  # the most frequent label of phone a is 0 (3), of phone b it is 1 (4)
     information = 3 / 8 * math.log(2) + 1 / 8 * math.log(0.4) + 1 / 2 * math.log(1.6)
     assert quality.pnmi == pytest.approx(information / math.log(2))
 
@@ -50,7 +54,7 @@ def test_the_phone_of_a_frame_is_the_one_at_its_centre() -> None:
     assert counted.table().tolist() == [[1, 0], [0, 2]] and counted.uncovered == 2
 
 
-def test_measure_skips_and_counts_what_has_no_phones() -> None:
+def test_frames_and_utterances_without_phones_are_skipped_and_counted() -> None:
     phones = {"u1": Segments(np.array([0.0]), np.array([1.0]), ["a"])}
     labels = [np.array([0, 1]), np.array([1, 1])]
     quality, counted = measure(labels, ["u0", "u1"], phones, rate_hz=50, clusters=2)

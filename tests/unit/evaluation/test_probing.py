@@ -18,7 +18,8 @@ RECIPE = ProbeRecipe(updates=150, batch_frames=64, lr=0.05)
 
 
 def make_frames(count: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 3, 5) and labels of 4 phones: layer 0 is noise, layer 1 the phone, layer 2 the same far off."""
+    """Frames (N, 3, 5) and labels of 4 phones: layer 0 is noise, layer 1 codes the phone, layer 2 the same at
+    another scale and offset."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(4, size=count)
     frames = rng.standard_normal((count, 3, 5)).astype(np.float32)
@@ -27,18 +28,20 @@ def make_frames(count: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray
     return frames, labels
 
 
-def test_only_layers_that_hold_the_phone_tell_it_whatever_their_scale() -> None:
+def test_only_layers_that_code_the_phone_predict_it_at_any_scale() -> None:
     probes = train_probes(*make_frames(), 4, RECIPE)
-    noise, clear, far = (each.accuracy() for each in probes.score([make_frames(seed=1)]))
+    noise, clear, far = (counts.accuracy() for counts in probes.score([make_frames(seed=1)]))
     assert noise < 40 and clear > 97 and far > 97
 
 
-def test_shuffled_labels_are_told_at_chance_on_other_frames() -> None:
+def test_shuffled_labels_give_chance_accuracy_on_other_frames() -> None:
     rng = np.random.default_rng(5)
     (frames, labels), (others, wanted) = make_frames(2000), make_frames(2000, seed=1)
     probes = train_probes(frames, rng.permutation(labels), 4, RECIPE)
-    # 2000 frames of 4 phones: a standard error is one point
-    assert all(abs(each.accuracy() - 25) < 5 for each in probes.score([(others, rng.permutation(wanted))]))
+    # with 2000 frames of 4 phones the standard error is one point
+    assert all(
+        abs(counts.accuracy() - 25) < 5 for counts in probes.score([(others, rng.permutation(wanted))])
+    )
 
 
 def test_a_layer_alone_gets_the_probe_it_gets_among_others() -> None:
@@ -55,7 +58,7 @@ def test_the_same_seed_gives_the_same_probe_and_another_another() -> None:
     assert torch.equal(one.weight, two.weight) and not torch.equal(one.weight, other.weight)
 
 
-def test_moments_of_pieces_are_those_of_the_whole() -> None:
+def test_moments_of_parts_are_those_of_all_frames() -> None:
     frames, _ = make_frames()
     moments = FrameMoments(3, 5)
     for piece in np.array_split(frames, 4):
@@ -72,7 +75,7 @@ def test_a_dimension_that_never_changes_stays_finite() -> None:
     assert torch.equal(mean, torch.full((1, 2), 3.0)) and torch.isfinite(scale).all()
 
 
-def test_logits_are_those_of_each_layers_own_weights() -> None:
+def test_logits_use_the_weights_of_their_layer() -> None:
     rng = torch.Generator().manual_seed(0)
     probes = LinearProbes(
         *(torch.randn(shape, generator=rng) for shape in ((2, 3), (2, 3), (2, 3, 4), (2, 1, 4)))

@@ -1,4 +1,4 @@
-"""Expectations over ties, held to hand arithmetic and to drawing the orders."""
+"""Expectations over ties against hand arithmetic and against random orders."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ def row(*numbers: int) -> np.ndarray:
     return np.array(numbers)
 
 
-def test_without_ties_the_rank_is_one_plus_those_ahead() -> None:
+def test_without_ties_the_rank_is_one_plus_the_number_ahead() -> None:
     assert expected_rank(row(0, 4), row(1, 1), row(1, 1)).tolist() == [1.0, 5.0]
 
 
-def test_one_relevant_among_equals_takes_the_middle_of_their_places() -> None:
+def test_one_relevant_among_tied_candidates_takes_their_mean_rank() -> None:
     # 3 ahead, then 4 tied in places 4..7: the mean place is 5.5 = 1 + 3 + 3/2
     assert expected_rank(row(3), row(4), row(1)).tolist() == [5.5]
 
 
-def test_first_of_several_relevant_among_equals_comes_earlier() -> None:
+def test_the_first_of_several_relevant_tied_candidates_has_a_lower_rank() -> None:
     # 2 relevant of 3 tied: first at place 1 with 2/3, at place 2 with 1/3: 4/3
     assert expected_rank(row(0), row(3), row(2)).tolist() == pytest.approx([4 / 3])
 
@@ -31,11 +31,11 @@ def test_first_of_several_relevant_among_equals_comes_earlier() -> None:
 def test_hit_probability_by_hand() -> None:
     # 1 ahead, 4 tied of which 2 relevant; k = 3 leaves 2 places: a miss is (2/4)(1/3) = 1/6
     assert hit_probability(3, row(1), row(4), row(2)) == pytest.approx([5 / 6])
-    # k reaches only those ahead
+    # k covers only the candidates ahead
     assert hit_probability(1, row(1), row(4), row(2)).tolist() == [0.0]
-    # k covers all of the tied ones
+    # k covers all of the tied candidates
     assert hit_probability(5, row(1), row(4), row(2)).tolist() == [1.0]
-    # fewer others than places: cannot miss
+    # 3 irrelevant candidates cannot fill 4 places
     assert hit_probability(4, row(0), row(5), row(2)).tolist() == [1.0]
 
 

@@ -1,4 +1,4 @@
-"""Retrieval measures: hand arithmetic, ties against every order, chance, chunks, memory, loud failures."""
+"""Retrieval measures: hand arithmetic, ties against all orders, chance, chunks, memory, errors."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def test_a_constant_embedding_scores_exactly_chance(shape: tuple[int, int], rele
     of_image = np.arange(images)
     if relevance == "label":
         of_caption, of_image = of_caption % 5, of_image % 5
-    # awkward values: their products round, and float32 kernels add them in another order at the edge of a
-    # matrix (seen for 2 x 33 rows of 77), so that equal embeddings would not tie
+    # products of these values have rounding errors, and float32 kernels add in another order at the edge of
+    # a matrix (seen for 2 x 33 rows of 77), so that equal embeddings would not tie
     constant = torch.linspace(-1.1, 1.3, 77) + 0.01 * torch.randn(
         77, generator=torch.Generator().manual_seed(0)
     )
@@ -82,7 +82,7 @@ def test_a_constant_embedding_scores_exactly_chance(shape: tuple[int, int], rele
 @settings(max_examples=60, deadline=None)
 def test_every_number_agrees_with_enumerating_the_orders_of_the_ties(data: st.DataObject) -> None:
     captions, images = data.draw(st.integers(1, 5)), data.draw(st.integers(1, 5))
-    # small integers, so that ties abound and products are exact
+    # small integers give many ties and exact products
     vector = st.lists(st.integers(-1, 1), min_size=2, max_size=2)
     speech = data.draw(st.lists(vector, min_size=captions, max_size=captions))
     image = data.draw(st.lists(vector, min_size=images, max_size=images))
@@ -139,7 +139,7 @@ def test_the_size_of_the_embeddings_does_not_matter(scale: float) -> None:
     assert result == by_hand(ks=(1, 2))
 
 
-def test_half_precision_embeddings_are_taken() -> None:
+def test_half_precision_embeddings_are_accepted() -> None:
     result = evaluate_retrieval(SCORES.half(), torch.eye(3).bfloat16(), CAPTION_GROUP, IMAGE_GROUP, ks=(1, 2))
     assert result == by_hand(ks=(1, 2))
 
@@ -150,7 +150,7 @@ def test_all_zero_embeddings_score_chance() -> None:
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_nan_and_infinity_fail_loudly_and_name_the_row(bad: float) -> None:
+def test_nan_and_infinity_are_errors_that_name_the_row(bad: float) -> None:
     broken = SCORES.clone()
     broken[2, 1] = bad
     with pytest.raises(
@@ -162,8 +162,8 @@ def test_nan_and_infinity_fail_loudly_and_name_the_row(bad: float) -> None:
         evaluate_retrieval(SCORES, torch.eye(3) * bad, CAPTION_GROUP, IMAGE_GROUP)
 
 
-def test_queries_without_anything_relevant_are_left_out_and_counted() -> None:
-    # caption 3 and image 2 now have groups of their own
+def test_queries_without_relevant_candidate_are_left_out_and_counted() -> None:
+    # caption 3 and image 2 have groups that nothing else has
     result = evaluate_retrieval(SCORES, torch.eye(3), [0, 0, 1, 7], [0, 1, 8], ks=(1,))
     assert (result.excluded_captions, result.excluded_images) == (1, 1)
     assert result.speech_to_image.recalls == {1: pytest.approx(200 / 3)}  # ranks 1, 2, 1
@@ -174,7 +174,7 @@ def test_queries_without_anything_relevant_are_left_out_and_counted() -> None:
     assert "not scored: 1 of 3 images without a relevant caption" in table
 
 
-def test_nothing_relevant_at_all_is_refused() -> None:
+def test_no_relevant_pair_at_all_is_refused() -> None:
     with pytest.raises(RetrievalError, match="no caption of split test shares its label with any image"):
         evaluate_retrieval(SCORES, torch.eye(3), [5, 5, 5, 5], IMAGE_GROUP, split="test", relevance="label")
 
@@ -238,7 +238,7 @@ def one_label_at_the_top(relevance: str) -> RetrievalResult:
     )
 
 
-def test_precision_tells_what_recall_by_label_hides() -> None:
+def test_precision_shows_what_recall_by_label_hides() -> None:
     scores, chance = (
         one_label_at_the_top("label").speech_to_image,
         one_label_at_the_top("label").chance_speech_to_image,
@@ -298,13 +298,14 @@ def test_rows_without_a_label_are_relevant_to_nothing() -> None:
         (["7", "7"], "speaker", "got 'speaker'; wanted one of image, label"),
     ],
 )
-def test_relevance_that_cannot_be_told_is_refused(labels: list | None, relevance: str, message: str) -> None:
+def test_undefined_relevance_is_refused(labels: list | None, relevance: str, message: str) -> None:
     with pytest.raises(RetrievalError, match=message):
         relevance_groups(["x", "x"], labels, ["x"], relevance)
 
 
 def test_25k_captions_by_5k_images_fit_in_one_gigabyte() -> None:
-    # D is small for the sake of time; the embeddings are counted at 768 below. Peak memory of a new process.
+    # D is small to save time; the memory of embeddings at D = 768 is added below. A new process has its own
+    # peak memory.
     program = """
 import resource, torch
 from fairseq_mtssl.evaluation.retrieval import evaluate_retrieval

@@ -1,4 +1,4 @@
-"""Error rates counted by hand."""
+"""Word and character error rates against counts by hand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def test_errors_are_those_counted_by_hand() -> None:
     assert (result.substitutions, result.deletions, result.insertions) == (1, 2, 1)
     assert (result.utterances, result.words, result.characters) == (3, 6, 19)
     assert result.wer == pytest.approx(100 * 4 / 6)
-    # A/I and " THE" added; " DOG" and YES lost
+    # characters: A for I, " THE" inserted, " DOG" and YES deleted
     assert result.cer == pytest.approx(100 * (1 + 4 + 4 + 3) / 19)
     assert result.to_json()["wer"] == 66.666667
     assert result.format_table().split("\n")[1].split() == ["3", "6", "66.67", "63.16", "1", "2", "1"]

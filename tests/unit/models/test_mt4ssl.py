@@ -199,7 +199,7 @@ def test_a_batch_padded_beyond_its_longest_clip_has_the_same_losses() -> None:
 def test_more_labels_than_frames_are_refused() -> None:
     model, inputs = build(), batch(9_000, 7_000)
     labels = labels_of(model, inputs)
-    with pytest.raises(ConfigError, match=rf"{labels.size(1) + 1} labels a clip for a batch of"):
+    with pytest.raises(ConfigError, match=rf"{labels.size(1) + 1} labels per clip for a batch of"):
         model(**inputs, labels=[torch.nn.functional.pad(labels, (0, 1), value=5)])
 
 

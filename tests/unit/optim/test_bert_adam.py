@@ -1,4 +1,4 @@
-"""BERT's Adam by hand arithmetic, and resumed."""
+"""BERT's Adam against hand arithmetic, and after resuming."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def make(parameters: list[torch.nn.Parameter], **settings: float) -> BertAdam:
 def by_hand(
     weight: float, gradients: list[float], rate: float, decay: float, eps: float
 ) -> tuple[float, float, float]:
-    """Weight, mean and mean square after updates with these gradients, number by number."""
+    """Weight, mean and mean square after updates with these gradients, in plain Python."""
     mean = square = 0.0
     for gradient in gradients:
         mean = 0.9 * mean + 0.1 * gradient
@@ -59,7 +59,7 @@ def test_a_parameter_without_a_gradient_neither_moves_nor_decays() -> None:
     assert not torch.equal(moving, torch.ones(2))
 
 
-def test_a_resumed_optimizer_goes_on_as_if_it_had_never_stopped() -> None:
+def test_a_resumed_optimizer_continues_as_if_it_had_never_stopped() -> None:
     torch.manual_seed(0)
     gradients = torch.randn(6, 5)
     whole = torch.nn.Parameter(torch.ones(5))

@@ -1,4 +1,4 @@
-"""The protocol of self-supervised branches: registry, options, losses over all ranks, one of one's own."""
+"""The protocol of self-supervised branches: registry, options, losses over all ranks, a dummy branch."""
 
 from __future__ import annotations
 
@@ -86,11 +86,11 @@ def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
 # -- options
 
 
-def test_own_options_go_before_the_models_fields_and_these_before_the_defaults() -> None:
+def test_ssl_options_override_the_models_fields_and_these_the_defaults() -> None:
     model = {"mask_length": 5, "scale": 4.0, "encoder_layers": 12}
     assert read_options(Dummy, model, {}) == DummyOptions(scale=4.0, mask_length=5, power=2)
-    own = {"scale": 9.0, "power": 1}
-    assert read_options(Dummy, model, own) == DummyOptions(scale=9.0, mask_length=5, power=1)
+    ssl_options = {"scale": 9.0, "power": 1}
+    assert read_options(Dummy, model, ssl_options) == DummyOptions(scale=9.0, mask_length=5, power=1)
 
 
 def test_null_keeps_the_default() -> None:
@@ -146,7 +146,7 @@ def test_a_measure_in_another_unit_has_the_same_count() -> None:
     assert Measure(0.5, 2).times(100.0) == Measure(50.0, 2)
 
 
-# -- a branch of one's own
+# -- a dummy branch
 
 
 def test_a_branch_that_is_registered_trains_by_its_name_with_its_options_and_weights() -> None:
@@ -154,7 +154,7 @@ def test_a_branch_that_is_registered_trains_by_its_name_with_its_options_and_wei
     torch.manual_seed(0)
     config = Mt4sslConfig(**{**tiny_mt4ssl.ENCODER, "ssl": "dummy", "ssl_options": {"scale": 5.0}})
     model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[])).train()
-    # the span of the masks is the model's field and the branch's; the power has its default
+    # mask_length is a field of the model and of the branch; the power has its default
     assert model.ssl_head.options == DummyOptions(scale=5.0, mask_length=3, power=2)
     given = tiny_mt4ssl.batch([9_000, 6_400])
     sample = {

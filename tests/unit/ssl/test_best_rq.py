@@ -1,4 +1,4 @@
-"""BEST-RQ: the labels of its random quantizer held to a slow loop, its loss to hand-made cross-entropies."""
+"""BEST-RQ: the labels of its quantizer against a slow loop, its loss against cross-entropies by hand."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def clip(samples: int, seed: int) -> Tensor:
 
 
 def batch(lengths: tuple[int, ...] = LENGTHS, width: int = 0) -> dict[str, Tensor]:
-    """The clips of these lengths, zeros up to a width."""
+    """Clips of these lengths, padded with zeros to a width."""
     source = torch.zeros(len(lengths), max(width, *lengths))
     for row, samples in enumerate(lengths):
         source[row, :samples] = clip(samples, row)
@@ -94,7 +94,7 @@ def labels_of(model: Mt4sslModel, given: dict[str, Tensor]) -> list[Tensor]:
 
 
 def slow_labels(model: Mt4sslModel, book: int, waveform: Tensor, frames: int, stack: int) -> list[int]:
-    """Of one clip, frame by frame: the code book's nearest entry by Euclidean distance of unit vectors."""
+    """The labels of one clip, frame by frame: the nearest codebook entry by distance of unit vectors."""
     energies = log_mel(waveform[None], OPTIONS["mel_bins"])[0].double()
     energies = (energies - energies.mean(0)) / (energies.var(0, correction=0) + 1e-3).sqrt()
     projection = model.ssl_head.projections[book].double()
@@ -102,8 +102,8 @@ def slow_labels(model: Mt4sslModel, book: int, waveform: Tensor, frames: int, st
     found = []
     for frame in range(frames):
         stacked = torch.zeros(stack, OPTIONS["mel_bins"], dtype=torch.float64)
-        own = energies[frame * stack : (frame + 1) * stack]
-        stacked[: len(own)] = own
+        part = energies[frame * stack : (frame + 1) * stack]
+        stacked[: len(part)] = part
         vector = projection.T @ stacked.flatten()
         vector = vector / vector.norm().clamp(min=1e-12)
         distances = [float((vector - code / code.norm()).norm()) for code in codes]
@@ -129,15 +129,13 @@ def test_labels_are_the_nearest_entries_of_a_slow_loop_and_none_past_the_end(
             wanted = slow_labels(model, book, clip(LENGTHS[row], row), count, stack)
             assert labels[row, :count].tolist() == wanted
             assert set(labels[row, count:].tolist()) <= {1}
-        assert len(labels.unique()) > 5  # and the padding's
+        assert len(labels.unique()) > 5  # including the label of padding
         assert labels[labels != 1].min() >= 4 and labels.max() < 4 + OPTIONS["codes"]
     assert not torch.equal(*found)
 
 
 @FRONT_ENDS
-def test_labels_are_the_same_whatever_the_padding_and_whatever_else_is_in_the_batch(
-    front_end: dict[str, Any], stack: int
-) -> None:
+def test_labels_are_independent_of_padding_and_other_clips(front_end: dict[str, Any], stack: int) -> None:
     model = build(front_end)
     found = labels_of(model, batch())
     wide = labels_of(model, batch(width=12_345))
@@ -154,7 +152,7 @@ def test_labels_are_the_same_whatever_the_padding_and_whatever_else_is_in_the_ba
 
 @FRONT_ENDS
 def test_silence_and_a_clip_of_one_frame_have_labels_and_train(front_end: dict[str, Any], stack: int) -> None:
-    """The normalisation leaves 0 of one frame, to which every entry is as near, and rounding of silence."""
+    """One frame is normalised to 0, which is equally near to all entries; silence leaves rounding errors."""
     model, given = build(front_end), batch((9_000, 400))
     given["source"][0] = 0.0
     alone = {"source": given["source"][1:, :400], "lengths": given["lengths"][1:]}
@@ -167,12 +165,12 @@ def test_silence_and_a_clip_of_one_frame_have_labels_and_train(front_end: dict[s
     assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
 
 
-def test_the_same_sound_has_the_same_labels_however_loud_it_is() -> None:
-    """A gain adds a constant to every log-mel energy, which the normalisation takes away."""
+def test_labels_are_independent_of_loudness() -> None:
+    """A gain adds a constant to every log-mel energy, which the normalisation removes."""
     model, given = build(), batch()
     louder = {**given, "source": 8 * given["source"]}
     for labels, again in zip(labels_of(model, given), labels_of(model, louder), strict=True):
-        # energies at their floor excepted, of which noise has none
+        # this does not hold for energies at their floor, but noise has none
         assert torch.equal(labels, again)
 
 
@@ -201,7 +199,7 @@ def test_the_quantizer_is_saved_and_never_trained() -> None:
     optimizer.step()
     model.step_branch(1)
     assert all(torch.equal(model.state_dict()[name], before[name]) for name in names)
-    # a checkpoint brings its quantizer, whatever the seed of the model that loads it
+    # a checkpoint contains its quantizer, so the seed of the model that loads it does not matter
     other = build(quantizer_seed=5)
     other.load_state_dict(model.state_dict())
     assert all(torch.equal(other.state_dict()[name], before[name]) for name in names)
@@ -237,8 +235,8 @@ def test_the_loss_is_the_cross_entropy_of_the_masked_frames_of_all_code_books(
     assert torch.equal(torch.stack(result.label_counts), counts)
 
 
-def test_the_other_frames_are_classified_where_that_is_asked_for() -> None:
-    """As best_rq_small has it from mt4ssl_small: criterion.unmasked_weight=1."""
+def test_unmasked_frames_are_classified_if_the_weight_asks_for_it() -> None:
+    """With criterion.unmasked_weight=1, as in mt4ssl_small."""
     model, given = build().eval(), batch()
     encoder = model.speech_encoder
     front = encoder.front_end(given["source"], given["lengths"])
@@ -291,7 +289,7 @@ def test_thirty_updates_on_fixed_clips_lower_the_loss(front_end: dict[str, Any],
     assert curve[-1] < 0.7 * curve[0]
 
 
-def test_what_is_logged_has_the_references_of_a_label_branch() -> None:
+def test_the_log_has_the_baselines_of_a_label_branch() -> None:
     log = Mt4sslCriterion(SslLossConfig(), None)(build(code_books=1), sample())[2]
     mean = {name: float(log[name] / log[f"{name}_count"]) for name in log if f"{name}_count" in log}
     assert mean["chance_off"] == pytest.approx(100 / OPTIONS["codes"])
@@ -312,14 +310,14 @@ def test_the_joint_model_trains_it_beside_grounding(
     given |= {"image_group": rows, "image_row": rows}
     criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
     given["step"] = StepWeights(0, "x", 0, 0.5, 0.5, 1.0)
-    model.set_num_updates(500)  # at which the criterion looks for collapse
+    model.set_num_updates(500)  # the update at which the criterion checks for collapse
     loss, _, log = criterion(model, given)
     torch.testing.assert_close(loss.detach(), 0.5 * log["loss_vgs"] + 0.5 * log["loss_ssl"])
     books = [log[f"loss_off_{book}"] / log[f"loss_off_{book}_count"] for book in (0, 1)]
     torch.testing.assert_close(log["loss_ssl"], sum(books))
     loss.backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
-    # alone, on the same masks, it has the same labels: the mean over frames does not see the captions' images
+    # alone, on the same masks, it has the same labels: images do not change the mean over frames
     given["net_input"] = {name: given["net_input"][name] for name in ("source", "lengths")}
     given["step"] = StepWeights(0, "x", 0, 0.0, 1.0, 1.0)
     alone, _, _ = criterion(model, given)
@@ -330,7 +328,7 @@ def test_the_joint_model_trains_it_beside_grounding(
 
 
 @pytest.mark.parametrize("make", [build, lambda **options: build_joint(ssl_options=options)])
-def test_every_refused_option_is_told_at_once(make: Any) -> None:
+def test_all_invalid_options_are_reported_at_once(make: Any) -> None:
     with pytest.raises(ConfigError) as caught:
         make(codes=1, code_dim=0, code_books=0, mel_bins=-1)
     for error in (

@@ -1,4 +1,4 @@
-"""Online targets: normalised over valid time, averaged over layers."""
+"""Online targets: normalised over valid frames, averaged over layers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def test_without_padding_it_is_torchs_instance_norm() -> None:
     torch.testing.assert_close(instance_norm(x, torch.tensor([9, 9])), expected, atol=1e-6, rtol=1e-5)
 
 
-def test_padding_changes_nothing_and_comes_out_as_zero() -> None:
+def test_padding_changes_nothing_and_becomes_zero() -> None:
     torch.manual_seed(0)
     x = torch.randn(2, 9, 5)
     alone = instance_norm(x[1:, :6], torch.tensor([6]))
@@ -28,7 +28,7 @@ def test_a_clip_of_one_frame_has_targets_of_zero() -> None:
     assert not instance_norm(torch.randn(1, 1, 4), torch.tensor([1])).any()
 
 
-def test_layers_count_alike_whatever_their_scale() -> None:
+def test_layers_count_equally_at_any_scale() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(1, 20, 3), torch.randn(1, 20, 3)
     lengths = torch.tensor([20])

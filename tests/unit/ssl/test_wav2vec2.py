@@ -1,4 +1,4 @@
-"""The contrastive head beyond its parity with fairseq: ragged rows, negatives, rows without any."""
+"""The contrastive branch, beside its parity with fairseq: ragged rows, negatives, rows without negatives."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_fingerprints_are_equal_for_equal_vectors_only() -> None:
     assert torch.equal(marks.unsqueeze(0) == marks.unsqueeze(1), same)
 
 
-def test_chance_is_one_over_the_different_candidates_and_the_loss_that_of_ties() -> None:
+def test_chance_is_one_over_the_number_of_different_candidates_and_the_loss_of_ties() -> None:
     target = torch.tensor([1.0, 1.0, 1.0])
     negatives = torch.tensor([[2.0, 3.0, 4.0, 5.0], [2.0, 2.0, 3.0, 1.0], [1.0, 1.0, 1.0, 1.0]])
     loss, accuracy = chance_of(target, negatives)
@@ -96,7 +96,7 @@ def test_chance_is_one_over_the_different_candidates_and_the_loss_that_of_ties()
 
 
 def test_predictions_at_random_score_chance(head: Wav2vec2) -> None:
-    """A head whose predictions have nothing to do with its targets, over many masks."""
+    """Predictions that are independent of the targets, over many masks."""
     head.eval()
     generator = torch.Generator().manual_seed(2)
     correct, chance = [], []
@@ -108,5 +108,5 @@ def test_predictions_at_random_score_chance(head: Wav2vec2) -> None:
             output = head.contrast(context, features, mask)
         correct.append(output.accuracy)
         chance.append(output.chance_accuracy)
-    # about 4,800 frames, with few codes and equal negatives: a standard error of 0.005 at most
+    # about 4,800 frames, with few codes and equal negatives: the standard error is at most 0.005
     assert torch.stack(correct).mean().item() == pytest.approx(torch.stack(chance).mean().item(), abs=0.02)

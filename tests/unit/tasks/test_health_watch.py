@@ -1,4 +1,4 @@
-"""What a training says of its phases, and when: phases, validations, resumed runs."""
+"""When and how a training logs the judgement of a phase: phases, validations, resumed runs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def said(caplog: pytest.LogCaptureFixture) -> Any:
 def make_updates(watch: HealthWatch, updates: range, accuracy: float = 0.7) -> None:
     for update in updates:
         watch.reach(update)
-        # tensors, as a GPU's, beside numbers
+        # tensors, as on a GPU, and numbers
         given = {**SSL, "ssl_accuracy": torch.tensor(accuracy)} if update < 100 else VGS
         watch.add({**given, "left_min": None})
 
@@ -40,7 +40,7 @@ def test_a_phase_is_judged_when_the_next_begins_and_the_last_after_its_validatio
     assert len(said()) == 1
     watch.validated(200, RECALLS)
     watch.finish(200)
-    watch.finish(200)  # after the checkpoint, too
+    watch.finish(200)  # called again after the checkpoint
     _, second = said()
     assert second.startswith("phase 2 of 2, vgs: learned. R@10 50 % (chance 5 %), L_AV 6.8 (knowing nothing")
 
@@ -55,7 +55,7 @@ def test_without_a_validation_the_last_phase_is_judged_by_its_loss(said) -> None
     assert last.startswith("phase 2 of 2, vgs: ended at chance. L_AV 6.8")
 
 
-def test_the_last_quarter_alone_counts_however_long_the_phase(said) -> None:
+def test_only_the_last_quarter_counts_for_any_length_of_the_phase(said) -> None:
     watch = HealthWatch([(0, "w2v2")], 1000)
     for update in range(1000):
         watch.reach(update)
@@ -64,7 +64,7 @@ def test_the_last_quarter_alone_counts_however_long_the_phase(said) -> None:
     assert "Contrastive accuracy 0.5 (chance" in said()[0]
 
 
-def test_a_resumed_run_judges_its_phase_by_what_it_saw_and_not_those_before(said) -> None:
+def test_a_resumed_run_judges_its_phase_by_its_own_updates_and_no_earlier_phase(said) -> None:
     watch = HealthWatch(PHASES, 200)
     make_updates(watch, range(90, 101))
     assert [text[:24] for text in said()] == ["phase 1 of 2, w2v2: lear"]
@@ -76,7 +76,7 @@ def test_a_resumed_run_judges_its_phase_by_what_it_saw_and_not_those_before(said
     assert len(said()) == 1
 
 
-def test_an_update_that_is_tried_again_says_nothing_twice(said) -> None:
+def test_a_repeated_update_logs_no_judgement_twice(said) -> None:
     watch = HealthWatch(PHASES, 200)
     make_updates(watch, range(100))
     watch.reach(100)

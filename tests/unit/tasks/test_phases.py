@@ -1,4 +1,4 @@
-"""Which phase the optimizer's state belongs to, through epochs of unequal length and after resuming."""
+"""The optimizer's state is reset with its phase, through epochs of unequal length and after resuming."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PHASES = parse_phases(
 
 
 def new_optimizer() -> Any:
-    """As much of a fairseq optimizer as phases need, around torch's."""
+    """The parts of a fairseq optimizer that phases need, around a torch optimizer."""
     inner = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(2))])
     return SimpleNamespace(optimizer=inner, set_lr=lambda rate: None)
 
 
 def update(optimizer: Any, schedule: Schedule, number: int) -> bool:
-    """One update. Returns: whether the state was forgotten before it."""
+    """Make one update. Returns: whether the state was cleared before it."""
     parameter = optimizer.optimizer.param_groups[0]["params"][0]
     had = bool(optimizer.optimizer.state)
     begin_update(optimizer, schedule, schedule.at(number), 1.0)
@@ -41,15 +41,15 @@ def update(optimizer: Any, schedule: Schedule, number: int) -> bool:
 
 
 def resumed(optimizer: Any) -> Any:
-    """What fairseq restores from a checkpoint."""
+    """Restore what fairseq restores from a checkpoint."""
     other = new_optimizer()
     other.optimizer.load_state_dict(copy.deepcopy(optimizer.optimizer.state_dict()))
     return other
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_every_phase_resets_once_whatever_epochs_and_stops_there_are(seed: int) -> None:
-    """Epochs of 61 or 62 batches, resumed at random, now and then with half the updates an epoch."""
+def test_every_phase_resets_once_with_any_epochs_and_resumes(seed: int) -> None:
+    """Epochs of 61 or 62 batches, resumed at random, sometimes with half as many updates per epoch."""
     rng = np.random.default_rng(seed)
     optimizer, number, resets = new_optimizer(), 0, []
     schedule = None
@@ -82,7 +82,7 @@ def test_a_phase_that_keeps_the_state_does_not_reset_it() -> None:
 
 
 @pytest.mark.parametrize(("number", "wanted"), [(30, True), (31, False), (70, False)])
-def test_a_checkpoint_that_names_no_phase_is_taken_to_belong_to_that_of_its_last_update(
+def test_a_checkpoint_without_phase_belongs_to_the_phase_of_its_last_update(
     number: int, wanted: bool
 ) -> None:
     optimizer, schedule = new_optimizer(), Schedule.resolve(PHASES, 100, 10)
@@ -91,7 +91,7 @@ def test_a_checkpoint_that_names_no_phase_is_taken_to_belong_to_that_of_its_last
     assert update(resumed(optimizer), schedule, number) == wanted
 
 
-def test_the_first_resolved_schedule_stays_and_another_epoch_is_told(
+def test_the_first_resolved_schedule_stays_and_another_epoch_length_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     optimizer = new_optimizer()
@@ -102,7 +102,7 @@ def test_the_first_resolved_schedule_stays_and_another_epoch_is_told(
     assert "5 updates, and had 10" in caplog.text and "[0, 30, 70] of 100" in caplog.text
 
 
-def test_a_schedule_written_anew_holds() -> None:
+def test_a_changed_schedule_is_resolved_anew() -> None:
     optimizer = new_optimizer()
     keep_schedule(optimizer, Schedule.resolve(PHASES, 100, 10), "as written")
     other = Schedule.resolve(PHASES, 50, 5)

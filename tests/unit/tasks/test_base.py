@@ -14,7 +14,7 @@ from fairseq_mtssl.tasks.base import BaseTask
 
 
 class Run:
-    """A task under a clock that stands still but for `tick`."""
+    """A task whose clock advances only by `tick`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -51,7 +51,7 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
     return Run(monkeypatch)
 
 
-def test_the_wait_of_an_update_is_told_as_its_share(run: Run) -> None:
+def test_the_wait_of_an_update_is_logged_as_a_share_of_its_time(run: Run) -> None:
     run.task.begin_epoch(1, None)
     assert logged(lambda: run.update(waits=1.0, step_s=3.0)) == 0.25
     assert logged(lambda: run.update(waits=0.0, step_s=3.0)) == 0.0
@@ -72,7 +72,7 @@ def test_only_the_first_of_several_batches_an_update_is_waited_for(run: Run) -> 
     assert logged(lambda: run.update(waits=4.0, steps=4, step_s=1.0)) == 0.5
 
 
-def test_validation_and_what_follows_it_is_no_wait(run: Run) -> None:
+def test_validation_and_the_time_after_it_are_not_counted_as_waiting(run: Run) -> None:
     run.task.begin_epoch(1, None)
     run.update(waits=1.0)
     run.validate(seconds=50.0)
