@@ -133,13 +133,14 @@ def _untrained(path: str | Path, seed: int) -> tuple[Callable[[np.ndarray], np.n
     import torch
 
     from fairseq_mtssl.checkpoints import read_encoder
-    from fairseq_mtssl.features.frozen import plain_encoder
+    from fairseq_mtssl.modules.encoder_options import EncoderSizes
+    from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
     found = read_encoder(path)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = torch.nn.Module()
-        model.speech_encoder = plain_encoder(found.sizes)
+        model.speech_encoder = SpeechEncoder(EncoderSizes.of_plain(found.sizes))
     source = {"features": "layer", "model": "random", "seed": seed}
     return normalise if found.normalised else np.asarray, model, source
 

@@ -7,9 +7,10 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.modules import fbank_features
+from fairseq_mtssl.modules.encoder_options import FEATURE_EXTRACTORS, Compute, EncoderSizes, Regularisation
 from fairseq_mtssl.modules.fbank_augment import FbankAugment
 from fairseq_mtssl.modules.precision import PRECISIONS
-from fairseq_mtssl.modules.speech_encoder import FRONT_ENDS, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 
 @dataclass
@@ -57,9 +58,9 @@ class WaveformConfig(FairseqDataclass):
 
 @dataclass
 class EncoderConfig(WaveformConfig, ComputeConfig):
-    """Of a speech encoder that is trained from the start, what all models have the same defaults of."""
+    """The fields of a speech encoder trained from scratch whose defaults are the same in all models."""
 
-    front_end: ChoiceEnum(list(FRONT_ENDS)) = field(  # type: ignore[valid-type]
+    front_end: ChoiceEnum(list(FEATURE_EXTRACTORS)) = field(  # type: ignore[valid-type]
         default="waveform",
         metadata={
             "help": "what is below the transformer: waveform (wav2vec 2.0's convolutions) or fbank (log-mel "
@@ -105,7 +106,7 @@ def front_end_errors(cfg: Any, extractor_mode: str, padding_exact: bool) -> List
     Raises: ConfigError for conv_feature_layers that are no list of convolutions.
     """
     layers = parse_conv_layers(cfg.conv_feature_layers)
-    augment = FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins)
+    augment = augment_of(cfg)
     if str(cfg.front_end) == "fbank":
         return [*fbank_features.fbank_errors(layers), *augment.errors(layers[0][0])]
     errors = []
@@ -133,9 +134,10 @@ def build_speech_encoder(
     """The speech encoder that a configuration describes.
 
     cfg: an EncoderConfig with the fields conv_pos, pos_conv_depth, dropout_input and encoder_layerdrop, whose
-    defaults differ; the rest: arguments of SpeechEncoder.
+    defaults differ between models. The other arguments are fields of EncoderSizes that a preset or the kind
+    of the model decides.
     """
-    return SpeechEncoder(
+    sizes = EncoderSizes(
         conv_layers=cfg.conv_feature_layers,
         extractor_mode=extractor_mode,
         conv_bias=cfg.conv_bias,
@@ -143,21 +145,36 @@ def build_speech_encoder(
         ffn_dim=cfg.encoder_ffn_embed_dim,
         heads=cfg.encoder_attention_heads,
         layers=layers,
+        conv_pos=cfg.conv_pos,
+        conv_pos_groups=cfg.conv_pos_groups,
+        pos_conv_depth=cfg.pos_conv_depth,
+        front_end=str(cfg.front_end),
+        use_cls=use_cls,
+        padding_exact=padding_exact,
+        positions_see_padding=positions_see_padding,
+    )
+    regularisation = regularisation_of(cfg, cfg.encoder_layerdrop, augment_of(cfg))
+    return SpeechEncoder(sizes, regularisation, compute_of(cfg))
+
+
+def regularisation_of(cfg: Any, layerdrop: float, augment: Optional[FbankAugment] = None) -> Regularisation:
+    """What a configuration says of dropout and gradients; layerdrop has a different name in each model."""
+    return Regularisation(
         dropout=cfg.dropout,
         attention_dropout=cfg.attention_dropout,
         activation_dropout=cfg.activation_dropout,
         input_dropout=cfg.dropout_input,
-        layerdrop=cfg.encoder_layerdrop,
-        conv_pos=cfg.conv_pos,
-        conv_pos_groups=cfg.conv_pos_groups,
+        layerdrop=layerdrop,
         feature_grad_mult=cfg.feature_grad_mult,
-        use_cls=use_cls,
-        padding_exact=padding_exact,
-        positions_see_padding=positions_see_padding,
-        pos_conv_depth=cfg.pos_conv_depth,
-        front_end=str(cfg.front_end),
-        augment=FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins),
-        fast=cfg.fast,
-        precision=str(cfg.precision),
-        compiled=cfg.compile,
+        augment=augment or FbankAugment(),
     )
+
+
+def augment_of(cfg: Any) -> FbankAugment:
+    """The changes of log-mel energies that an EncoderConfig asks for."""
+    return FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins)
+
+
+def compute_of(cfg: Any) -> Compute:
+    """A ComputeConfig's values."""
+    return Compute(cfg.fast, str(cfg.precision), cfg.compile)

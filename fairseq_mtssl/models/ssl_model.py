@@ -5,12 +5,12 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq.dataclass import FairseqDataclass
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import II, DictConfig, OmegaConf
 from torch import Tensor, nn
 
 import fairseq_mtssl.ssl  # noqa: F401  (registers the branches)
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.modules.masking import SpanMasking
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.modules.rank_sums import RankSums
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult, branch_named, read_options
@@ -34,6 +34,14 @@ class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
             "convolutions and of the teacher (data2vec 2.0's clone_batch); its time and memory grow with them"
         },
     )
+    # masking
+    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered before overlaps"})
+    mask_length: int = field(default=10, metadata={"help": "frames of a span"})
+    mask_min_spans: int = field(default=2, metadata={"help": "spans of a clip at least"})
+    same_mask_count: Optional[bool] = field(
+        default=None, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
+    )
+    seed: int = II("common.seed")
 
 
 def branch_options(cfg: Any, resolved: Optional[Dict[str, Any]] = None) -> Any:
@@ -75,15 +83,14 @@ class SslModel(nn.Module):
 
     speech_encoder: SpeechEncoder
     ssl_head: Optional[SslBranch]
-    masking: SpanMasking
+    masking: Masking
     cfg: Any
     num_updates: int
 
     def add_branch(self, cfg: Any, options: Any, label_classes: Sequence[int], same_count: bool) -> None:
         """Put the branch on the encoder."""
         self.num_updates = 0
-        prob, length, spans = cfg.mask_prob, cfg.mask_length, cfg.mask_min_spans
-        self.masking = SpanMasking(prob, length, spans, same_count, int(cfg.seed))
+        self.masking = Masking(cfg.mask_prob, cfg.mask_length, int(cfg.seed), cfg.mask_min_spans, same_count)
         self.ssl_head = branch_named(str(cfg.ssl))(options, self.speech_encoder, list(label_classes))
 
     def set_num_updates(self, num_updates: int) -> None:

@@ -10,9 +10,9 @@ import torch
 from ssl_figures import loss_of, total
 
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
-from fairseq_mtssl.features.frozen import plain_encoder
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
+from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 WAVEFORM = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
@@ -116,12 +116,12 @@ def test_the_joint_model_embeds_a_caption_alike_in_any_batch() -> None:
 
 def test_an_encoder_is_rebuilt_from_its_sizes_and_from_those_of_before() -> None:
     encoder = build().speech_encoder
-    again = plain_encoder(encoder.sizes)
+    again = SpeechEncoder(EncoderSizes.of_plain(encoder.sizes.plain()))
     again.load_state_dict(encoder.state_dict())
     assert again.conv_layers == encoder.conv_layers
     waveform = build(front_end="waveform", conv_feature_layers=WAVEFORM).speech_encoder
-    sizes = {name: value for name, value in waveform.sizes.items() if name != "front_end"}
-    plain_encoder(sizes).load_state_dict(waveform.state_dict())
+    sizes = {name: value for name, value in waveform.sizes.plain().items() if name != "front_end"}
+    SpeechEncoder(EncoderSizes.of_plain(sizes)).load_state_dict(waveform.state_dict())
 
 
 def test_a_clip_below_one_window_is_refused() -> None:

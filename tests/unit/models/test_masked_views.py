@@ -17,7 +17,7 @@ from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
-from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.base import SslBatch
@@ -109,21 +109,8 @@ def masks(model: Mt4sslModel) -> list[Tensor]:
 
 
 def joint_masks(model: JointSslVgsModel) -> list[Tensor]:
-    return [
-        span_mask(
-            front_of(model).lengths,
-            FRAMES,
-            prob=0.65,
-            length=3,
-            min_spans=2,
-            same_count=False,
-            seed=1,
-            update=0,
-            ids=batch()["ids"],
-            view=view,
-        )
-        for view in range(VIEWS)
-    ]
+    masking, lengths = Masking(prob=0.65, length=3, seed=1, same_count=False), front_of(model).lengths
+    return [masking.draw(lengths, FRAMES, batch()["ids"], 0, view) for view in range(VIEWS)]
 
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
