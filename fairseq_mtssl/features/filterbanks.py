@@ -1,4 +1,4 @@
-"""Log-mel filterbanks of whole utterances at 100 Hz: what a model with `front_end=fbank` is given."""
+"""Log-mel filterbanks of whole utterances at 100 Hz: what a model with `feature_extractor=fbank` is given."""
 
 from __future__ import annotations
 

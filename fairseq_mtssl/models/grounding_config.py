@@ -10,7 +10,7 @@ from fairseq.dataclass import ChoiceEnum
 from omegaconf import II
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import EncoderConfig, front_end_errors
+from fairseq_mtssl.models.encoder import EncoderConfig, feature_extractor_errors
 
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -188,7 +188,7 @@ def part_errors(cfg: Any, known: Sequence[str]) -> List[str]:
 def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
     """Raises: ConfigError naming every error of a model configuration at once; more: found elsewhere."""
     mode = resolve(cfg, "extractor_mode")
-    errors = [*more, *front_end_errors(cfg, mode, resolve(cfg, "padding_exact"))]
+    errors = [*more, *feature_extractor_errors(cfg, mode, resolve(cfg, "padding_exact"))]
     if cfg.positions_see_padding and resolve(cfg, "padding_exact"):
         errors.append("positions_see_padding with padding_exact: set one of the two to false")
     if mode not in ("default", "layer_norm"):

@@ -12,7 +12,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_errors
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, feature_extractor_errors
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
 from fairseq_mtssl.modules.masking import Masking, ids_of_clips
 from fairseq_mtssl.modules.speech_encoder import FrontEnd
@@ -195,7 +195,7 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
 
 def check_config(cfg: Any, label_sets: int) -> None:
     """Raises: ConfigError naming every error of a model configuration at once."""
-    errors = front_end_errors(cfg, str(cfg.extractor_mode), cfg.padding_exact)
+    errors = feature_extractor_errors(cfg, str(cfg.extractor_mode), cfg.padding_exact)
     # which of its targets mt4ssl has is chosen here by model.online and task.labels
     is_mt4ssl = str(cfg.ssl) == "mt4ssl"
     errors += ssl_errors(cfg, branch_options(cfg), label_sets, labels_optional=is_mt4ssl)

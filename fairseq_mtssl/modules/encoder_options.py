@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from fairseq_mtssl.modules.fbank_augment import FbankAugment
+from fairseq_mtssl.renamed import with_new_names
 
 FEATURE_EXTRACTORS = ("waveform", "fbank")
 
@@ -24,7 +25,8 @@ class EncoderSizes:
     conv_pos, conv_pos_groups: kernel, in frames, and groups of the positional convolution.
     pos_conv_depth: layers of the positional convolution; several have a kernel of max(3, conv_pos // depth)
         each (data2vec).
-    front_end: ``waveform``, convolutions over samples, or ``fbank``, over log-mel energies (`FbankFeatures`).
+    feature_extractor: ``waveform``, convolutions over samples, or ``fbank``, convolutions over log-mel
+        energies (`FbankFeatures`).
     use_cls: a learned CLS token is put before the frames.
     padding_exact: nothing that is computed for a row depends on its padding. This needs ``layer_norm`` mode,
         since a group norm takes its statistics over time.
@@ -44,7 +46,7 @@ class EncoderSizes:
     use_cls: bool
     padding_exact: bool
     pos_conv_depth: int = 1
-    front_end: str = "waveform"
+    feature_extractor: str = "waveform"
     positions_see_padding: bool = False
 
     def plain(self) -> dict[str, Any]:
@@ -53,8 +55,8 @@ class EncoderSizes:
 
     @classmethod
     def of_plain(cls, values: Mapping[str, Any]) -> EncoderSizes:
-        """The sizes that a checkpoint holds, of this version or of an earlier one that had fewer of them."""
-        return cls(**values)
+        """The sizes that a checkpoint holds, of this version or of an earlier one, which had fewer."""
+        return cls(**with_new_names(values))
 
 
 @dataclass(frozen=True)

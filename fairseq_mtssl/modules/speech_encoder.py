@@ -92,7 +92,7 @@ class SpeechEncoder(nn.Module):
 
     def _build_feature_extractor(self) -> nn.Module:
         sizes, compute = self.sizes, self.compute
-        if sizes.front_end == "fbank":
+        if sizes.feature_extractor == "fbank":
             augment = self.regularisation.augment
             return FbankFeatures(self.conv_layers, conv_bias=sizes.conv_bias, augment=augment)
         convolutions = compiling.CompiledConvFeatures if compute.compiled else ConvFeatures

@@ -1,14 +1,30 @@
-"""What all tasks here have in common: no row of a split is left out, and the wait for data is logged."""
+"""The base class of the tasks: no row of a split is left out, the wait for data is logged, earlier names of
+configuration keys work.
+"""
 
+import logging
 import time
 from typing import Any, Optional
 
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
-from omegaconf import open_dict
+from omegaconf import OmegaConf, open_dict
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.kernels.allocator import keep_freed_memory
+from fairseq_mtssl.renamed import RENAMED
+
+logger = logging.getLogger(__name__)
+
+
+def use_new_names(section: str, cfg: Any) -> None:
+    """Move the values that a section of the configuration has under earlier names to today's, and warn."""
+    for old, new in RENAMED.items():
+        value = cfg.get(old, None) if OmegaConf.is_config(cfg) else None
+        if value is not None:
+            logger.warning("%s.%s is now called %s.%s and sets it to %r", section, old, section, new, value)
+            with open_dict(cfg):
+                cfg[old], cfg[new] = None, value
 
 
 class BaseTask(FairseqTask):
@@ -26,8 +42,14 @@ class BaseTask(FairseqTask):
     _batch_wait_s = 0.0  # between the two
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
+        use_new_names("task", cfg)
         super().__init__(cfg, **kwargs)
         keep_freed_memory()
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """As fairseq's; cfg may have earlier names of keys, as those of old checkpoints do."""
+        use_new_names("model", cfg)
+        return super().build_model(cfg, from_checkpoint)
 
     def settle_normalize(
         self, cfg: Any, trained: Optional[bool], source: Any, name: str = "normalize"

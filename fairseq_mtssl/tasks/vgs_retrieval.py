@@ -23,6 +23,7 @@ from fairseq_mtssl.data.manifest import read_pair_manifest
 from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
+from fairseq_mtssl.renamed import earlier_name
 from fairseq_mtssl.schedule import Phase, Schedule, StepWeights, parse_phases, parse_schedule, run_length
 from fairseq_mtssl.tasks.buckets import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
@@ -76,9 +77,10 @@ class VgsRetrievalTaskConfig(BucketConfig):
         default="image",
         metadata={"help": "what makes an image right for a caption: being its own, or having its label"},
     )
-    repair: bool = field(
+    re_pairing: bool = field(
         default=False, metadata={"help": "in training draw each caption's image anew from all of its label"}
     )
+    repair: Any = earlier_name("repair")
     # schedule
     schedule: str = field(
         default="vgs",
@@ -157,8 +159,8 @@ class VgsRetrievalTask(WatchedTask):
             manifest,
             images,
             relevance=str(cfg.relevance),
-            repair=cfg.repair,
-            needs=self._needs if training else self._valid_needs,
+            re_pairing=self.cfg.re_pairing,
+            requirements=self._requirements if training else self._valid_requirements,
             **self._extra(split),
             **self.clip_options(training),
         )
@@ -197,7 +199,7 @@ class VgsRetrievalTask(WatchedTask):
     def _extra(self, split: str) -> dict[str, Any]:
         return {}
 
-    def _needs(self, epoch: int) -> tuple[bool, bool]:
+    def _requirements(self, epoch: int) -> tuple[bool, bool]:
         """Whether an epoch's batches need images, and speech-only clips; asked when the epoch begins.
 
         Epochs may differ by a few batches, hence the slack; images that are missing nevertheless are read by
@@ -210,7 +212,7 @@ class VgsRetrievalTask(WatchedTask):
         first, last = first - slack, first + self.updates_per_epoch + slack
         return self.schedule.uses_vgs(first, last), self.schedule.uses_ssl(first, last)
 
-    def _valid_needs(self, epoch: int) -> tuple[bool, bool]:
+    def _valid_requirements(self, epoch: int) -> tuple[bool, bool]:
         """A schedule that never trains VGS has no retrieval to validate."""
         return any(max(phase.alpha) > 0 for phase in self.phases), False
 

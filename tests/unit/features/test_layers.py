@@ -115,7 +115,7 @@ def test_a_batch_changes_no_feature(name: str, mode: str, batch_samples: int) ->
 @pytest.mark.parametrize("use_cls", [False, True])
 @pytest.mark.parametrize("batch_samples", [1000, 12_000, 100_000])
 def test_a_batch_changes_no_feature_over_filterbanks(use_cls: bool, batch_samples: int) -> None:
-    fbank = {"conv_layers": "[(80,400,160)] + [(16,5,2,2)] * 2", "front_end": "fbank"}
+    fbank = {"conv_layers": "[(80,400,160)] + [(16,5,2,2)] * 2", "feature_extractor": "fbank"}
     extractor = layers(our_model("layer_norm", use_cls, **fbank), 3)
     assert (extractor.window_samples, extractor.hop_samples, features.rate_hz(extractor)) == (400, 640, 25.0)
     alone = list(features.stream(extractor, waves()))

@@ -1,4 +1,4 @@
-"""model.masked_views: several masks of a batch for one pass of the convolutions and of the teacher."""
+"""model.clone_batch: several masks of a batch for one pass of the convolutions and of the teacher."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ VIEWS = 3
 
 def build(views: int = VIEWS, **changes: Any) -> Mt4sslModel:
     torch.manual_seed(0)
-    config = Mt4sslConfig(**{**ENCODER, "encoder_layerdrop": 0.0, "masked_views": views, **changes})
+    config = Mt4sslConfig(**{**ENCODER, "encoder_layerdrop": 0.0, "clone_batch": views, **changes})
     classes = [] if str(config.ssl) == "wav2vec2" else [12]
     model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=classes))
     model.set_num_updates(5)
@@ -53,7 +53,7 @@ def build(views: int = VIEWS, **changes: Any) -> Mt4sslModel:
 
 def build_joint(views: int = VIEWS, **changes: Any) -> JointSslVgsModel:
     torch.manual_seed(0)
-    config = JointSslVgsConfig(**{**ENCODER, **GROUNDING, "masked_views": views, "ssl": "mt4ssl", **changes})
+    config = JointSslVgsConfig(**{**ENCODER, **GROUNDING, "clone_batch": views, "ssl": "mt4ssl", **changes})
     classes = [] if str(config.ssl) in ("data2vec", "wav2vec2") else [12]
     return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=classes)).train()
 
@@ -217,7 +217,7 @@ def test_one_view_is_the_first_mask_to_the_bit() -> None:
     found, expected = gradients(model, total(out)), gradients(model, total(wanted))
     assert torch.equal(total(out), total(wanted)) and out.frames == wanted.frames
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
-    assert Mt4sslConfig().masked_views == JointSslVgsConfig().masked_views == 1
+    assert Mt4sslConfig().clone_batch == JointSslVgsConfig().clone_batch == 1
 
 
 def test_evaluation_and_features_have_one_view_whatever_is_trained_with() -> None:
@@ -264,9 +264,9 @@ def test_the_joint_loss_is_a_mean_over_the_masked_frames_of_all_views() -> None:
 
 
 def test_a_number_of_views_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ConfigError, match="masked_views 0: wanted 1 or more"):
+    with pytest.raises(ConfigError, match="clone_batch 0: wanted 1 or more"):
         build(0)
-    with pytest.raises(ConfigError, match="masked_views -1: wanted 1 or more"):
+    with pytest.raises(ConfigError, match="clone_batch -1: wanted 1 or more"):
         build_joint(-1)
 
 
