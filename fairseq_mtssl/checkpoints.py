@@ -327,7 +327,8 @@ def load_upstream(path: str | Path) -> Upstream:
 class EncoderSource:
     """A pre-trained speech encoder.
 
-    sizes: arguments of SpeechEncoder; weights: by its names; normalised: see `trained_on_normalised`.
+    sizes: the plain values of modules.encoder_options.EncoderSizes; weights: by the encoder's own names;
+    normalised: whether it was trained on normalised waveforms.
     """
 
     sizes: dict[str, Any]
@@ -346,7 +347,7 @@ def read_encoder(path: str | Path) -> EncoderSource:
     if str(getattr(getattr(cfg, "model", None), "_name", None)) not in UPSTREAMS:
         upstream = load_upstream(path)
         encoder: Any = upstream.model.speech_encoder
-        return EncoderSource(encoder.sizes, encoder.state_dict(), upstream.normalised)
+        return EncoderSource(encoder.sizes.plain(), encoder.state_dict(), upstream.normalised)
     model = cfg.model
     if model.get("layer_norm_first", False) or model.get("layer_type", "transformer") != "transformer":
         got = f"layer_norm_first={model.get('layer_norm_first')}, layer_type={model.get('layer_type')}"

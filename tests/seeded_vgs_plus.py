@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.modules.masking import SpanMasking
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
@@ -168,7 +168,7 @@ def gumbel_softmax(logits: Tensor, tau: float = 1.0, hard: bool = False, **_: An
 
 def share_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have our model take the masks, negatives and Gumbel noise of this module."""
-    monkeypatch.setattr(SpanMasking, "draw", lambda self, lengths, total, *_: mask(total))
+    monkeypatch.setattr(Masking, "draw", lambda self, lengths, total, *_: mask(total))
     monkeypatch.setattr(Wav2vec2, "_draw_negatives", lambda *_: negatives())
     monkeypatch.setattr(torch.nn.functional, "gumbel_softmax", gumbel_softmax)
 

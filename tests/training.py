@@ -19,7 +19,7 @@ TINY = {
     "task.max_duration_s": 0.5,
     "task.eval_max_duration_s": 0.5,
     "task.lengths": ["4 updates", "rest"],
-    "model.front_end": "waveform",
+    "model.feature_extractor": "waveform",
     "model.conv_bias": False,
     "model.conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
     "model.encoder_embed_dim": 16,

@@ -16,7 +16,7 @@ from examples.benchmark.sizes import Size
 from examples.benchmark.speech import waveform
 from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, conv_length, parse_conv_layers
-from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask, Mt4sslTaskConfig
 
 SPECIAL_SYMBOLS = 4  # that fairseq's dictionaries begin with
@@ -51,17 +51,8 @@ def frames_of(samples: int, size: Size) -> int:
 def mask(clips: int, frames: int, size: Size, seed: int) -> torch.Tensor:
     """(B, T) bool, as the recipe masks."""
     cfg = model_config(size)
-    return span_mask(
-        torch.full((clips,), frames),
-        frames,
-        prob=cfg.mask_prob,
-        length=cfg.mask_length,
-        min_spans=cfg.mask_min_spans,
-        same_count=cfg.same_mask_count,
-        seed=1,
-        update=seed,
-        ids=torch.arange(clips),
-    )
+    masking = Masking(cfg.mask_prob, cfg.mask_length, 1, cfg.mask_min_spans, cfg.same_mask_count)
+    return masking.draw(torch.full((clips,), frames), frames, torch.arange(clips), update=seed)
 
 
 def in_memory(size: Size, shape: tuple[int, float]) -> Iterator[dict[str, Any]]:

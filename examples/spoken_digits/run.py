@@ -20,7 +20,7 @@ RECIPE = "joint_sequential_small"
 OVERRIDES = (
     # any image of the digit counts, in training as in evaluation; hardly a digit lasts a second
     "task.relevance=label",
-    "task.repair=true",
+    "task.re_pairing=true",
     "task.max_duration_s=1.0",
     "task.eval_max_duration_s=1.0",
     # 50 frames a second: 25 are ten a digit

@@ -97,10 +97,10 @@ class PairDataset(ClipDataset):
 
     relevance: which images are not negatives of a caption: with ``image`` its own image, with ``label`` every
         image of its label.
-    repair: re-pairing: in training, each caption takes an image drawn from all images of its label.
+    re_pairing: in training, each caption takes an image drawn from all images of its label.
     extra: a speech-only dataset; extra_ratio clips of it are added per caption, for the SSL loss.
     extra_alone: computes the SSL loss on those clips only, not on the captions.
-    needs: the epoch's requirements: called with the epoch, it returns whether images and whether extra clips
+    requirements: called with the epoch, it returns whether images and whether extra clips
         are used in it; None reads both in every epoch.
     """
 
@@ -110,11 +110,11 @@ class PairDataset(ClipDataset):
         images: ImageStore,
         *,
         relevance: str = "image",
-        repair: bool = False,
+        re_pairing: bool = False,
         extra: ClipDataset | None = None,
         extra_ratio: float = 1.0,
         extra_alone: bool = False,
-        needs: Callable[[int], tuple[bool, bool]] | None = None,
+        requirements: Callable[[int], tuple[bool, bool]] | None = None,
         **clip_options: Any,
     ) -> None:
         super().__init__(manifest.audio, **clip_options)
@@ -123,11 +123,11 @@ class PairDataset(ClipDataset):
         self.extra = extra
         self.extra_ratio = extra_ratio
         self.extra_alone = extra_alone
-        self.needs = needs
+        self.requirements = requirements
         self.image_rows = {image_id: row for row, image_id in enumerate(manifest.unique_image_ids)}
         labels = [manifest.image_label(image_id) for image_id in manifest.unique_image_ids]
         missing = labels.count("")
-        if missing and (relevance == "label" or (repair and self.training)):
+        if missing and (relevance == "label" or (re_pairing and self.training)):
             raise ManifestError(
                 manifest.audio.path,
                 [f"{missing} of {len(labels)} images have no label; task.relevance=label needs one for each"],
@@ -139,7 +139,7 @@ class PairDataset(ClipDataset):
         else:
             self.groups = np.arange(len(labels))
         self._same_label: dict[str, list[str]] | None = None
-        if repair and self.training:
+        if re_pairing and self.training:
             self._same_label = {}
             for image_id, label in zip(manifest.unique_image_ids, labels, strict=True):
                 self._same_label.setdefault(label, []).append(image_id)
@@ -163,7 +163,7 @@ class PairDataset(ClipDataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = int(index)
-        images_needed, extra_needed = self.needs(self.epoch) if self.needs else (True, True)
+        images_needed, extra_needed = self.requirements(self.epoch) if self.requirements else (True, True)
         image_id = self.manifest.image_ids[index]
         if self._same_label is not None:
             candidates = self._same_label[self.manifest.labels[index]]

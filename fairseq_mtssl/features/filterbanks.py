@@ -1,4 +1,4 @@
-"""Log-mel filterbanks of whole utterances at 100 Hz, as models with `front_end=fbank` get them."""
+"""Log-mel filterbanks of whole utterances at 100 Hz, as models with `feature_extractor=fbank` get them."""
 
 from __future__ import annotations
 

@@ -14,24 +14,12 @@ from fairseq_mtssl.features.base import Extractor, batch_samples, stream
 from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.features.mfcc import Mfcc
 from fairseq_mtssl.frames import hop_samples, min_samples
+from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.frozen import Frozen
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.prefetch import read_ahead
 
 WEIGHTED = "weighted"
-
-
-def plain_encoder(sizes: dict[str, Any]) -> SpeechEncoder:
-    """An encoder of these sizes (`SpeechEncoder.sizes`), randomly initialised, without any dropout."""
-    return SpeechEncoder(
-        **sizes,
-        dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        input_dropout=0.0,
-        layerdrop=0.0,
-        feature_grad_mult=1.0,
-    )
 
 
 def parse_layer(text: str, count: int) -> list[int]:
@@ -59,7 +47,7 @@ class FrozenFeatures(Frozen):
 
     def __init__(self, sizes: dict[str, Any] | None, layer: str) -> None:
         super().__init__()
-        self.speech_encoder = None if sizes is None else plain_encoder(sizes)
+        self.speech_encoder = None if sizes is None else SpeechEncoder(EncoderSizes.of_plain(sizes))
         if self.speech_encoder is not None:
             self.layers = parse_layer(layer, self.speech_encoder.num_layers)
             self.dim = self.speech_encoder.dim

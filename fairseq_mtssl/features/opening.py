@@ -15,11 +15,12 @@ from fairseq_mtssl.data.splits import open_split
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features.base import Extractor, batch_samples
 from fairseq_mtssl.features.filterbanks import LogMel
-from fairseq_mtssl.features.frozen import plain_encoder
 from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.features.mfcc import Mfcc
 from fairseq_mtssl.features.utterances import UtteranceFrames, computed, stored
 from fairseq_mtssl.files import sha256_of
+from fairseq_mtssl.modules.encoder_options import EncoderSizes
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 SPECTRAL = ("mfcc", "mfcc-cmn", "log-mel")
 
@@ -66,7 +67,7 @@ def open_layers(
         model, normalised = torch.nn.Module(), encoder.normalised
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(random_seed)
-            model.speech_encoder = plain_encoder(encoder.sizes)
+            model.speech_encoder = SpeechEncoder(EncoderSizes.of_plain(encoder.sizes))
         source = {"model": "random", "seed": random_seed}
     return ModelLayers(
         model,

@@ -7,9 +7,11 @@ from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.modules import fbank_features
+from fairseq_mtssl.modules.encoder_options import FEATURE_EXTRACTORS, Compute, EncoderSizes, Regularisation
 from fairseq_mtssl.modules.fbank_augment import FbankAugment
 from fairseq_mtssl.modules.precision import PRECISIONS
-from fairseq_mtssl.modules.speech_encoder import FRONT_ENDS, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
+from fairseq_mtssl.renamed import earlier_name
 
 
 @dataclass
@@ -57,9 +59,9 @@ class WaveformConfig(FairseqDataclass):
 
 @dataclass
 class EncoderConfig(WaveformConfig, ComputeConfig):
-    """Of a speech encoder that is trained from the start, what all models have the same defaults of."""
+    """The fields of a speech encoder trained from scratch whose defaults are the same in all models."""
 
-    front_end: ChoiceEnum(list(FRONT_ENDS)) = field(  # type: ignore[valid-type]
+    feature_extractor: ChoiceEnum(list(FEATURE_EXTRACTORS)) = field(  # type: ignore[valid-type]
         default="waveform",
         metadata={
             "help": "what is below the transformer: waveform (wav2vec 2.0's convolutions) or fbank (log-mel "
@@ -67,11 +69,12 @@ class EncoderConfig(WaveformConfig, ComputeConfig):
             "a quarter of 100 Hz)"
         },
     )
+    front_end: Any = earlier_name("front_end")
     conv_feature_layers: str = field(
         default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
         metadata={
             "help": "convolutions of the waveform encoder as (channels, kernel, stride); with "
-            "front_end=fbank (mel bins, window, hop), then (channels, kernel, stride, padding)"
+            "feature_extractor=fbank (mel bins, window, hop), then (channels, kernel, stride, padding)"
         },
     )
     conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
@@ -79,12 +82,12 @@ class EncoderConfig(WaveformConfig, ComputeConfig):
         default=0.0,
         metadata={
             "help": "p: in training stretch the frequency axis of each clip by a factor drawn from "
-            "[1-p, 1+p], as other vocal tracts would; with front_end=fbank, [0, 0.5]"
+            "[1-p, 1+p], as other vocal tracts would; with feature_extractor=fbank, [0, 0.5]"
         },
     )
     fbank_mask_bins: int = field(
         default=0,
-        metadata={"help": "in training hide up to so many neighbouring mel bins; with front_end=fbank"},
+        metadata={"help": "in training mask up to so many neighbouring mel bins; feature_extractor=fbank"},
     )
     encoder_embed_dim: int = field(default=768, metadata={"help": "width of the speech transformer"})
     encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
@@ -98,22 +101,22 @@ class EncoderConfig(WaveformConfig, ComputeConfig):
     )
 
 
-def front_end_errors(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
-    """What is wrong with the fields of an EncoderConfig that describe what is below the transformer.
+def feature_extractor_errors(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
+    """What is wrong with the fields of an EncoderConfig that describe the feature extractor.
 
     extractor_mode, padding_exact: as `build_speech_encoder` is given them.
     Raises: ConfigError for conv_feature_layers that are no list of convolutions.
     """
     layers = parse_conv_layers(cfg.conv_feature_layers)
-    augment = FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins)
-    if str(cfg.front_end) == "fbank":
+    augment = augment_of(cfg)
+    if str(cfg.feature_extractor) == "fbank":
         return [*fbank_features.fbank_errors(layers), *augment.errors(layers[0][0])]
     errors = []
     if augment != FbankAugment():
         got = f"fbank_warp {cfg.fbank_warp} and fbank_mask_bins {cfg.fbank_mask_bins}"
-        errors.append(f"{got} with front_end=waveform: wanted 0, or front_end=fbank")
+        errors.append(f"{got} with feature_extractor=waveform: wanted 0, or feature_extractor=fbank")
     if any(len(layer) > 3 for layer in layers):
-        got = f"conv_feature_layers {cfg.conv_feature_layers} with front_end=waveform"
+        got = f"conv_feature_layers {cfg.conv_feature_layers} with feature_extractor=waveform"
         errors.append(f"{got}: wanted (channels, kernel, stride), without padding")
     if padding_exact and extractor_mode == "default":
         got = "padding_exact with extractor_mode=default"
@@ -133,9 +136,10 @@ def build_speech_encoder(
     """The speech encoder that a configuration describes.
 
     cfg: an EncoderConfig with the fields conv_pos, pos_conv_depth, dropout_input and encoder_layerdrop, whose
-    defaults differ; the rest: arguments of SpeechEncoder.
+    defaults differ between models. The other arguments are fields of EncoderSizes that a preset or the kind
+    of the model decides.
     """
-    return SpeechEncoder(
+    sizes = EncoderSizes(
         conv_layers=cfg.conv_feature_layers,
         extractor_mode=extractor_mode,
         conv_bias=cfg.conv_bias,
@@ -143,21 +147,36 @@ def build_speech_encoder(
         ffn_dim=cfg.encoder_ffn_embed_dim,
         heads=cfg.encoder_attention_heads,
         layers=layers,
+        conv_pos=cfg.conv_pos,
+        conv_pos_groups=cfg.conv_pos_groups,
+        pos_conv_depth=cfg.pos_conv_depth,
+        feature_extractor=str(cfg.feature_extractor),
+        use_cls=use_cls,
+        padding_exact=padding_exact,
+        positions_see_padding=positions_see_padding,
+    )
+    regularisation = regularisation_of(cfg, cfg.encoder_layerdrop, augment_of(cfg))
+    return SpeechEncoder(sizes, regularisation, compute_of(cfg))
+
+
+def regularisation_of(cfg: Any, layerdrop: float, augment: Optional[FbankAugment] = None) -> Regularisation:
+    """What a configuration says of dropout and gradients; layerdrop has a different name in each model."""
+    return Regularisation(
         dropout=cfg.dropout,
         attention_dropout=cfg.attention_dropout,
         activation_dropout=cfg.activation_dropout,
         input_dropout=cfg.dropout_input,
-        layerdrop=cfg.encoder_layerdrop,
-        conv_pos=cfg.conv_pos,
-        conv_pos_groups=cfg.conv_pos_groups,
+        layerdrop=layerdrop,
         feature_grad_mult=cfg.feature_grad_mult,
-        use_cls=use_cls,
-        padding_exact=padding_exact,
-        positions_see_padding=positions_see_padding,
-        pos_conv_depth=cfg.pos_conv_depth,
-        front_end=str(cfg.front_end),
-        augment=FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins),
-        fast=cfg.fast,
-        precision=str(cfg.precision),
-        compiled=cfg.compile,
+        augment=augment or FbankAugment(),
     )
+
+
+def augment_of(cfg: Any) -> FbankAugment:
+    """The changes of log-mel energies that an EncoderConfig asks for."""
+    return FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins)
+
+
+def compute_of(cfg: Any) -> Compute:
+    """A ComputeConfig's values."""
+    return Compute(cfg.fast, str(cfg.precision), cfg.compile)

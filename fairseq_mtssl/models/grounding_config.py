@@ -15,7 +15,7 @@ from fairseq_mtssl.image_encoders.cnn import CnnOptions
 from fairseq_mtssl.image_encoders.patches import PatchOptions
 from fairseq_mtssl.image_encoders.regions import RegionOptions
 from fairseq_mtssl.image_encoders.timm import TimmOptions
-from fairseq_mtssl.models.encoder import EncoderConfig, front_end_errors
+from fairseq_mtssl.models.encoder import EncoderConfig, feature_extractor_errors
 from fairseq_mtssl.models.options import read_options
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -208,7 +208,7 @@ def image_errors(cfg: Any) -> List[str]:
 def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
     """Raises: ConfigError naming every error of a model configuration at once; more: found elsewhere."""
     mode = resolve(cfg, "extractor_mode")
-    errors = [*more, *front_end_errors(cfg, mode, resolve(cfg, "padding_exact"))]
+    errors = [*more, *feature_extractor_errors(cfg, mode, resolve(cfg, "padding_exact"))]
     errors += image_errors(cfg)
     if cfg.positions_see_padding and resolve(cfg, "padding_exact"):
         errors.append("positions_see_padding with padding_exact: set one of the two to false")

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any, List, Optional, Sequence, Tuple
 
 from fairseq.models import register_model
-from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.models.grounding_config import (
@@ -50,19 +49,9 @@ class JointSslVgsConfig(VgsRetrievalConfig, SslConfig):
             "training; a regulariser, as in fine-tuning wav2vec 2.0"
         },
     )
-    # masking
-    mask_prob: float = field(
-        default=0.65, metadata={"help": "share of frames covered by spans before overlaps"}
-    )
-    mask_length: int = field(default=10, metadata={"help": "frames of a span"})
-    mask_min_spans: int = field(default=2, metadata={"help": "spans of a clip at least"})
-    same_mask_count: Optional[bool] = field(
-        default=None, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
-    )
     latent_temp: Optional[Tuple[float, float, float]] = field(  # type: ignore[assignment]
         default=None, metadata={"help": "Gumbel temperature: first, last, factor an update"}
     )
-    seed: int = II("common.seed")
 
 
 @register_model("joint_ssl_vgs", dataclass=JointSslVgsConfig)

@@ -9,13 +9,12 @@ from typing import Any, List, Optional
 import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
 from fairseq.models import BaseFairseqModel, register_model
-from omegaconf import II
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, front_end_errors
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, feature_extractor_errors
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
-from fairseq_mtssl.modules.masking import SpanMasking, ids_of_clips
+from fairseq_mtssl.modules.masking import Masking, ids_of_clips
 from fairseq_mtssl.modules.speech_encoder import FrontEnd
 from fairseq_mtssl.ssl.base import SslBatch, SslResult
 
@@ -84,13 +83,10 @@ class Mt4sslConfig(FineTuningMaskConfig, SslConfig, EncoderConfig):
         metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
     )
     # masking
-    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered before overlaps"})
-    mask_length: int = field(default=10, metadata={"help": "frames of a span"})
     mask_min_spans: int = field(default=1, metadata={"help": "spans of a clip at least"})
     same_mask_count: bool = field(
         default=True, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
     )
-    seed: int = II("common.seed")
 
 
 @register_model("mt4ssl", dataclass=Mt4sslConfig)
@@ -153,7 +149,7 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
         if cfg.mask_channel_prob <= 0:
             return None
         seed = int(cfg.seed) + 1  # draws of their own
-        spans = SpanMasking(cfg.mask_channel_prob, cfg.mask_channel_length, 0, True, seed)
+        spans = Masking(cfg.mask_channel_prob, cfg.mask_channel_length, seed, min_spans=0)
         return spans.draw(torch.full_like(front.lengths, dim), dim, ids, self.draw_update)
 
     # -- use after pre-training
@@ -199,7 +195,7 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
 
 def check_config(cfg: Any, label_sets: int) -> None:
     """Raises: ConfigError naming every error of a model configuration at once."""
-    errors = front_end_errors(cfg, str(cfg.extractor_mode), cfg.padding_exact)
+    errors = feature_extractor_errors(cfg, str(cfg.extractor_mode), cfg.padding_exact)
     # which of its targets mt4ssl has is chosen here by model.online and task.labels
     is_mt4ssl = str(cfg.ssl) == "mt4ssl"
     errors += ssl_errors(cfg, branch_options(cfg), label_sets, labels_optional=is_mt4ssl)

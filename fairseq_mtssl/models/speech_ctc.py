@@ -13,8 +13,9 @@ from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import ComputeConfig, WaveformConfig
-from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.models.encoder import ComputeConfig, WaveformConfig, compute_of, regularisation_of
+from fairseq_mtssl.modules.encoder_options import EncoderSizes
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 BLANK = 0
@@ -68,16 +69,7 @@ class SpeechCtcModel(BaseFairseqModel):
         self.cfg = cfg
         self.num_updates = 0
         self.speech_encoder = SpeechEncoder(
-            **dict(cfg.encoder),
-            dropout=cfg.dropout,
-            attention_dropout=cfg.attention_dropout,
-            activation_dropout=cfg.activation_dropout,
-            input_dropout=cfg.dropout_input,
-            layerdrop=cfg.layerdrop,
-            feature_grad_mult=cfg.feature_grad_mult,
-            fast=cfg.fast,
-            precision=str(cfg.precision),
-            compiled=cfg.compile,
+            EncoderSizes.of_plain(cfg.encoder), regularisation_of(cfg, cfg.layerdrop), compute_of(cfg)
         )
         self.final_dropout = nn.Dropout(cfg.final_dropout)
         self.proj = nn.Linear(self.speech_encoder.dim, symbols)
@@ -123,19 +115,16 @@ class SpeechCtcModel(BaseFairseqModel):
         front = encoder.front_end(source, lengths)
         mask = channels = None
         if self.training and cfg.mask_prob > 0:
-            mask = self._draw(front.lengths, front.features.size(1), cfg.mask_prob, cfg.mask_length, ids, 0)
+            masking = Masking(cfg.mask_prob, cfg.mask_length, int(cfg.seed))
+            mask = masking.draw(front.lengths, front.features.size(1), ids, self.num_updates)
         if self.training and cfg.mask_channel_prob > 0:
+            # channels are drawn independently of frames
+            masking = Masking(cfg.mask_channel_prob, cfg.mask_channel_length, int(cfg.seed) + 1)
             widths = torch.full_like(front.lengths, encoder.dim)
-            prob, length = cfg.mask_channel_prob, cfg.mask_channel_length
-            channels = self._draw(widths, encoder.dim, prob, length, ids, 1)
+            channels = masking.draw(widths, encoder.dim, ids, self.num_updates)
         hidden = encoder.forward_layers(encoder.embed(front, mask, channels), 0, encoder.num_layers)
         padding = None if hidden.padding is None else hidden.padding[:, -front.features.size(1) :]
         return encoder.frames(hidden), padding
-
-    def _draw(self, sizes: Tensor, total: int, prob: float, length: int, ids: Tensor, purpose: int) -> Tensor:
-        """(B, total) bool: spans of this update; purpose: draws of their own."""
-        seed, update = int(self.cfg.seed) + purpose, self.num_updates
-        return span_mask(sizes, total, prob=prob, length=length, seed=seed, update=update, ids=ids)
 
     def get_logits(self, net_output: dict[str, Any]) -> Tensor:
         """(T, B, symbols); a padded frame says blank for certain."""

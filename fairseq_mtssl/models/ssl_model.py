@@ -5,13 +5,15 @@ from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from fairseq.dataclass import FairseqDataclass
+from omegaconf import II
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.options import read_options
-from fairseq_mtssl.modules.masking import SpanMasking
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.modules.rank_sums import RankSums
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.renamed import earlier_name
 from fairseq_mtssl.ssl.base import BRANCHES, SslBatch, SslBranch, SslResult
 from fairseq_mtssl.ssl.mt4ssl import Mt4sslOptions
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2Options
@@ -26,13 +28,22 @@ class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
         default=None,
         metadata={"help": "options of the branch that have no field here, by name, as {codes: 1024}"},
     )
-    masked_views: int = field(
+    clone_batch: int = field(
         default=1,
         metadata={
             "help": "differently masked copies of a batch that the student trains on for one pass of the "
-            "convolutions and of the teacher (data2vec 2.0's clone_batch); its time and memory grow with them"
+            "convolutions and of the teacher, as in data2vec 2.0; its time and memory grow with them"
         },
     )
+    masked_views: Any = earlier_name("masked_views")
+    # masking
+    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered before overlaps"})
+    mask_length: int = field(default=10, metadata={"help": "frames of a span"})
+    mask_min_spans: int = field(default=2, metadata={"help": "spans of a clip at least"})
+    same_mask_count: Optional[bool] = field(
+        default=None, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
+    )
+    seed: int = II("common.seed")
 
 
 def branch_options(cfg: Any, resolved: Optional[Dict[str, Any]] = None) -> Any:
@@ -51,8 +62,8 @@ def ssl_errors(cfg: Any, options: Any, label_sets: int, labels_optional: bool = 
         errors.append(f"ssl={cfg.ssl} takes no task.labels, and has {label_sets} label sets")
     if branch.labels == "needed" and not label_sets and not labels_optional:
         errors.append(f"ssl={cfg.ssl} needs task.labels, and has 0 label sets")
-    if cfg.masked_views < 1:
-        errors.append(f"masked_views {cfg.masked_views}: wanted 1 or more")
+    if cfg.clone_batch < 1:
+        errors.append(f"clone_batch {cfg.clone_batch}: wanted 1 or more")
     return errors + branch.config_errors(options, cfg.encoder_layers, label_sets)
 
 
@@ -64,15 +75,14 @@ class SslModel(nn.Module):
 
     speech_encoder: SpeechEncoder
     ssl_head: Optional[SslBranch]
-    masking: SpanMasking
+    masking: Masking
     cfg: Any
     num_updates: int
 
     def add_branch(self, cfg: Any, options: Any, label_classes: Sequence[int], same_count: bool) -> None:
         """Put the branch on the encoder."""
         self.num_updates = 0
-        prob, length, spans = cfg.mask_prob, cfg.mask_length, cfg.mask_min_spans
-        self.masking = SpanMasking(prob, length, spans, same_count, int(cfg.seed))
+        self.masking = Masking(cfg.mask_prob, cfg.mask_length, int(cfg.seed), cfg.mask_min_spans, same_count)
         self.ssl_head = BRANCHES.named(str(cfg.ssl))(options, self.speech_encoder, list(label_classes))
 
     def set_num_updates(self, num_updates: int) -> None:
@@ -101,7 +111,7 @@ class SslModel(nn.Module):
 
     def draw_masks(self, front: FrontEnd, ids: Any) -> Tensor:
         """(V·B, T) bool: the masks of all views, one after the other; in evaluation of one view."""
-        views = self.cfg.masked_views if self.training else 1
+        views = self.cfg.clone_batch if self.training else 1
         # (B, T) each -> (V·B, T)
         return torch.cat([self.draw_mask(front, ids, view) for view in range(views)])
 

@@ -1,4 +1,4 @@
-"""A front-end of log-mel filterbanks and a few strided convolutions, in place of convolutions over waveforms.
+"""The feature extractor `fbank`: log-mel filterbanks and a few strided convolutions.
 
 Source: Yang et al. 2023, arXiv 2309.13860 (Fast-HuBERT), section 3; convolutions with gated linear units that
 subsample: Synnaeve et al. 2020, arXiv 1911.08460.
@@ -30,7 +30,8 @@ def fbank_errors(layers: Sequence[ConvLayer]) -> list[str]:
     if fit and convs and centred:
         return []
     wanted = f"(mel bins, {WINDOW_SAMPLES}, {HOP_SAMPLES}), then (channels, 2 · padding + 1, stride, padding)"
-    return [f"conv_feature_layers {list(layers)} with front_end=fbank: wanted {wanted}, such as {EXAMPLE}"]
+    got = f"conv_feature_layers {list(layers)} with feature_extractor=fbank"
+    return [f"{got}: wanted {wanted}, such as {EXAMPLE}"]
 
 
 class FbankFeatures(nn.Module):

@@ -24,13 +24,11 @@ from fairseq_mtssl.kernels import fast_positions
 from fairseq_mtssl.kernels.conv_features import ConvFeatures
 from fairseq_mtssl.kernels.fast_layers import can_run, layer_norm, run_layer, stream_type
 from fairseq_mtssl.modules import compiling
-from fairseq_mtssl.modules.attention import init_std
-from fairseq_mtssl.modules.fbank_augment import FbankAugment
+from fairseq_mtssl.modules.attention import PAPER_DIM, init_std
+from fairseq_mtssl.modules.encoder_options import Compute, EncoderSizes, Regularisation
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
 from fairseq_mtssl.modules.hidden import Hidden, run_layers, skips, valid_lengths
 from fairseq_mtssl.modules.precision import check_precision, mixed
-
-FRONT_ENDS = ("waveform", "fbank")
 
 
 @dataclass
@@ -63,111 +61,68 @@ def in_its_precision(method: Method) -> Method:
 class SpeechEncoder(nn.Module):
     """Conv stack → LN → linear → dropout → mask → CLS → positional conv → LN → transformer layers.
 
-    conv_layers: fairseq notation. front_end: ``waveform``, convolutions over samples, or ``fbank``, over
-    log-mel energies (see `FbankFeatures`), which `augment` changes in training. extractor_mode, of the
-    former: ``default`` (group norm after the first convolution) or ``layer_norm`` (after every one).
-    dim, ffn_dim, heads, layers: the transformer.
-    pos_conv_depth: layers of the positional convolution; with several, each has max(3, conv_pos // depth)
-    as its kernel (data2vec). use_cls: prepend a learned CLS token. padding_exact: nothing computed for a
-    row sees its padding; needs ``layer_norm`` mode, since a group norm takes its statistics over time.
-    positions_see_padding: the positional convolution is given what the feature extractor makes of padding, as
-    in the code of arXiv 2306.02972; False: zeros there, as in fairseq. Not with padding_exact.
-    fast: the same numbers within rounding in less time and memory; False: fairseq's own forward functions.
-    precision: of the matrix products in training (see `precision`); what comes out is in the weights' type.
-    compiled: by torch.compile in training (see `compiling`).
-    sizes: the arguments that the shapes and the meaning of its weights depend on.
+    sizes: what the weights depend on; regularisation: what is done in training alone, by default nothing;
+    compute: how the encoder is computed.
     Source: Baevski et al. 2020, arXiv 2006.11477; CLS token: Peng & Harwath 2022, arXiv 2109.08186.
     """
 
     def __init__(
         self,
-        *,
-        conv_layers: str,
-        extractor_mode: str,
-        conv_bias: bool,
-        dim: int,
-        ffn_dim: int,
-        heads: int,
-        layers: int,
-        dropout: float,
-        attention_dropout: float,
-        activation_dropout: float,
-        input_dropout: float,
-        layerdrop: float,
-        conv_pos: int,
-        conv_pos_groups: int,
-        feature_grad_mult: float,
-        use_cls: bool,
-        padding_exact: bool,
-        pos_conv_depth: int = 1,
-        positions_see_padding: bool = False,
-        front_end: str = "waveform",
-        augment: FbankAugment | None = None,
-        fast: bool = True,
-        precision: str = "float32",
-        compiled: bool = False,
+        sizes: EncoderSizes,
+        regularisation: Regularisation | None = None,
+        compute: Compute | None = None,
     ) -> None:
         super().__init__()
-        self.sizes = {
-            "conv_layers": conv_layers,
-            "extractor_mode": extractor_mode,
-            "conv_bias": conv_bias,
-            "dim": dim,
-            "ffn_dim": ffn_dim,
-            "heads": heads,
-            "layers": layers,
-            "conv_pos": conv_pos,
-            "conv_pos_groups": conv_pos_groups,
-            "pos_conv_depth": pos_conv_depth,
-            "front_end": front_end,
-            "use_cls": use_cls,
-            "padding_exact": padding_exact,
-            "positions_see_padding": positions_see_padding,
-        }
-        self.conv_layers = parse_conv_layers(conv_layers)
-        self.padding_exact = padding_exact
-        self.positions_see_padding = positions_see_padding
-        self.feature_grad_mult = feature_grad_mult
-        self.layerdrop = layerdrop
-        self.dropout = dropout
-        self.dim = dim
-        self.pos_conv_depth = pos_conv_depth
-        self.fast = fast
-        self.precision = check_precision(precision)
-        self.compiled = compiled
+        self.sizes = sizes
+        self.regularisation = regularisation or Regularisation()
+        self.compute = compute or Compute()
+        check_precision(self.compute.precision)
+        self.conv_layers = parse_conv_layers(sizes.conv_layers)
+        self.dim = sizes.dim
         self.feature_dim = self.conv_layers[-1][0]
-        convolutions = compiling.CompiledConvFeatures if compiled else ConvFeatures
-        self.feature_extractor: nn.Module = (
-            FbankFeatures(self.conv_layers, conv_bias=conv_bias, augment=augment)
-            if front_end == "fbank"
-            else convolutions(self.conv_layers, mode=extractor_mode, conv_bias=conv_bias, fast=fast)
-        )
+        self.feature_extractor = self._build_feature_extractor()
         self.layer_norm = LayerNorm(self.feature_dim)
-        self.post_extract_proj = nn.Linear(self.feature_dim, dim) if self.feature_dim != dim else None
-        self.dropout_input = nn.Dropout(input_dropout)
-        self.mask_emb = nn.Parameter(torch.empty(dim).uniform_())
-        self.cls_token = nn.Parameter(torch.randn(1, 1, dim)) if use_cls else None
-        self.encoder = TransformerEncoder(
+        self.post_extract_proj = (
+            nn.Linear(self.feature_dim, self.dim) if self.feature_dim != self.dim else None
+        )
+        self.dropout_input = nn.Dropout(self.regularisation.input_dropout)
+        self.mask_emb = nn.Parameter(torch.empty(self.dim).uniform_())
+        self.cls_token = nn.Parameter(torch.randn(1, 1, self.dim)) if sizes.use_cls else None
+        self.encoder = self._build_transformer()
+
+    def _build_feature_extractor(self) -> nn.Module:
+        sizes, compute = self.sizes, self.compute
+        if sizes.feature_extractor == "fbank":
+            augment = self.regularisation.augment
+            return FbankFeatures(self.conv_layers, conv_bias=sizes.conv_bias, augment=augment)
+        convolutions = compiling.CompiledConvFeatures if compute.compiled else ConvFeatures
+        mode, bias = sizes.extractor_mode, sizes.conv_bias
+        return convolutions(self.conv_layers, mode=mode, conv_bias=bias, fast=compute.fast)
+
+    def _build_transformer(self) -> TransformerEncoder:
+        """fairseq's positional convolution, layer norm and transformer layers."""
+        sizes, regularisation = self.sizes, self.regularisation
+        transformer = TransformerEncoder(
             Wav2Vec2Config(
-                encoder_embed_dim=dim,
-                encoder_ffn_embed_dim=ffn_dim,
-                encoder_attention_heads=heads,
-                encoder_layers=layers,
-                dropout=dropout,
-                attention_dropout=attention_dropout,
-                activation_dropout=activation_dropout,
-                encoder_layerdrop=layerdrop,
-                conv_pos=conv_pos,
-                conv_pos_groups=conv_pos_groups,
-                pos_conv_depth=pos_conv_depth,
+                encoder_embed_dim=sizes.dim,
+                encoder_ffn_embed_dim=sizes.ffn_dim,
+                encoder_attention_heads=sizes.heads,
+                encoder_layers=sizes.layers,
+                dropout=regularisation.dropout,
+                attention_dropout=regularisation.attention_dropout,
+                activation_dropout=regularisation.activation_dropout,
+                encoder_layerdrop=regularisation.layerdrop,
+                conv_pos=sizes.conv_pos,
+                conv_pos_groups=sizes.conv_pos_groups,
+                pos_conv_depth=sizes.pos_conv_depth,
             )
         )
-
         # fairseq draws every linear layer with a standard deviation of 0.02, made for 768 wide ones.
         with torch.no_grad():
-            for module in self.encoder.layers.modules():
+            for module in transformer.layers.modules():
                 if isinstance(module, nn.Linear):
-                    module.weight.mul_(init_std(dim) / init_std(768))
+                    module.weight.mul_(init_std(sizes.dim) / init_std(PAPER_DIM))
+        return transformer
 
     @property
     def num_layers(self) -> int:
@@ -181,12 +136,16 @@ class SpeechEncoder(nn.Module):
         """The context of the encoder's precision: in training, unless the whole model has been halved."""
         weight = self.mask_emb
         wanted = self.training and weight.dtype == torch.float32
-        return mixed(self.precision if wanted else "float32", weight.device)
+        return mixed(self.compute.precision if wanted else "float32", weight.device)
+
+    def _layerdrop(self) -> float:
+        """The chance to skip a layer now: 0 in evaluation."""
+        return self.regularisation.layerdrop if self.training else 0.0
 
     @property
     def compiling(self) -> bool:
         """Whether layers are compiled now: in training. The clips of an evaluation have any length."""
-        return self.compiled and self.training
+        return self.compute.compiled and self.training
 
     @in_its_precision
     def front_end(self, source: Tensor, lengths: Tensor) -> FrontEnd:
@@ -197,10 +156,11 @@ class SpeechEncoder(nn.Module):
         frames = self.frame_lengths(lengths)
         if int(frames.min()) < 1:
             raise ClipTooShortError(int(lengths.min()), min_samples(self.conv_layers))
-        if self.feature_grad_mult > 0:
+        multiplier = self.regularisation.feature_grad_mult
+        if multiplier > 0:
             features = self._extract(source, lengths)
-            if self.feature_grad_mult != 1.0:
-                features = GradMultiply.apply(features, self.feature_grad_mult)
+            if multiplier != 1.0:
+                features = GradMultiply.apply(features, multiplier)
         else:
             with torch.no_grad():
                 features = self._extract(source, lengths)
@@ -208,7 +168,7 @@ class SpeechEncoder(nn.Module):
         features = features.transpose(1, 2)
         features = features.to(stream_type(features))
         squares = features.float().pow(2)
-        if self.padding_exact:
+        if self.sizes.padding_exact:
             valid = ~padding_mask(frames, features.size(1))
             penalty = squares.mean(-1)[valid].mean()
         else:
@@ -230,10 +190,11 @@ class SpeechEncoder(nn.Module):
         """
         placed = self.add_positions(front, mask, channel_mask)
         x = self._norm(self.encoder.layer_norm, placed.states)
-        return Hidden(nn.functional.dropout(x, p=self.dropout, training=self.training), placed.padding)
+        rate = self.regularisation.dropout
+        return Hidden(nn.functional.dropout(x, p=rate, training=self.training), placed.padding)
 
     def _norm(self, norm: nn.Module, x: Tensor) -> Tensor:
-        return layer_norm(norm, x) if self.fast else norm(x)
+        return layer_norm(norm, x) if self.compute.fast else norm(x)
 
     @in_its_precision
     def add_positions(
@@ -260,21 +221,22 @@ class SpeechEncoder(nn.Module):
             # (B, T, D) -> (B, 1 + T, D)
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.size(0), -1, -1), x], dim=1)
             padding = None if padding is None else nn.functional.pad(padding, (1, 0), value=False)
-        if padding is not None and not self.positions_see_padding:
+        if padding is not None and not self.sizes.positions_see_padding:
             x = x.masked_fill(padding.unsqueeze(-1), 0)
         # (B, T', D) -> (T', B, D)
         return Hidden((x + self._positions(x, padding)).transpose(0, 1), padding)
 
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """The positional convolution of (B, T', D)."""
-        if self.fast and self.pos_conv_depth > 1 and fast_positions.can_run(self.encoder.pos_conv, x):
-            silent = padding if self.padding_exact else None
+        stacked = self.sizes.pos_conv_depth > 1
+        if stacked and self.compute.fast and fast_positions.can_run(self.encoder.pos_conv, x):
+            silent = padding if self.sizes.padding_exact else None
             return fast_positions.stacked_positions(self.encoder.pos_conv, x, silent)
         x = x.transpose(1, 2)
-        if self.pos_conv_depth == 1:
+        if not stacked:
             return self.encoder.pos_conv(x).transpose(1, 2)
         for index, block in enumerate(self.encoder.pos_conv):
-            if self.padding_exact and padding is not None and index > 0:
+            if self.sizes.padding_exact and padding is not None and index > 0:
                 x = x.masked_fill(padding.unsqueeze(1), 0)  # else each layer hands padding on to the next
             x = block(x)
         return x.transpose(1, 2)
@@ -298,10 +260,10 @@ class SpeechEncoder(nn.Module):
         end = run_layers(
             self.encoder.layers[start:stop],
             hidden,
-            layerdrop=self.layerdrop if self.training else 0.0,
+            layerdrop=self._layerdrop(),
             outputs=None if collect is None else outputs,
             results=None if results is None else before,
-            fast=self.fast,
+            fast=self.compute.fast,
             compiled=self.compiling,
         )
         for given, found in ((collect, outputs), (results, before)):
@@ -317,9 +279,9 @@ class SpeechEncoder(nn.Module):
         """
         below = self.forward_layers(hidden, start, stop - 1)
         layer = self.encoder.layers[stop - 1]
-        if self.compiling or not self.fast or not can_run(layer, below.states):
+        if self.compiling or not self.compute.fast or not can_run(layer, below.states):
             return self.frames(self.forward_layers(below, stop - 1, stop))[mask]
-        if skips(self.layerdrop if self.training else 0.0):
+        if skips(self._layerdrop()):
             return self.frames(below)[mask]
         everywhere = mask if self.cls_token is None else nn.functional.pad(mask, (1, 0), value=False)
         states = below.states.to(stream_type(below.states))

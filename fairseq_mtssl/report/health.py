@@ -51,7 +51,7 @@ LONG_WAIT = 0.2  # share of the time
 
 LONGER = "more updates (optimization.max_update, task.lengths)"
 RATE = "another learning rate or a longer warm-up (optimization.lr, task.warmup or lr_scheduler.phase_ratio)"
-FBANK = "filterbanks instead of raw waveforms (model.front_end=fbank with its conv_feature_layers)"
+FBANK = "filterbanks instead of raw waveforms (model.feature_extractor=fbank with its conv_feature_layers)"
 MASKS = "shorter or fewer masked spans (model.mask_length, model.mask_prob)"
 WITH_LABELS = "cluster labels beside the teacher (task.labels)"
 HELP = {

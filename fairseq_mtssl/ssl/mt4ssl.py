@@ -89,7 +89,7 @@ class Mt4ssl(SslBranch):
         self.decay = (options.ema_decay, options.ema_end_decay, options.ema_anneal_updates)
         layers, norm = encoder.encoder.layers, encoder.encoder.layer_norm
         online = self.is_online(options)
-        self.teacher = EmaLayers(layers, norm, encoder.fast) if online else None
+        self.teacher = EmaLayers(layers, norm, encoder.compute.fast) if online else None
         self.regression = nn.Linear(dim, dim) if online else None
         head = options.label_head or self.default_head
         self.label_heads = nn.ModuleList(

@@ -1,5 +1,6 @@
-"""The base class of all tasks: batches of any size, the setting of waveform normalisation, and data_wait."""
+"""The base class of all tasks: batches of any size, normalisation of waveforms, data_wait, renamed keys."""
 
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any, Optional
@@ -7,10 +8,23 @@ from typing import Any, Optional
 from fairseq.dataclass import FairseqDataclass
 from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
-from omegaconf import II, open_dict
+from omegaconf import II, OmegaConf, open_dict
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.kernels.allocator import keep_freed_memory
+from fairseq_mtssl.renamed import RENAMED
+
+logger = logging.getLogger(__name__)
+
+
+def use_new_names(section: str, cfg: Any) -> None:
+    """Move the values that a section of the configuration has under earlier names to today's, and warn."""
+    for old, new in RENAMED.items():
+        value = cfg.get(old, None) if OmegaConf.is_config(cfg) else None
+        if value is not None:
+            logger.warning("%s.%s is now called %s.%s and sets it to %r", section, old, section, new, value)
+            with open_dict(cfg):
+                cfg[old], cfg[new] = None, value
 
 
 @dataclass
@@ -55,6 +69,7 @@ class BaseTask(FairseqTask):
     _batch_wait_s = 0.0  # the time between the two
 
     def __init__(self, cfg: Any, **kwargs: Any) -> None:
+        use_new_names("task", cfg)
         super().__init__(cfg, **kwargs)
         keep_freed_memory()
 
@@ -62,6 +77,11 @@ class BaseTask(FairseqTask):
     def setup_task(cls, cfg: Any, **_: Any) -> Any:
         """Called by fairseq, which also passes ``from_checkpoint`` when it loads a model."""
         return cls(cfg)
+
+    def build_model(self, cfg: Any, from_checkpoint: bool = False) -> Any:
+        """As fairseq's; cfg may have earlier names of keys, as those of old checkpoints do."""
+        use_new_names("model", cfg)
+        return super().build_model(cfg, from_checkpoint)
 
     def settle_normalize(
         self, cfg: Any, trained: Optional[bool], source: Any, name: str = "normalize"

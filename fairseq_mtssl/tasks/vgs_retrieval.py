@@ -24,6 +24,7 @@ from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.retrieval import RetrievalAccumulator
 from fairseq_mtssl.image_encoders.base import takes_regions
+from fairseq_mtssl.renamed import earlier_name
 from fairseq_mtssl.schedule import Phase, Schedule, StepWeights, parse_phases, parse_schedule, run_length
 from fairseq_mtssl.tasks.base import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
@@ -78,10 +79,11 @@ class VgsRetrievalTaskConfig(BucketConfig):
         default="image",
         metadata={"help": "which images are relevant to a caption: its own image, or all of its label"},
     )
-    repair: bool = field(
+    re_pairing: bool = field(
         default=False,
-        metadata={"help": "re-pairing: in training draw each caption's image from all images of its label"},
+        metadata={"help": "in training draw each caption's image from all images of its label"},
     )
+    repair: Any = earlier_name("repair")
     # schedule
     schedule: str = field(
         default="vgs",
@@ -151,8 +153,8 @@ class VgsRetrievalTask(WatchedTask):
             manifest,
             images,
             relevance=str(cfg.relevance),
-            repair=cfg.repair,
-            needs=self._needs if training else self._valid_needs,
+            re_pairing=self.cfg.re_pairing,
+            requirements=self._requirements if training else self._valid_requirements,
             **self._extra(split),
             **self.clip_options(training),
         )
@@ -192,7 +194,7 @@ class VgsRetrievalTask(WatchedTask):
         """Return further options of PairDataset."""
         return {}
 
-    def _needs(self, epoch: int) -> tuple[bool, bool]:
+    def _requirements(self, epoch: int) -> tuple[bool, bool]:
         """Return whether an epoch's batches need images and speech-only clips; called when it begins.
 
         Epochs may differ by a few batches, so updates before and after the epoch are considered too;
@@ -205,7 +207,7 @@ class VgsRetrievalTask(WatchedTask):
         first, last = first - slack, first + self.updates_per_epoch + slack
         return self.schedule.uses_vgs(first, last), self.schedule.uses_ssl(first, last)
 
-    def _valid_needs(self, epoch: int) -> tuple[bool, bool]:
+    def _valid_requirements(self, epoch: int) -> tuple[bool, bool]:
         """Return the same for validation: images are needed unless the schedule never trains VGS."""
         return any(max(phase.alpha) > 0 for phase in self.phases), False
 

@@ -22,6 +22,7 @@ from fairseq_mtssl.errors import CheckpointError, ConfigError
 from fairseq_mtssl.features.frozen import FrozenFeatures
 from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.features.opening import open_features
+from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 SIZES: dict[str, Any] = {
@@ -97,8 +98,7 @@ def test_our_encoder_with_the_weights_of_fairseqs_gives_its_frames(
 ) -> None:
     model, cfg, theirs = build(name, extractor_mode=mode)
     source = read_encoder(save(tmp_path / "c.pt", name, model, cfg, True))
-    options = dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "input_dropout"), 0.0)
-    ours = SpeechEncoder(**source.sizes, **options, layerdrop=0.0, feature_grad_mult=1.0).eval()
+    ours = SpeechEncoder(EncoderSizes.of_plain(source.sizes)).eval()
     ours.load_state_dict(source.weights)
     wav = torch.randn(1, 6000)
     with torch.no_grad():

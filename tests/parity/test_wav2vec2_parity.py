@@ -12,6 +12,7 @@ from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 from fairseq_mtssl.checkpoints import initialise, read_start, rename_wav2vec2
 from fairseq_mtssl.errors import CheckpointError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2, Wav2vec2Options
 
@@ -49,7 +50,7 @@ def fairseq_model(mode: str = "default") -> Wav2Vec2Model:
 
 
 def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncoder, Wav2vec2]:
-    encoder = SpeechEncoder(
+    sizes = EncoderSizes(
         conv_layers=CONV,
         extractor_mode=mode,
         conv_bias=False,
@@ -57,17 +58,12 @@ def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncod
         ffn_dim=96,
         heads=4,
         layers=4,
-        dropout=0.0,
-        attention_dropout=0.0,
-        activation_dropout=0.0,
-        input_dropout=0.0,
-        layerdrop=0.0,
         conv_pos=16,
         conv_pos_groups=4,
-        feature_grad_mult=1.0,
         use_cls=False,
         padding_exact=False,
     )
+    encoder = SpeechEncoder(sizes)
     options = Wav2vec2Options(
         final_dim=32,
         latent_vars=20,

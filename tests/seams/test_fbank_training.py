@@ -128,7 +128,7 @@ def test_it_carries_the_joint_model_with_labels_of_50_hz(tmp_path: Path, ssl: st
     out = train(
         data,
         tmp_path / "out",
-        model__front_end="fbank",
+        model__feature_extractor="fbank",
         model__conv_feature_layers=FBANK,
         model__mask_length=2,
         model__ssl=ssl,

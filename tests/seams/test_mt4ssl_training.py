@@ -75,7 +75,7 @@ def test_several_masked_views_train_and_resume_exactly_and_validate_as_one(
         return forward(self, encoder, batch)
 
     monkeypatch.setattr(Mt4ssl, "forward", watched)
-    settings = {"model__masked_views": 2, "optimization__max_update": 3, **DECAY}
+    settings = {"model__clone_batch": 2, "optimization__max_update": 3, **DECAY}
     straight = train_mt4ssl(corpus, tmp_path / "straight", labels, **settings)
     (tmp_path / "resumed").mkdir()
     shutil.copy(checkpoint(straight, 1), tmp_path / "resumed" / "checkpoint_last.pt")
@@ -300,7 +300,7 @@ def test_a_new_training_starts_from_another_with_its_teacher_or_from_its_student
         ({"lr_scheduler__phase_ratio": [0.03, 0.9, 0.07]}, "of 8 updates leaves none for the decay"),
         ({"task__min_duration_s": 9.0}, "wanted 0 < min ≤ max"),
         ({"model__label_layers": [1, 2]}, "wanted one for each of 1 label sets"),
-        ({"model__masked_views": 0}, "masked_views 0: wanted 1 or more"),
+        ({"model__clone_batch": 0}, "clone_batch 0: wanted 1 or more"),
         ({"task__label_rate_hz": [50, 100]}, "wanted one for each of 1 label sets"),
     ],
 )
@@ -334,7 +334,7 @@ def test_it_is_the_ssl_branch_of_the_joint_model_on_the_same_schedules(
         corpus,
         tmp_path,
         model__ssl=ssl,
-        model__masked_views=views,
+        model__clone_batch=views,
         model__average_top_k_layers=2,
         task__labels=[] if ssl == "data2vec" else [str(labels)],
         task__speed_perturb=0.0,
@@ -393,4 +393,4 @@ def test_a_compiled_run_in_buckets_leaves_the_checkpoint_of_any_other(
     found, plain = (weights(folder / "checkpoint_last.pt") for folder in (tmp_path, whole))
     assert found.keys() == plain.keys() and all(weight.isfinite().all() for weight in found.values())
     loaded = load_model(tmp_path / "checkpoint_last.pt")
-    assert loaded.model.speech_encoder.compiled and not loaded.model.speech_encoder.compiling
+    assert loaded.model.speech_encoder.compute.compiled and not loaded.model.speech_encoder.compiling

@@ -14,6 +14,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features import base as features
 from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.frames import conv_length, frame_count, parse_conv_layers
+from fairseq_mtssl.modules.encoder_options import EncoderSizes, Regularisation
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 LENGTHS = (6000, 2345, 400, 9001, 4001, 399, 2000)
@@ -58,7 +59,7 @@ def fairseq_model(name: str, mode: str) -> tuple[Any, Any]:
 
 def our_model(mode: str, use_cls: bool, **changes: Any) -> Any:
     torch.manual_seed(0)
-    encoder = SpeechEncoder(
+    sizes = EncoderSizes(
         conv_layers=changes.pop("conv_layers", CONV),
         extractor_mode=mode,
         conv_bias=False,
@@ -66,18 +67,14 @@ def our_model(mode: str, use_cls: bool, **changes: Any) -> Any:
         ffn_dim=48,
         heads=3,
         layers=3,
-        dropout=0.1,
-        attention_dropout=0.1,
-        activation_dropout=0.0,
-        input_dropout=0.1,
-        layerdrop=0.5,
         conv_pos=15,
         conv_pos_groups=3,
-        feature_grad_mult=1.0,
         use_cls=use_cls,
         padding_exact=mode == "layer_norm",
         **changes,
     )
+    regularisation = Regularisation(dropout=0.1, attention_dropout=0.1, input_dropout=0.1, layerdrop=0.5)
+    encoder = SpeechEncoder(sizes, regularisation)
     model = torch.nn.Module()
     model.speech_encoder = encoder
     return model
@@ -118,7 +115,7 @@ def test_a_batch_changes_no_feature(name: str, mode: str, batch_samples: int) ->
 @pytest.mark.parametrize("use_cls", [False, True])
 @pytest.mark.parametrize("batch_samples", [1000, 12_000, 100_000])
 def test_a_batch_changes_no_feature_over_filterbanks(use_cls: bool, batch_samples: int) -> None:
-    fbank = {"conv_layers": "[(80,400,160)] + [(16,5,2,2)] * 2", "front_end": "fbank"}
+    fbank = {"conv_layers": "[(80,400,160)] + [(16,5,2,2)] * 2", "feature_extractor": "fbank"}
     extractor = layers(our_model("layer_norm", use_cls, **fbank), 3)
     assert (extractor.window_samples, extractor.hop_samples) == (400, 640)
     alone = list(features.stream(extractor, waves()))

@@ -10,15 +10,15 @@ import torch
 from ssl_figures import loss_of, total
 
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
-from fairseq_mtssl.features.frozen import plain_encoder
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
+from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 WAVEFORM = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
 FBANK = "[(80,400,160)] + [(16,5,2,2)] * 2"
 ENCODER: dict[str, Any] = {
-    "front_end": "fbank",
+    "feature_extractor": "fbank",
     "conv_feature_layers": FBANK,
     "conv_bias": True,
     "encoder_embed_dim": 24,
@@ -116,12 +116,15 @@ def test_the_joint_model_embeds_a_caption_alike_in_any_batch() -> None:
 
 def test_an_encoder_is_rebuilt_from_its_sizes_and_from_those_of_before() -> None:
     encoder = build().speech_encoder
-    again = plain_encoder(encoder.sizes)
+    again = SpeechEncoder(EncoderSizes.of_plain(encoder.sizes.plain()))
     again.load_state_dict(encoder.state_dict())
     assert again.conv_layers == encoder.conv_layers
-    waveform = build(front_end="waveform", conv_feature_layers=WAVEFORM).speech_encoder
-    sizes = {name: value for name, value in waveform.sizes.items() if name != "front_end"}
-    plain_encoder(sizes).load_state_dict(waveform.state_dict())
+    earlier = {**encoder.sizes.plain(), "front_end": "fbank"}
+    del earlier["feature_extractor"]
+    assert EncoderSizes.of_plain(earlier) == encoder.sizes
+    waveform = build(feature_extractor="waveform", conv_feature_layers=WAVEFORM).speech_encoder
+    sizes = {name: value for name, value in waveform.sizes.plain().items() if name != "feature_extractor"}
+    SpeechEncoder(EncoderSizes.of_plain(sizes)).load_state_dict(waveform.state_dict())
 
 
 def test_a_clip_below_one_window_is_refused() -> None:
@@ -134,8 +137,11 @@ def test_a_clip_below_one_window_is_refused() -> None:
 @pytest.mark.parametrize(
     ("changes", "error"),
     [
-        ({"conv_feature_layers": WAVEFORM}, r"with front_end=fbank: wanted \(mel bins, 400, 160\)"),
-        ({"front_end": "waveform"}, r"with front_end=waveform: wanted \(channels, kernel, stride\), without"),
+        ({"conv_feature_layers": WAVEFORM}, r"with feature_extractor=fbank: wanted \(mel bins, 400, 160\)"),
+        (
+            {"feature_extractor": "waveform"},
+            r"with feature_extractor=waveform: wanted \(channels, kernel, stride\), without",
+        ),
     ],
 )
 def test_layers_of_another_front_end_are_refused_with_all_other_errors(
@@ -150,4 +156,4 @@ def test_the_group_norm_that_filterbanks_lack_is_no_fault() -> None:
     build(extractor_mode="default")
     build_joint(preset="paper", padding_exact=True)
     with pytest.raises(ConfigError, match="its group norm sees the padding"):
-        build(extractor_mode="default", front_end="waveform", conv_feature_layers=WAVEFORM)
+        build(extractor_mode="default", feature_extractor="waveform", conv_feature_layers=WAVEFORM)

@@ -12,7 +12,7 @@ from tiny_grounding import JOINT, build_joint
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.schedule import StepWeights
 
 
@@ -170,8 +170,8 @@ def test_the_paper_grounds_speech_masked_as_for_ssl_whatever_the_weights(
     out = model(**net_input, ids=ids, ssl=ssl)
     (mask,) = masks  # one pass
     lengths = model.speech_encoder.frame_lengths(net_input["lengths"])
-    spans = {"prob": 0.65, "length": 10, "min_spans": 2, "same_count": True, "seed": 1, "update": 0}
-    assert torch.equal(mask, span_mask(lengths, mask.size(1), ids=ids, **spans))
+    masking = Masking(prob=0.65, length=10, seed=1, min_spans=2, same_count=True)
+    assert torch.equal(mask, masking.draw(lengths, mask.size(1), ids, update=0))
     assert len(set(mask.sum(1).tolist())) == 1 and mask.sum() > 0
     out["speech"].square().sum().backward()
     assert model.speech_encoder.mask_emb.grad.abs().sum() > 0

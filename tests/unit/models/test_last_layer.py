@@ -101,7 +101,7 @@ def test_layerdrop_skips_it_or_not_as_drawn() -> None:
 @pytest.mark.parametrize("views", [1, 2])
 @pytest.mark.parametrize("label_layers", [[], [2]])
 def test_losses_do_not_depend_on_whether_the_last_state_is_kept(views: int, label_layers: list[int]) -> None:
-    model = tiny_mt4ssl.build(masked_views=views, label_layers=label_layers)
+    model = tiny_mt4ssl.build(clone_batch=views, label_layers=label_layers)
     given = tiny_mt4ssl.batch(tiny_mt4ssl.LENGTHS[1])
     front = model.speech_encoder.front_end(given["source"], given["lengths"])
     mask = torch.cat([model.draw_mask(front, given["ids"], view) for view in range(views)])

@@ -1,4 +1,4 @@
-"""model.masked_views: several masks of a batch for one pass of the convolutions and of the teacher."""
+"""model.clone_batch: several masks of a batch for one pass of the convolutions and of the teacher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
-from fairseq_mtssl.modules.masking import span_mask
+from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.base import SslBatch
@@ -44,7 +44,7 @@ VIEWS = 3
 
 def build(views: int = VIEWS, **changes: Any) -> Mt4sslModel:
     torch.manual_seed(0)
-    config = Mt4sslConfig(**{**ENCODER, "encoder_layerdrop": 0.0, "masked_views": views, **changes})
+    config = Mt4sslConfig(**{**ENCODER, "encoder_layerdrop": 0.0, "clone_batch": views, **changes})
     classes = [] if str(config.ssl) == "wav2vec2" else [12]
     model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=classes))
     model.set_num_updates(5)
@@ -53,7 +53,7 @@ def build(views: int = VIEWS, **changes: Any) -> Mt4sslModel:
 
 def build_joint(views: int = VIEWS, **changes: Any) -> JointSslVgsModel:
     torch.manual_seed(0)
-    config = JointSslVgsConfig(**{**ENCODER, **GROUNDING, "masked_views": views, "ssl": "mt4ssl", **changes})
+    config = JointSslVgsConfig(**{**ENCODER, **GROUNDING, "clone_batch": views, "ssl": "mt4ssl", **changes})
     classes = [] if str(config.ssl) in ("data2vec", "wav2vec2") else [12]
     return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=classes)).train()
 
@@ -109,21 +109,8 @@ def masks(model: Mt4sslModel) -> list[Tensor]:
 
 
 def joint_masks(model: JointSslVgsModel) -> list[Tensor]:
-    return [
-        span_mask(
-            front_of(model).lengths,
-            FRAMES,
-            prob=0.65,
-            length=3,
-            min_spans=2,
-            same_count=False,
-            seed=1,
-            update=0,
-            ids=batch()["ids"],
-            view=view,
-        )
-        for view in range(VIEWS)
-    ]
+    masking, lengths = Masking(prob=0.65, length=3, seed=1, same_count=False), front_of(model).lengths
+    return [masking.draw(lengths, FRAMES, batch()["ids"], 0, view) for view in range(VIEWS)]
 
 
 def gradients(model: nn.Module, loss: Tensor) -> dict[str, Tensor]:
@@ -230,7 +217,7 @@ def test_one_view_is_the_first_mask_to_the_bit() -> None:
     found, expected = gradients(model, total(out)), gradients(model, total(wanted))
     assert torch.equal(total(out), total(wanted)) and out.frames == wanted.frames
     assert [name for name in expected if not torch.equal(found[name], expected[name])] == []
-    assert Mt4sslConfig().masked_views == JointSslVgsConfig().masked_views == 1
+    assert Mt4sslConfig().clone_batch == JointSslVgsConfig().clone_batch == 1
 
 
 def test_evaluation_and_features_have_one_view_whatever_is_trained_with() -> None:
@@ -277,9 +264,9 @@ def test_the_joint_loss_is_a_mean_over_the_masked_frames_of_all_views() -> None:
 
 
 def test_a_number_of_views_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(ConfigError, match="masked_views 0: wanted 1 or more"):
+    with pytest.raises(ConfigError, match="clone_batch 0: wanted 1 or more"):
         build(0)
-    with pytest.raises(ConfigError, match="masked_views -1: wanted 1 or more"):
+    with pytest.raises(ConfigError, match="clone_batch -1: wanted 1 or more"):
         build_joint(-1)
 
 

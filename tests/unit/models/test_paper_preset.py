@@ -40,14 +40,14 @@ def test_in_paper_the_positional_convolution_sees_the_padding_and_in_modern_zero
 
 
 def test_what_the_positional_convolution_sees_can_be_chosen_in_either_preset() -> None:
-    assert not build(positions_see_padding=False).speech_encoder.positions_see_padding
+    assert not build(positions_see_padding=False).speech_encoder.sizes.positions_see_padding
     changed = build(preset="modern", positions_see_padding=True, padding_exact=False)
-    assert changed.speech_encoder.positions_see_padding
+    assert changed.speech_encoder.sizes.positions_see_padding
 
 
 def test_padding_exact_goes_before_the_preset_and_refuses_the_opposite() -> None:
     exact = {"padding_exact": True, "extractor_mode": "layer_norm"}
-    assert not build(**exact).speech_encoder.positions_see_padding
+    assert not build(**exact).speech_encoder.sizes.positions_see_padding
     with pytest.raises(ConfigError, match="positions_see_padding with padding_exact: set one of the two"):
         build(**exact, positions_see_padding=True)
 

@@ -99,5 +99,5 @@ def test_every_weight_is_trained() -> None:
 )
 def test_layers_that_are_no_centred_convolutions_over_windows_are_told(text: str) -> None:
     (error,) = fbank_errors(parse_conv_layers(text))
-    assert "front_end=fbank" in error and EXAMPLE in error
+    assert "feature_extractor=fbank" in error and EXAMPLE in error
     assert fbank_errors(parse_conv_layers(EXAMPLE)) == []

@@ -70,7 +70,7 @@ def test_a_phase_at_chance_is_called_so_with_what_usually_helps() -> None:
     assert health.learned is False
     assert "ended at chance. Contrastive accuracy 0.021 (chance 0.02)" in health.sentence
     assert "What usually helps: " in health.sentence
-    options = ("model.front_end=fbank", "task.lengths", "optimization.lr")
+    options = ("model.feature_extractor=fbank", "task.lengths", "optimization.lr")
     assert all(option in health.sentence for option in options)
     assert value(health, "gradient norm") == 2.0 and value(health, "clipped updates") == 100.0
 

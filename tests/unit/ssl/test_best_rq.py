@@ -23,7 +23,7 @@ from fairseq_mtssl.schedule import StepWeights
 
 WAVEFORM = {"conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"}
 FBANK = {
-    "front_end": "fbank",
+    "feature_extractor": "fbank",
     "conv_feature_layers": "[(40,400,160)] + [(16,5,2,2)] * 2",
     "conv_bias": True,
 }
