@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -170,13 +169,6 @@ def test_faults_are_one_message_and_nothing_is_written(
 def test_without_sentencepiece_the_extra_is_named(
     data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real = builtins.__import__
-
-    def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
-        if name == "sentencepiece":
-            raise ImportError(name)
-        return real(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setitem(sys.modules, "sentencepiece", None)
     assert prepare(data, "--units", "sentencepiece") == 2
     assert "fairseq-mtssl[text]" in capsys.readouterr().err
