@@ -7,7 +7,7 @@ import functools
 import pytest
 import torch
 
-from fairseq_mtssl.modules import compiling
+from fairseq_mtssl.kernels import compiling, conv_features, transformer_layers
 
 
 class Traced:
@@ -36,7 +36,8 @@ def trace(monkeypatch: pytest.MonkeyPatch, backend: str) -> Traced:
     """
     torch._dynamo.reset()
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
-    layer, convolutions = (compiling.Compiled(each) for each in (compiling.layer_forward, compiling.convolve))
-    monkeypatch.setattr(compiling, "compiled_layer", layer)
-    monkeypatch.setattr(compiling, "compiled_convolutions", convolutions)
+    layer = compiling.Compiled(transformer_layers.layer_forward)
+    monkeypatch.setattr(transformer_layers, "compiled_layer", layer)
+    convolutions = compiling.Compiled(conv_features.convolve)
+    monkeypatch.setattr(conv_features, "compiled_convolutions", convolutions)
     return Traced()

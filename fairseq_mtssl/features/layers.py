@@ -20,7 +20,7 @@ from fairseq_mtssl.frames import (
     padding_mask,
     parse_conv_layers,
 )
-from fairseq_mtssl.kernels.conv_features import can_run, conv_features
+from fairseq_mtssl.kernels.conv_features import conv_features, refusal
 from fairseq_mtssl.modules.precision import mixed, resolve, rounded_copy
 from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
 
@@ -141,7 +141,7 @@ class _FairseqParts:
         """(B, S) -> (B, T, C)."""
         extractor = self.model.feature_extractor
         plain = type(extractor) is ConvFeatureExtractionModel and not extractor._forward_hooks
-        quick = plain and can_run(extractor, source)
+        quick = plain and refusal(extractor, source) is None
         return (conv_features(extractor, source) if quick else extractor(source)).transpose(1, 2)
 
 

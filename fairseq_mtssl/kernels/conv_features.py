@@ -1,14 +1,15 @@
-"""The convolutional waveform encoder: fairseq's weights and numbers in less time and memory on a CPU.
+"""The convolutional feature extractor of waveforms in three implementations, and the choice between them.
 
-fairseq's modules keep (B, C, T), transpose to (B, T, C) and back around every layer norm, and keep three
-arrays of each layer for the backward pass. Here
+fairseq's own forward has (B, C, T), transposes to (B, T, C) and back around every layer norm, and keeps three
+arrays of each layer for the backward pass. torch.compile can compile it. On a CPU `conv_features` gives the
+same numbers, within rounding, in less time and memory:
 
 - all rows of a batch lie behind one another as (frames, channels), each padded to a whole number of output
   frames. Frames of which a part lies in the next row are computed and never used;
-- norm and GELU are applied to pieces that fit a cache, right before the product that reads them, and are
-  computed again in the backward pass; of each layer only the convolution's output is kept, of the first,
-  which is the largest, nothing;
-- each core has pieces of its own.
+- norm and GELU are applied to tiles that fit a cache, right before the product that reads them, and are
+  computed again in the backward pass. Only the convolution's output of each layer is kept, and not even that
+  of the first layer, which is the largest;
+- each core computes tiles of its own.
 
 Source: the arithmetic of fairseq's ConvFeatureExtractionModel (Baevski et al. 2020, arXiv 2006.11477).
 """
@@ -25,26 +26,26 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from fairseq_mtssl.frames import ConvLayer, conv_length
-from fairseq_mtssl.kernels.conv_first import FirstLevel, GroupNormFirstLevel, Moments
-from fairseq_mtssl.kernels.conv_level import Level, Shape, Sums
-from fairseq_mtssl.kernels.side_by_side import pieces, shares, side_by_side
+from fairseq_mtssl.kernels import compiling, native
+from fairseq_mtssl.kernels.conv_block import ConvBlock, GradAccumulators, Shape
+from fairseq_mtssl.kernels.conv_first import FirstConvBlock, GroupNormFirstBlock, Moments
+from fairseq_mtssl.kernels.dtypes import DTYPES, product_dtype
+from fairseq_mtssl.kernels.side_by_side import shares, side_by_side, tiles
 
-PIECE = 2**19
+TILE = 2**19
 """Elements that are worked on at a time in 32 bits: they and what is made of them stay in a cache."""
 
-HALF_PIECE = 2**20
-"""The same in 16 bits, where sums of gradients over a piece are added up in 32 bits afterwards."""
+HALF_TILE = 2**20
+"""The same in 16 bits, where the gradients of a whole tile are added to those of others in 32 bits."""
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-PER_LEVEL = 4
+PER_BLOCK = 4
 """Parameters of a layer: the convolution's weight and bias, the norm's weight and bias."""
 
 
-class Stack:
+class ConvStack:
     """One pass of a batch, forward or backward.
 
-    source: (B, S) waveforms; parameters: PER_LEVEL for each of the shapes; dtype: of the matrix products but
+    source: (B, S) waveforms; parameters: PER_BLOCK for each of the shapes; dtype: of the matrix products but
     the first, and of what is kept; moments: of an earlier pass of this batch. Norms, GELUs and the first
     convolution are computed in 32 bits.
     """
@@ -57,10 +58,10 @@ class Stack:
         dtype: torch.dtype,
         moments: Moments | None = None,
     ) -> None:
-        groups = [parameters[at : at + PER_LEVEL] for at in range(0, len(parameters), PER_LEVEL)]
+        groups = [parameters[at : at + PER_BLOCK] for at in range(0, len(parameters), PER_BLOCK)]
         self.parameters = groups
         dtypes = [torch.float32] + [dtype] * (len(shapes) - 1)
-        self.levels = [Level.of(*each) for each in zip(shapes, groups, dtypes, strict=True)]
+        self.blocks = [ConvBlock.of(*each) for each in zip(shapes, groups, dtypes, strict=True)]
         self.dtype = dtype
         rows, samples = source.shape
         hop = math.prod(shape.stride for shape in shapes)
@@ -73,16 +74,16 @@ class Stack:
             frames //= shape.stride
             self.counts.append(frames)
         valid = conv_length(samples, [(1, shapes[0].kernel, shapes[0].stride)])
-        first = GroupNormFirstLevel if shapes[0].norm == "group" else FirstLevel
-        self.first = first(wave, self.levels[0], rows, valid, moments)
+        first = GroupNormFirstBlock if shapes[0].norm == "group" else FirstConvBlock
+        self.first = first(wave, self.blocks[0], rows, valid, moments)
         self.rows = rows
-        self.elements = PIECE if dtype == torch.float32 else HALF_PIECE
+        self.elements = TILE if dtype == torch.float32 else HALF_TILE
         self.states: list[Tensor | None] = [None] * len(shapes)  # (frames, C): outputs of the convolutions
-        self.sums = [self._no_sums(index) for index in range(len(shapes))]
+        self.accumulators = [self._new_accumulators(index) for index in range(len(shapes))]
 
-    def _no_sums(self, index: int) -> Any:
-        """Nothing added up yet of a level's parameters."""
-        return self.first.sums() if index == 0 else Sums(self.levels[index])
+    def _new_accumulators(self, index: int) -> Any:
+        """Gradients of a block's parameters that are still zero."""
+        return self.first.accumulators() if index == 0 else GradAccumulators(self.blocks[index])
 
     def values(self, index: int, start: int, stop: int) -> Tensor:
         """(n, C) outputs start … stop − 1 of a convolution."""
@@ -92,113 +93,115 @@ class Stack:
         assert state is not None
         return state[start:stop]
 
-    def pieces(self, count: int, width: int) -> list[tuple[int, int]]:
+    def tiles(self, count: int, width: int) -> list[tuple[int, int]]:
         """Cut `count` frames of so many elements."""
-        return pieces(count, max(1, self.elements // width))
+        return tiles(count, max(1, self.elements // width))
 
     def inputs(self, index: int) -> Iterator[tuple[int, int, int, int]]:
-        """Stretches of a convolution's outputs, each with that of the outputs below which it reads.
+        """Tiles of a convolution's outputs: start and stop of each, then of the inputs that it reads.
 
         The last outputs of all lack a part of their input and are left out; they are never valid.
         """
-        shape, level = self.levels[index].shape, self.levels[index]
+        shape, block = self.blocks[index].shape, self.blocks[index]
         count = self.counts[index] - (math.ceil(shape.kernel / shape.stride) - 1)
-        for start, stop in self.pieces(count, shape.stride * level.channels_in):
-            yield start, stop, start * shape.stride, stop * shape.stride + level.spill
+        for start, stop in self.tiles(count, shape.stride * block.channels_in):
+            yield start, stop, start * shape.stride, stop * shape.stride + block.overlap
 
     def forward(self, keep: bool) -> Tensor:
-        """(B, frames, C); keep: hold on to what the backward pass needs."""
-        for index in range(1, len(self.levels)):
+        """The output of the stack, (B, frames, C). keep: hold what the backward pass needs."""
+        for index in range(1, len(self.blocks)):
             state = self._empty(index)
-            stretches = list(self.inputs(index))
-            side_by_side(lambda stretch: self._convolve(index, state, *stretch), stretches)  # noqa: B023
-            state[stretches[-1][1] :].zero_()
+            tiles = list(self.inputs(index))
+            side_by_side(lambda tile: self._convolve(index, state, *tile), tiles)  # noqa: B023
+            state[tiles[-1][1] :].zero_()
             self.states[index] = state
             if not keep:
                 self.states[index - 1] = None
-        last = len(self.levels) - 1
+        last = len(self.blocks) - 1
         out = self._empty(last)
 
-        def activate(piece: tuple[int, int]) -> None:
-            values = self.values(last, *piece)
-            out[slice(*piece)] = self.levels[last].activate(values, self.dtype)
+        def activate(tile: tuple[int, int]) -> None:
+            values = self.values(last, *tile)
+            out[slice(*tile)] = self.blocks[last].activate(values, self.dtype)
 
-        side_by_side(activate, self.pieces(*out.shape))
+        side_by_side(activate, self.tiles(*out.shape))
+        # (B · frames, C) -> (B, frames, C)
         return out.view(self.rows, -1, out.size(1))
 
     def _empty(self, index: int) -> Tensor:
         """Room for the outputs of a convolution, (frames, C)."""
-        size = (self.counts[index], self.levels[index].channels)
+        size = (self.counts[index], self.blocks[index].channels)
         return self.first.wave.new_empty(size, dtype=self.dtype)
 
     def _convolve(self, index: int, state: Tensor, start: int, stop: int, low: int, high: int) -> None:
-        x = self.levels[index - 1].activate(self.values(index - 1, low, high), self.dtype)
-        self.levels[index].convolve(x, state[start:stop])
+        x = self.blocks[index - 1].activate(self.values(index - 1, low, high), self.dtype)
+        self.blocks[index].convolve(x, state[start:stop])
 
     def backward(self, grad: Tensor) -> list[Tensor | None]:
         """The gradients of all parameters from that of the output, (B · frames, C)."""
-        last = len(self.levels) - 1
+        last = len(self.blocks) - 1
         above = self._through_norm(grad)
         for index in range(last, 0, -1):
-            stretches = list(self.inputs(index))
-            above[stretches[-1][1] :].zero_()
+            tiles = list(self.inputs(index))
+            above[tiles[-1][1] :].zero_()
             below = self._empty(index - 1) if index > 1 else None
             done = side_by_side(
-                lambda share: self._descend(index, stretches[share], above, below),  # noqa: B023
-                shares(len(stretches)),
+                lambda share: self._descend(index, tiles[share], above, below),  # noqa: B023
+                shares(len(tiles)),
             )
             for upper, lower, (start, edge) in done:
-                self.sums[index].merge(upper)
-                self.sums[index - 1].merge(lower)
+                self.accumulators[index].merge(upper)
+                self.accumulators[index - 1].merge(lower)
                 if below is not None:
                     below[start : start + len(edge)] += edge
             if below is not None:
-                below[stretches[-1][3] :].zero_()
+                below[tiles[-1][3] :].zero_()
                 above = below
-        found = self.first.gradients(self.sums[0], self.parameters[0])
-        for sums, given in zip(self.sums[1:], self.parameters[1:], strict=True):
-            found += sums.gradients(given)
+        found = self.first.gradients(self.accumulators[0], self.parameters[0])
+        for accumulators, given in zip(self.accumulators[1:], self.parameters[1:], strict=True):
+            found += accumulators.gradients(given)
         return found
 
     def _through_norm(self, grad: Tensor) -> Tensor:
-        """(frames, C) of the last convolution's outputs from that of what was made of them."""
-        last = len(self.levels) - 1
-        level, out, pieces = self.levels[last], self._empty(last), self.pieces(*grad.shape)
+        """The gradient of the last convolution's outputs, (frames, C), from that of the stack's output."""
+        last = len(self.blocks) - 1
+        block, out, tiles = self.blocks[last], self._empty(last), self.tiles(*grad.shape)
 
         def deactivate(share: slice) -> Any:
-            sums = self._no_sums(last)
-            for start, stop in pieces[share]:
-                passed = level.deactivate(
-                    self.values(last, start, stop), grad[start:stop], sums, out[start:stop]
+            accumulators = self._new_accumulators(last)
+            for start, stop in tiles[share]:
+                passed = block.deactivate(
+                    self.values(last, start, stop), grad[start:stop], accumulators, out[start:stop]
                 )
                 if last == 0:
-                    self.first.take(sums, start, stop, passed)
-            return sums
+                    self.first.accumulate(accumulators, start, stop, passed)
+            return accumulators
 
-        for sums in side_by_side(deactivate, shares(len(pieces))):
-            self.sums[last].merge(sums)
+        for accumulators in side_by_side(deactivate, shares(len(tiles))):
+            self.accumulators[last].merge(accumulators)
         return out
 
     def _descend(
-        self, index: int, stretches: list[tuple[int, int, int, int]], above: Tensor, into: Tensor | None
+        self, index: int, tiles: list[tuple[int, int, int, int]], above: Tensor, into: Tensor | None
     ) -> tuple[Any, Any, tuple[int, Tensor]]:
-        """From the gradient of a convolution's outputs to that of those below, on neighbouring stretches.
+        """The gradient of the outputs of the block below, for neighbouring tiles of this block's outputs.
 
-        into: where to write the latter; None below the first convolution.
-        Returns: the sums of both levels; a place below and the gradient of the first frames there, which is
-        not written: the stretches before these have read them, too.
+        above: the gradient of this block's outputs; into: where that of the block below is written; None for
+        the first block, which keeps none.
+        Returns: the accumulators of both blocks; and the first frame below, with the gradient of the frames
+        from there on that earlier tiles have read too, which is not written.
         """
-        below, level = self.levels[index - 1], self.levels[index]
-        upper, lower = self._no_sums(index), self._no_sums(index - 1)
-        first = stretches[0][2]
-        border = done = first + (level.spill if first > 0 else 0)
+        below, block = self.blocks[index - 1], self.blocks[index]
+        upper, lower = self._new_accumulators(index), self._new_accumulators(index - 1)
+        first = tiles[0][2]
+        border = done = first + (block.overlap if first > 0 else 0)
         edge = above.new_zeros(border - first, below.channels)
-        for start, stop, low, high in stretches:
+        for start, stop, low, high in tiles:
             z = self.values(index - 1, low, high)
             x = below.activate(z, self.dtype)
-            grad = level.backward(x, above[start:stop], upper)
+            grad = block.backward(x, above[start:stop], upper)
             if into is None:
-                self.first.take(lower, low, high, below.deactivate(z, grad, lower, torch.empty_like(z)))
+                self.first.accumulate(lower, low, high, below.deactivate(z, grad, lower, torch.empty_like(z)))
                 continue
             outside, shared = max(border - low, 0), done - low
             below.deactivate(z[shared:], grad[shared:], lower, into[done:high])
@@ -209,8 +212,8 @@ class Stack:
         return upper, lower, (first, edge)
 
 
-class ConvStack(torch.autograd.Function):
-    """Waveforms (B, S) -> (B, frames, C), of which each row's first are valid; they get no gradient."""
+class ConvStackFunction(torch.autograd.Function):
+    """Waveforms (B, S) -> (B, frames, C), the first frames of each row valid. Waveforms get no gradient."""
 
     @staticmethod
     def forward(
@@ -222,7 +225,7 @@ class ConvStack(torch.autograd.Function):
         *parameters: Tensor | None,
     ) -> Tensor:
         with torch.autocast(source.device.type, enabled=False):
-            stack = Stack(source, shapes, parameters, dtype)
+            stack = ConvStack(source, shapes, parameters, dtype)
             out = stack.forward(keep)
         if keep:
             ctx.shapes, ctx.dtype, ctx.moments = shapes, dtype, stack.first.moments
@@ -235,7 +238,7 @@ class ConvStack(torch.autograd.Function):
         source, *rest = ctx.saved_tensors
         states, parameters = rest[: len(ctx.shapes)], rest[len(ctx.shapes) :]
         with torch.autocast(source.device.type, enabled=False):
-            stack = Stack(source, ctx.shapes, parameters, ctx.dtype, ctx.moments)
+            stack = ConvStack(source, ctx.shapes, parameters, ctx.dtype, ctx.moments)
             stack.states = states
             # (B, frames, C) -> (B · frames, C)
             found = stack.backward(grad.reshape(-1, grad.size(-1)))
@@ -243,37 +246,71 @@ class ConvStack(torch.autograd.Function):
 
 
 class ConvFeatures(ConvFeatureExtractionModel):
-    """fairseq's ConvFeatureExtractionModel, whose parameters and names these are, faster on a CPU.
+    """fairseq's ConvFeatureExtractionModel, with its parameters and their names, in three implementations.
 
-    fast: False runs fairseq's own forward, which see.
+    On a CPU `conv_features` computes it, elsewhere fairseq's own forward, which can be compiled.
+    fast: False always takes fairseq's own. compiled: compile fairseq's own in training, where it is taken.
     """
 
     def __init__(
-        self, conv_layers: list[ConvLayer], *, mode: str, conv_bias: bool, fast: bool = True
+        self,
+        conv_layers: list[ConvLayer],
+        *,
+        mode: str,
+        conv_bias: bool,
+        fast: bool = True,
+        compiled: bool = False,
     ) -> None:
         super().__init__(conv_layers=conv_layers, dropout=0.0, mode=mode, conv_bias=conv_bias)
         self.fast = fast
+        self.compiled = compiled
+
+    def choose(self, source: Tensor) -> tuple[str, str]:
+        """The implementation for waveforms: kernels, compiled or fairseq; and the reason for it."""
+        why = refusal(self, source) if self.fast else "model.fast is off"
+        if why is None:
+            return "kernels", native.state()
+        return ("compiled" if self.compiled and self.training else "fairseq"), why
 
     def forward(self, source: Tensor) -> Tensor:
         """(B, S) -> (B, C, T)."""
-        if self.fast and can_run(self, source):
+        implementation, _ = self.choose(source)
+        if implementation == "kernels":
             return conv_features(self, source)
-        return super().forward(source)
+        if implementation == "fairseq":
+            return super().forward(source)
+        with compiling.settings():
+            found: Tensor = compiled_convolutions(self, source)
+        return found
 
 
-def can_run(extractor: ConvFeatureExtractionModel, source: Tensor) -> bool:
-    """Whether `conv_features` does what the extractor's own forward does.
+def convolve(extractor: ConvFeatureExtractionModel, source: Tensor) -> Tensor:
+    """fairseq's own forward: (B, S) -> (B, C, T)."""
+    return ConvFeatureExtractionModel.forward(extractor, source)
 
-    On a CPU, in 32 or 16 bits, without dropout, for waveforms of a frame or more that need no gradient.
-    """
-    dropout = any(isinstance(part, nn.Dropout) and part.p > 0 for part in extractor.modules())
-    if source.device.type != "cpu" or source.requires_grad or (dropout and extractor.training):
-        return False
-    return product_type(extractor) in DTYPES and conv_length(source.size(1), sizes(extractor)) > 0
+
+compiled_convolutions = compiling.Compiled(convolve)
+
+
+def refusal(extractor: ConvFeatureExtractionModel, source: Tensor) -> str | None:
+    """Why `conv_features` cannot compute an extractor for these waveforms; None: it can."""
+    if source.device.type != "cpu":
+        return f"the waveforms are on {source.device.type}, not on a CPU"
+    if source.requires_grad:
+        return "the waveforms want a gradient"
+    if extractor.training and any(
+        isinstance(part, nn.Dropout) and part.p > 0 for part in extractor.modules()
+    ):
+        return "it has dropout"
+    if _product_dtype(extractor) not in DTYPES:
+        return f"it computes in {_product_dtype(extractor)}"
+    if conv_length(source.size(1), sizes(extractor)) < 1:
+        return "the waveforms give no frame"
+    return None
 
 
 def conv_features(extractor: ConvFeatureExtractionModel, source: Tensor) -> Tensor:
-    """What a fairseq extractor makes of waveforms: (B, S) -> (B, C, T). See `can_run`."""
+    """What a fairseq extractor makes of waveforms: (B, S) -> (B, C, T). See `refusal`."""
     shapes: list[Shape] = []
     parameters: list[Tensor | None] = []
     for block in extractor.conv_layers:
@@ -284,16 +321,13 @@ def conv_features(extractor: ConvFeatureExtractionModel, source: Tensor) -> Tens
         parameters += [conv.weight, conv.bias]
         parameters += [None, None] if norm is None else [norm.weight, norm.bias]
     keep = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in parameters)
-    out = ConvStack.apply(source, tuple(shapes), product_type(extractor), keep, *parameters)
+    out = ConvStackFunction.apply(source, tuple(shapes), _product_dtype(extractor), keep, *parameters)
     # (B, padded T, C) -> (B, T, C) -> (B, C, T)
     return out[:, : conv_length(source.size(1), sizes(extractor))].transpose(1, 2)
 
 
-def product_type(extractor: ConvFeatureExtractionModel) -> torch.dtype:
-    """What a convolution of the extractor would compute in."""
-    if torch.is_autocast_enabled("cpu"):
-        return torch.get_autocast_dtype("cpu")
-    return extractor.conv_layers[0][0].weight.dtype
+def _product_dtype(extractor: ConvFeatureExtractionModel) -> torch.dtype:
+    return product_dtype(extractor.conv_layers[0][0].weight)
 
 
 def sizes(extractor: ConvFeatureExtractionModel) -> list[ConvLayer]:

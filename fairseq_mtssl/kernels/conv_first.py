@@ -11,69 +11,69 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.kernels.conv_level import Level, Sums
+from fairseq_mtssl.kernels.conv_block import ConvBlock, GradAccumulators
 
 Moments = tuple[Tensor, Tensor]
 """Mean (B, kernel) and covariance (B, kernel, kernel) of the samples under a row's valid outputs, float64."""
 
 
-class FirstLevel:
-    """Outputs of the first convolution, any stretch of them, and the gradients of its parameters.
+class FirstConvBlock:
+    """Outputs of the first convolution, any tile of them, and the gradients of its parameters.
 
-    wave: (B · period + kernel,) float32, the rows of a batch behind one another, zeros at their ends; level:
+    wave: (B · period + kernel,) float32, the rows of a batch behind one another, zeros at their ends; block:
     its parameters and shape; rows: B; frames: valid outputs of a row; moments: of no use here.
     """
 
     moments: Moments | None = None
 
     def __init__(
-        self, wave: Tensor, level: Level, rows: int, frames: int, moments: Moments | None = None
+        self, wave: Tensor, block: ConvBlock, rows: int, frames: int, moments: Moments | None = None
     ) -> None:
         self.wave = wave
-        self.level = level
+        self.block = block
         self.rows = rows
         self.valid = frames
-        self.period = (len(wave) - level.shape.kernel) // rows
+        self.period = (len(wave) - block.shape.kernel) // rows
 
-    def sums(self) -> Any:
-        """Nothing added up yet, for `take`."""
-        return Sums(self.level)
+    def accumulators(self) -> Any:
+        """Gradients that are still zero, for `accumulate`."""
+        return GradAccumulators(self.block)
 
     def frames(self, start: int, stop: int) -> Tensor:
         """(n, kernel): the samples under outputs start … stop − 1, counted through all rows."""
-        shape = self.level.shape
+        shape = self.block.shape
         return self.wave.as_strided((stop - start, shape.kernel), (shape.stride, 1), start * shape.stride)
 
     def values(self, start: int, stop: int) -> Tensor:
         """(n, C)."""
-        frames, weight, bias = self.frames(start, stop).contiguous(), self.level.weight, self.level.bias
+        frames, weight, bias = self.frames(start, stop).contiguous(), self.block.weight, self.block.bias
         return frames @ weight if bias is None else torch.addmm(bias, frames, weight)
 
-    def take(self, sums: Any, start: int, stop: int, grad: Tensor) -> None:
-        """Add to sums what the gradient of outputs start … stop − 1, (n, C), means to the parameters."""
-        sums.add_product(slice(None), self.frames(start, stop).contiguous(), grad)
-        sums.add_bias(grad)
+    def accumulate(self, accumulators: Any, start: int, stop: int, grad: Tensor) -> None:
+        """Add the gradients of the parameters to accumulators. grad: (n, C), of outputs start … stop − 1."""
+        accumulators.add_product(slice(None), self.frames(start, stop).contiguous(), grad)
+        accumulators.add_bias(grad)
 
-    def gradients(self, sums: Any, like: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Of the level's parameters, in the shapes and types in which they were given."""
-        found: list[Tensor | None] = sums.gradients(like)
+    def gradients(self, accumulators: Any, like: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The gradients of the block's parameters, in the shapes and types of `like`."""
+        found: list[Tensor | None] = accumulators.gradients(like)
         return found
 
 
-class RowSums:
-    """Of each row, products of samples and gradients, and the gradients, added up piece by piece."""
+class RowGradAccumulators:
+    """Sums over the tiles of each row: of the products of samples and gradients, and of the gradients."""
 
     def __init__(self, products: Tensor, totals: Tensor) -> None:
         self.products = products  # (B, kernel, C)
         self.totals = totals  # (B, C)
 
-    def merge(self, other: RowSums) -> None:
-        """Add what another one has added up."""
+    def merge(self, other: RowGradAccumulators) -> None:
+        """Add the sums that another one holds."""
         self.products += other.products
         self.totals += other.totals
 
 
-class GroupNormFirstLevel(FirstLevel):
+class GroupNormFirstBlock(FirstConvBlock):
     """The same with a norm over time of each channel after it (fairseq's `default` mode).
 
     The outputs are linear in the samples under them. So their mean and variance over a row follow from the
@@ -83,39 +83,39 @@ class GroupNormFirstLevel(FirstLevel):
     """
 
     def __init__(
-        self, wave: Tensor, level: Level, rows: int, frames: int, moments: Moments | None = None
+        self, wave: Tensor, block: ConvBlock, rows: int, frames: int, moments: Moments | None = None
     ) -> None:
-        super().__init__(wave, level, rows, frames)
+        super().__init__(wave, block, rows, frames)
         self.moments = self._moments() if moments is None else moments
         self.mean, self.covariance = self.moments
-        self.weight = level.weight.double()
+        self.weight = block.weight.double()
         # (B, k, k) · (k, C) -> (B, k, C): of the frames with the outputs
         self.shared = self.covariance @ self.weight
-        self.rstd = ((self.shared * self.weight).sum(1) + level.shape.eps).rsqrt()  # (B, C)
-        self.scale = self.rstd * level.norm_weight  # type: ignore[operator]
+        self.rstd = ((self.shared * self.weight).sum(1) + block.shape.eps).rsqrt()  # (B, C)
+        self.scale = self.rstd * block.norm_weight  # type: ignore[operator]
         scaled = self.weight * self.scale.unsqueeze(1)
         # A bias of the convolution is taken out again with the mean.
-        shift = level.norm_bias - torch.einsum("bk,bkc->bc", self.mean, scaled)  # type: ignore[operator]
+        shift = block.norm_bias - torch.einsum("bk,bkc->bc", self.mean, scaled)  # type: ignore[operator]
         self.scaled, self.shift = scaled.float(), shift.float()
 
-    def sums(self) -> RowSums:
-        """See FirstLevel."""
+    def accumulators(self) -> RowGradAccumulators:
+        """See FirstConvBlock."""
         zeros = [self.wave.new_zeros(each.shape, dtype=torch.float32) for each in (self.shared, self.rstd)]
-        return RowSums(*zeros)
+        return RowGradAccumulators(*zeros)
 
     def _moments(self) -> Moments:
         found = []
         for row in range(self.rows):
-            first = row * self.period // self.level.shape.stride
+            first = row * self.period // self.block.shape.stride
             under = self.frames(first, first + self.valid).double()
             mean = under.mean(0)
             found.append((mean, under.t() @ under / self.valid - torch.outer(mean, mean)))
         means, covariances = zip(*found, strict=True)
         return torch.stack(means), torch.stack(covariances)
 
-    def _stretches(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """Row, and the part of start … stop that lies in it."""
-        period = self.period // self.level.shape.stride
+    def _rows_of(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The rows that the outputs start … stop − 1 lie in, each with the part that lies in it."""
+        period = self.period // self.block.shape.stride
         while start < stop:
             row = start // period
             end = min(stop, (row + 1) * period)
@@ -124,28 +124,30 @@ class GroupNormFirstLevel(FirstLevel):
 
     def values(self, start: int, stop: int) -> Tensor:
         """(n, C), normed."""
-        out = self.wave.new_empty(stop - start, self.level.channels)
-        for row, first, last in self._stretches(start, stop):
+        out = self.wave.new_empty(stop - start, self.block.channels)
+        for row, first, last in self._rows_of(start, stop):
             frames = self.frames(first, last).contiguous()
             torch.addmm(self.shift[row], frames, self.scaled[row], out=out[first - start : last - start])
         return out
 
-    def take(self, sums: RowSums, start: int, stop: int, grad: Tensor) -> None:
+    def accumulate(self, accumulators: RowGradAccumulators, start: int, stop: int, grad: Tensor) -> None:
         """grad: (n, C) of the normed outputs."""
-        for row, first, last in self._stretches(start, stop):
+        for row, first, last in self._rows_of(start, stop):
             part = grad[first - start : last - start]
-            sums.products[row] += self.frames(first, last).contiguous().t() @ part
-            sums.totals[row] += part.sum(0, dtype=torch.float32)
+            accumulators.products[row] += self.frames(first, last).contiguous().t() @ part
+            accumulators.totals[row] += part.sum(0, dtype=torch.float32)
 
-    def gradients(self, sums: RowSums, like: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """See FirstLevel."""
-        totals = sums.totals.double()
+    def gradients(
+        self, accumulators: RowGradAccumulators, like: Sequence[Tensor | None]
+    ) -> list[Tensor | None]:
+        """See FirstConvBlock."""
+        totals = accumulators.totals.double()
         # Σ (frame − mean) · grad, and Σ (output − mean) · grad
-        products = sums.products.double() - self.mean.unsqueeze(2) * totals.unsqueeze(1)
-        spread = (products * self.weight).sum(1)
+        products = accumulators.products.double() - self.mean.unsqueeze(2) * totals.unsqueeze(1)
+        output_products = (products * self.weight).sum(1)
         direct = self.scale.unsqueeze(1) * products
-        through_variance = (self.scale * self.rstd.square() * spread).unsqueeze(1) * self.shared
-        found = Sums(self.level)
+        through_variance = (self.scale * self.rstd.square() * output_products).unsqueeze(1) * self.shared
+        found = GradAccumulators(self.block)
         found.weight += (direct - through_variance).sum(0)
-        found.add_norm((spread * self.rstd).sum(0), totals.sum(0))
+        found.add_norm((output_products * self.rstd).sum(0), totals.sum(0))
         return found.gradients(like)

@@ -85,8 +85,8 @@ class _Dropout(torch.autograd.Function):
 
 
 def _dropped(x: Tensor, rate: float, seed: int) -> Tensor:
-    draws = DropoutMask(rate, seed, x.dtype)
-    return draws.drop_(x * draws.scale, draws.numbers(x.shape))
+    dropout_mask = DropoutMask(rate, seed, x.dtype)
+    return dropout_mask.drop_(x * dropout_mask.scale, dropout_mask.numbers(x.shape))
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:

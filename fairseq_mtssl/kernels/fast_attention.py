@@ -19,7 +19,7 @@ from fairseq_mtssl.kernels import native, torch_attention
 from fairseq_mtssl.kernels.dropout import DropoutMask, new_seed
 from fairseq_mtssl.kernels.side_by_side import side_by_side
 
-PIECE = 2**18
+TILE = 2**18
 """Attention weights that torch works on at a time, or one head's."""
 FUSED_FRAMES = 384
 """Positions up to which, without dropout, torch's fused attention takes less time than the C++ extension: 0.4
@@ -31,16 +31,16 @@ SHARES = 6
 class _Attention(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, query: Tensor, key: Tensor, value: Tensor, cuts: list[Piece], rate: float, compiled: bool
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, cuts: list[Tile], rate: float, compiled: bool
     ) -> Tensor:
-        ctx.pieces, ctx.rate, ctx.seed = cuts, rate, new_seed() if rate > 0 else 0
+        ctx.tiles, ctx.rate, ctx.seed = cuts, rate, new_seed() if rate > 0 else 0
         ctx.compiled = compiled
         ctx.save_for_backward(query, key, value)
         out, attend = torch.empty_like(query), native.attend if compiled else torch_attention.attend
 
-        def work(piece: Piece) -> None:
-            draws = DropoutMask(rate, ctx.seed + piece.number, query.dtype)
-            attend(piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(out), draws)
+        def work(tile: Tile) -> None:
+            given = (tile.queries(query), tile.keys(key), tile.keys(value), tile.queries(out))
+            attend(*given, _dropout_of(ctx, tile, query.dtype))
 
         side_by_side(work, cuts)
         return out
@@ -50,23 +50,31 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         query, key, value = ctx.saved_tensors
         grad = grad if grad.stride(-1) == 1 else grad.contiguous()
-        # of keys, those that are padding belong to no piece
+        # of keys, those that are padding belong to no tile
         grads = [torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)]
-        turn_back = native.attend_backward if ctx.compiled else torch_attention.attend_backward
+        attend_backward = native.attend_backward if ctx.compiled else torch_attention.attend_backward
 
-        def work(piece: Piece) -> None:
-            draws = DropoutMask(ctx.rate, ctx.seed + piece.number, query.dtype)
-            given = (piece.queries(query), piece.keys(key), piece.keys(value), piece.queries(grad))
-            found = (piece.queries(grads[0]), piece.keys(grads[1]), piece.keys(grads[2]))
-            turn_back(*given, found, draws)
+        def work(tile: Tile) -> None:
+            given = (tile.queries(query), tile.keys(key), tile.keys(value), tile.queries(grad))
+            found = (tile.queries(grads[0]), tile.keys(grads[1]), tile.keys(grads[2]))
+            attend_backward(*given, found, _dropout_of(ctx, tile, query.dtype))
 
-        side_by_side(work, ctx.pieces)
+        side_by_side(work, ctx.tiles)
         return (*grads, None, None, None)
 
 
-class Piece(NamedTuple):
-    """Some heads of a row. number: of the first, counted through all rows; valid: positions of the row that
-    are not padding; packed: where its queries lie, if those of all rows lie behind one another."""
+def _dropout_of(ctx: Any, tile: Tile, dtype: torch.dtype) -> Any:
+    """The dropout of a tile's weights, as the implementation of ctx takes it; the same in both passes."""
+    mask = DropoutMask(ctx.rate, ctx.seed + tile.number, dtype)
+    return mask.compiled() if ctx.compiled else mask
+
+
+class Tile(NamedTuple):
+    """Neighbouring heads of one row, which are computed together.
+
+    number: of the first head, counted through all rows; valid: positions of the row that are not padding;
+    packed: the row's queries among those of all rows, where these lie behind one another.
+    """
 
     number: int
     row: int
@@ -84,25 +92,27 @@ class Piece(NamedTuple):
         return x[: self.valid, self.row, self.heads].transpose(0, 1)
 
 
-def pieces(
+def tiles(
     shape: Sequence[int],
     lengths: Sequence[int] | None,
     counts: Sequence[int] | None = None,
     at_once: int | None = None,
-) -> list[Piece]:
-    """Those of keys (T, B, H, d); lengths, counts: as for `attention`; at_once: heads, by default what PIECE
-    allows."""
+) -> list[Tile]:
+    """The tiles of keys of this shape, (T, B, H, d).
+
+    lengths, counts: as for `attention`; at_once: heads of a tile, by default as many as TILE allows.
+    """
     steps, rows, heads, _ = shape
-    found: list[Piece] = []
+    found: list[Tile] = []
     start = 0
     for row in range(rows):
         valid = steps if lengths is None else max(1, lengths[row])  # a softmax needs a key
         queries = steps if counts is None else counts[row]
         packed = None if counts is None else slice(start, start + queries)
         start += queries
-        some = at_once or max(1, PIECE // max(1, queries * valid))
+        some = at_once or max(1, TILE // max(1, queries * valid))
         for head in range(0, heads if queries > 0 else 0, some):
-            found.append(Piece(row * heads + head, row, slice(head, head + some), valid, packed))
+            found.append(Tile(row * heads + head, row, slice(head, head + some), valid, packed))
     return found
 
 
@@ -127,4 +137,4 @@ def attention(
         return torch_attention.fused(query, key, value, lengths)
     _, rows, heads, _ = key.shape
     at_once = math.ceil(rows * heads / (SHARES * torch.get_num_threads())) if compiled else None
-    return _Attention.apply(query, key, value, pieces(key.shape, lengths, counts, at_once), rate, compiled)
+    return _Attention.apply(query, key, value, tiles(key.shape, lengths, counts, at_once), rate, compiled)

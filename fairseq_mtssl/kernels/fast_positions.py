@@ -29,9 +29,13 @@ def stacked_positions(blocks: Iterable[Any], x: Tensor, padding: Tensor | None) 
     return x
 
 
-def can_run(blocks: nn.Module, x: Tensor) -> bool:
-    """Whether `stacked_positions` does what the blocks' own forward does, and faster: on a CPU."""
-    return x.device.type == "cpu" and x.dtype != torch.float16 and all(map(_is_known, blocks.children()))
+def refusal(blocks: nn.Module, x: Tensor) -> str | None:
+    """Why `stacked_positions` cannot compute the blocks for x, or not faster; None: it can."""
+    if x.device.type != "cpu":
+        return f"the input is on {x.device.type}, not on a CPU"
+    if x.dtype == torch.float16:
+        return "the input is in float16"
+    return None if all(map(_is_known, blocks.children())) else "its blocks are not fairseq's, or have hooks"
 
 
 def _is_known(block: nn.Module) -> bool:

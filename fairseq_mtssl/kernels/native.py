@@ -1,7 +1,8 @@
 """The C++ extension: on a CPU, in one pass through the cache what torch does in several (native.cpp).
 
-Compiled when the package is installed, where a compiler is. Whoever calls it has a way by torch, too, and
-takes that where `ready` or `takes` says no, which with MTSSL_NATIVE=0 in the environment it always does.
+It is compiled when the package is installed, where there is a compiler. Each caller has an implementation by
+torch as well, and uses that where `ready` or `takes` returns False. With MTSSL_NATIVE=0 in the environment
+that is always so.
 """
 
 from __future__ import annotations
@@ -13,13 +14,10 @@ import sysconfig
 import warnings
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from fairseq_mtssl.kernels.dropout import DropoutMask
 
 TYPES = (torch.float32, torch.bfloat16)
 
@@ -94,6 +92,15 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
+def state() -> str:
+    """Whether the C++ extension is used, and why not, for `choose`."""
+    if library() is not None:
+        return f"on a CPU, with the C++ extension for {instructions()}"
+    off = os.environ.get("MTSSL_NATIVE", "1") == "0"
+    why = "MTSSL_NATIVE=0" if off else "it is not built for this processor and this version"
+    return f"on a CPU, by torch without the C++ extension: {why}"
+
+
 def ready(*tensors: Tensor) -> bool:
     """Whether the functions for rows can take these."""
     return all(x.is_contiguous() for x in tensors) and takes(*tensors)
@@ -115,10 +122,10 @@ def random_numbers(count: int, seed: int) -> Tensor | None:
     return out
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: DropoutMask) -> None:
+def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, dropout: Dropout) -> None:
     """As `torch_attention.attend`."""
     rows = map(_rows, (query, key, value, out))
-    _library().attention(*rows, *_heads(query, key), *draws.compiled())
+    _library().attention(*rows, *_heads(query, key), *dropout)
 
 
 def attend_backward(
@@ -127,11 +134,11 @@ def attend_backward(
     value: Tensor,
     grad: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
-    draws: DropoutMask,
+    dropout: Dropout,
 ) -> None:
     """As `torch_attention.attend_backward`."""
     rows = map(_rows, (query, key, value, grad, *grads))
-    _library().attention_backward(*rows, *_heads(query, key), *draws.compiled())
+    _library().attention_backward(*rows, *_heads(query, key), *dropout)
 
 
 def norm_gelu(x: Tensor, norm: Norm, out: Tensor) -> None:

@@ -1,8 +1,8 @@
-"""Pieces of work side by side, each on one core.
+"""Work on several tiles at the same time, each on one core.
 
 torch cuts every single operation among its threads, which wait for each other at its end. Of many small
-operations, as on pieces that fit a cache, the waiting takes a large part; pieces that do not depend on each
-other need not wait.
+operations, as on tiles that fit a cache, the waiting takes a large part of the time. Tiles that
+do not depend on each other need not wait.
 """
 
 from __future__ import annotations
@@ -23,10 +23,9 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """What `work` returns of each item; as many at a time as torch has threads here, on one thread each.
+    """Call `work` on each item, on as many threads as torch has here, and return the results in order.
 
-    work: of torch operations on a CPU, which let other threads run; no gradients are recorded in it. Items
-    are begun in their order and may end in any.
+    work: computes in torch operations, which let other threads run. No gradients are recorded in it.
     """
     threads = torch.get_num_threads()
     mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
@@ -41,16 +40,16 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
 
 
 def shares(count: int) -> list[slice]:
-    """`count` items cut into as many stretches as torch has threads here, fewer if there are fewer items."""
+    """Cut `count` items into neighbouring slices, one for each thread of torch that gets an item."""
     parts = max(1, min(torch.get_num_threads(), count))
     bounds = [count * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
-def pieces(count: int, most: int) -> list[tuple[int, int]]:
-    """`count` items in stretches of about `most`, as long as each other, so that all cores end together.
+def tiles(count: int, most: int) -> list[tuple[int, int]]:
+    """Cut `count` items into tiles of at most `most` and of equal lengths, so that all cores end together.
 
-    So few that handing them out would take longer than working on them are one stretch.
+    Returns: (start, stop) of each tile; of few items one tile, since handing out several would take longer.
     """
     threads = torch.get_num_threads() if count * 32 > most else 1
     step = math.ceil(count / (math.ceil(count / (most * threads)) * threads))
@@ -58,7 +57,7 @@ def pieces(count: int, most: int) -> list[tuple[int, int]]:
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads for which torch computes everything in themselves; a process forked off makes its own."""
+    """Threads in which torch operations use no other threads; each process has its own."""
     key = (os.getpid(), threads)
     if key not in _pools:
         started = threading.Barrier(threads)

@@ -22,10 +22,10 @@ def fused(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | No
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, draws: DropoutMask) -> None:
+def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, dropout_mask: DropoutMask) -> None:
     """out: dropout of softmax(query · key / √d), times value; (n, T, d), keys and values (n, S, d)."""
     weights = _weights(query, key)
-    _product(_dropped(weights, draws, weights), value, out)
+    _product(_dropped(weights, dropout_mask, weights), value, out)
 
 
 def attend_backward(
@@ -34,15 +34,15 @@ def attend_backward(
     value: Tensor,
     grad: Tensor,
     grads: tuple[Tensor, Tensor, Tensor],
-    draws: DropoutMask,
+    dropout_mask: DropoutMask,
 ) -> None:
     """grads: of query, key and value, from that of what `attend` gave."""
     weights = _weights(query, key)
-    dropped = _dropped(weights, draws, torch.empty_like(weights))
+    dropped = _dropped(weights, dropout_mask, torch.empty_like(weights))
     _product(dropped.mT, grad, grads[2])
     slopes = _product(grad, value.mT)
-    if draws.rate > 0:
-        slopes.mul_(draws.scale).masked_fill_(dropped == 0, 0)
+    if dropout_mask.rate > 0:
+        slopes.mul_(dropout_mask.scale).masked_fill_(dropped == 0, 0)
     torch._softmax_backward_data(slopes, weights, -1, slopes.dtype, grad_input=slopes)
     slopes.mul_(query.size(-1) ** -0.5)
     _product(slopes, key, grads[0])
@@ -54,11 +54,13 @@ def _weights(query: Tensor, key: Tensor) -> Tensor:
     return torch.softmax(scores, -1, out=scores)
 
 
-def _dropped(weights: Tensor, draws: DropoutMask, out: Tensor) -> Tensor:
+def _dropped(weights: Tensor, dropout_mask: DropoutMask, out: Tensor) -> Tensor:
     """Dropout of weights, in `out`, which may be weights; weights themselves where nothing is dropped."""
-    if draws.rate == 0:
+    if dropout_mask.rate == 0:
         return weights
-    return draws.drop_(torch.mul(weights, draws.scale, out=out), draws.numbers(weights.shape))
+    return dropout_mask.drop_(
+        torch.mul(weights, dropout_mask.scale, out=out), dropout_mask.numbers(weights.shape)
+    )
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:

@@ -86,7 +86,7 @@ class Compute:
     fast: use the implementations of `fairseq_mtssl.kernels`; False: fairseq's own forward functions.
     precision: of the matrix products in training, one of `precision.PRECISIONS`; the output has the type of
         the weights.
-    compiled: use torch.compile in training (see `modules.compiling`).
+    compiled: use torch.compile in training (see `kernels.compiling`).
     """
 
     fast: bool = True

@@ -22,12 +22,12 @@ from fairseq_mtssl.errors import ClipTooShortError
 from fairseq_mtssl.frames import conv_length, min_samples, padding_mask, parse_conv_layers
 from fairseq_mtssl.kernels import fast_positions
 from fairseq_mtssl.kernels.conv_features import ConvFeatures
-from fairseq_mtssl.kernels.fast_layers import can_run, layer_norm, run_layer, stream_type
-from fairseq_mtssl.modules import compiling
+from fairseq_mtssl.kernels.dtypes import residual_dtype
+from fairseq_mtssl.kernels.transformer_layers import choose, layer_norm
 from fairseq_mtssl.modules.attention import PAPER_DIM, init_std
 from fairseq_mtssl.modules.encoder_options import Compute, EncoderSizes, Regularisation
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
-from fairseq_mtssl.modules.hidden import Hidden, run_layers, skips, valid_lengths
+from fairseq_mtssl.modules.hidden import Hidden, run_layers, skips
 from fairseq_mtssl.modules.precision import check_precision, mixed
 
 
@@ -95,9 +95,13 @@ class SpeechEncoder(nn.Module):
         if sizes.feature_extractor == "fbank":
             augment = self.regularisation.augment
             return FbankFeatures(self.conv_layers, conv_bias=sizes.conv_bias, augment=augment)
-        convolutions = compiling.CompiledConvFeatures if compute.compiled else ConvFeatures
-        mode, bias = sizes.extractor_mode, sizes.conv_bias
-        return convolutions(self.conv_layers, mode=mode, conv_bias=bias, fast=compute.fast)
+        return ConvFeatures(
+            self.conv_layers,
+            mode=sizes.extractor_mode,
+            conv_bias=sizes.conv_bias,
+            fast=compute.fast,
+            compiled=compute.compiled,
+        )
 
     def _build_transformer(self) -> TransformerEncoder:
         """fairseq's positional convolution, layer norm and transformer layers."""
@@ -166,7 +170,7 @@ class SpeechEncoder(nn.Module):
                 features = self._extract(source, lengths)
         # (B, C, T) -> (B, T, C)
         features = features.transpose(1, 2)
-        features = features.to(stream_type(features))
+        features = features.to(residual_dtype(features))
         squares = features.float().pow(2)
         if self.sizes.padding_exact:
             valid = ~padding_mask(frames, features.size(1))
@@ -209,7 +213,7 @@ class SpeechEncoder(nn.Module):
         mask, channel_mask: as for `embed`. dropout: of the projected features, in training.
         """
         x = front.features if self.post_extract_proj is None else self.post_extract_proj(front.features)
-        x = x.to(stream_type(x))
+        x = x.to(residual_dtype(x))
         if dropout:
             x = self.dropout_input(x)
         if mask is not None:
@@ -229,7 +233,7 @@ class SpeechEncoder(nn.Module):
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
         """The positional convolution of (B, T', D)."""
         stacked = self.sizes.pos_conv_depth > 1
-        if stacked and self.compute.fast and fast_positions.can_run(self.encoder.pos_conv, x):
+        if stacked and self.compute.fast and fast_positions.refusal(self.encoder.pos_conv, x) is None:
             silent = padding if self.sizes.padding_exact else None
             return fast_positions.stacked_positions(self.encoder.pos_conv, x, silent)
         x = x.transpose(1, 2)
@@ -278,14 +282,15 @@ class SpeechEncoder(nn.Module):
         mask: (B, T) bool, those frames. Returns: (M, D), row by row.
         """
         below = self.forward_layers(hidden, start, stop - 1)
-        layer = self.encoder.layers[stop - 1]
-        if self.compiling or not self.compute.fast or not can_run(layer, below.states):
-            return self.frames(self.forward_layers(below, stop - 1, stop))[mask]
         if skips(self._layerdrop()):
             return self.frames(below)[mask]
-        everywhere = mask if self.cls_token is None else nn.functional.pad(mask, (1, 0), value=False)
-        states = below.states.to(stream_type(below.states))
-        return run_layer(layer, states, valid_lengths(below.padding), everywhere)[0]
+        # (B, T) -> (B, T'): never the CLS token
+        positions = mask if self.cls_token is None else nn.functional.pad(mask, (1, 0), value=False)
+        layer = self.encoder.layers[stop - 1]
+        chosen, _ = choose([layer], below.states, self.compute.fast, self.compiling)
+        implementation = chosen(below.padding)
+        with implementation.settings():
+            return implementation.forward_masked(layer, implementation.prepare(below.states), positions)
 
     def frames(self, hidden: Hidden) -> Tensor:
         """(T', B, D) -> (B, T, D): the frames without the CLS token."""

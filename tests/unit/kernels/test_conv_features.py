@@ -112,13 +112,13 @@ def threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.mark.parametrize("count", [1, 2, 5])
 @pytest.mark.parametrize("mode", MODES)
-def test_neither_pieces_nor_threads_matter(
+def test_neither_tiles_nor_threads_matter(
     mode: str, count: int, threads: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads(1)
     module, source = extractor("gaps, long kernels, other widths", mode, True), waveforms(600)
     whole, gradients = both(module, source)
-    monkeypatch.setattr(fast, "PIECE", 1)  # one frame at a time
+    monkeypatch.setattr(fast, "TILE", 1)  # one frame at a time
     threads(count)
     out, found = both(module, source)
     assert distance(out, whole) < 1e-6
@@ -181,6 +181,12 @@ def _quick(module: ConvFeatures) -> ConvFeatures:
     return other
 
 
+def _plain(module: ConvFeatures) -> ConvFeatures:
+    other = copy.deepcopy(module)
+    other.fast = False
+    return other
+
+
 def test_fast_false_runs_fairseqs_forward_to_the_bit() -> None:
     module = ConvFeatures(parse_conv_layers(STACKS["base"]), mode="layer_norm", conv_bias=False, fast=False)
     theirs = ConvFeatureExtractionModel(parse_conv_layers(STACKS["base"]), mode="layer_norm")
@@ -191,12 +197,13 @@ def test_fast_false_runs_fairseqs_forward_to_the_bit() -> None:
 
 def test_what_it_cannot_do_runs_fairseqs_forward() -> None:
     module, source = extractor("base", "layer_norm"), waveforms(3_000)
-    assert fast.can_run(module, source)
-    assert not fast.can_run(module, source.clone().requires_grad_())
-    assert not fast.can_run(copy.deepcopy(module).double(), source.double())
+    assert fast.refusal(module, source) is None
+    assert "gradient" in str(fast.refusal(module, source.clone().requires_grad_()))
+    assert "float64" in str(fast.refusal(copy.deepcopy(module).double(), source.double()))
     dropping = ConvFeatureExtractionModel(parse_conv_layers(STACKS["base"]), dropout=0.1)
-    assert not fast.can_run(dropping, source)
-    assert fast.can_run(dropping.eval(), source)
+    assert "dropout" in str(fast.refusal(dropping, source))
+    assert fast.refusal(dropping.eval(), source) is None
+    assert module.choose(source)[0] == "kernels" and _plain(module).choose(source)[0] == "fairseq"
     with pytest.raises(RuntimeError, match="Kernel size"):
         module(torch.randn(1, 399))
     needs = source.clone().requires_grad_()
@@ -209,8 +216,10 @@ def test_without_gradients_nothing_is_kept_and_the_numbers_are_the_same(
 ) -> None:
     module, source = extractor("small recipe", "layer_norm"), waveforms(4_000)
     kept: list[bool] = []
-    forward = fast.Stack.forward
-    monkeypatch.setattr(fast.Stack, "forward", lambda self, keep: kept.append(keep) or forward(self, keep))
+    forward = fast.ConvStack.forward
+    monkeypatch.setattr(
+        fast.ConvStack, "forward", lambda self, keep: kept.append(keep) or forward(self, keep)
+    )
     with torch.no_grad():
         quiet = module(source)
     with torch.inference_mode():

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.kernels import fast_attention
-from fairseq_mtssl.kernels.fast_attention import attention, pieces
+from fairseq_mtssl.kernels.fast_attention import attention, tiles
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -29,12 +29,12 @@ def plain(q: Tensor, k: Tensor, v: Tensor, lengths: list[int] | None, keep: Tens
 
 
 @pytest.mark.parametrize("lengths", [None, [37, 20, 1]])
-@pytest.mark.parametrize("piece", [1, 2**18])
+@pytest.mark.parametrize("tile", [1, 2**18])
 @pytest.mark.parametrize("fused_frames", [0, 37])
 def test_output_and_gradients_equal_plain_attention(
-    lengths: list[int] | None, piece: int, fused_frames: int, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int] | None, tile: int, fused_frames: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast_attention, "PIECE", piece)
+    monkeypatch.setattr(fast_attention, "TILE", tile)
     monkeypatch.setattr(fast_attention, "FUSED_FRAMES", fused_frames)
     given = inputs()
     out, expected = attention(*given, lengths, 0.0), plain(*given, lengths)
@@ -46,12 +46,12 @@ def test_output_and_gradients_equal_plain_attention(
 
 
 @pytest.mark.parametrize("lengths", [None, [37, 20, 5]])
-@pytest.mark.parametrize("piece", [1, 37 * 37 * 2])
+@pytest.mark.parametrize("tile", [1, 37 * 37 * 2])
 def test_forward_and_backward_drop_the_same_weights_at_the_rate(
-    lengths: list[int] | None, piece: int, monkeypatch: pytest.MonkeyPatch
+    lengths: list[int] | None, tile: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fast_attention, "new_seed", lambda: 11)
-    monkeypatch.setattr(fast_attention, "PIECE", piece)
+    monkeypatch.setattr(fast_attention, "TILE", tile)
     given, rate = inputs((37, 3, 4, 40)), 0.2
     weight = torch.randn(37, 3, 4, 40)
     identity = torch.eye(37, 40)[:, None, None].expand(37, 3, 4, 40).contiguous()
@@ -135,12 +135,12 @@ def test_padded_keys_get_no_gradient() -> None:
         assert padded.grad[:20, 1].any()
 
 
-def test_pieces_cover_every_head_once() -> None:
+def test_tiles_cover_every_head_once() -> None:
     x = torch.arange(5 * 2 * 3 * 4).view(5, 2, 3, 4)
-    found = pieces(x.shape, [5, 2])
+    found = tiles(x.shape, [5, 2])
     assert [tuple(each.queries(x).shape) for each in found] == [(3, 5, 4), (3, 5, 4)]
     assert [tuple(each.keys(x).shape) for each in found] == [(3, 5, 4), (3, 2, 4)]
     assert torch.equal(torch.cat([each.queries(x).flatten() for each in found]).sort()[0], x.flatten())
-    found = pieces(x.shape, [5, 2], at_once=2)
+    found = tiles(x.shape, [5, 2], at_once=2)
     assert [tuple(each.keys(x).shape) for each in found] == [(2, 5, 4), (1, 5, 4), (2, 2, 4), (1, 2, 4)]
     assert [each.number for each in found] == [0, 2, 3, 5]

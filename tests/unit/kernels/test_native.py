@@ -59,10 +59,10 @@ def test_it_is_there_wherever_a_compiler_is() -> None:
 
 def attended(q: Tensor, k: Tensor, v: Tensor, grad: Tensor, rate: float = 0.0) -> list[Tensor]:
     """Output and gradients, of (heads, rows, d), in tensors that were full of something else."""
-    draws = dropout.DropoutMask(rate, 3, q.dtype)
+    mask = dropout.DropoutMask(rate, 3, q.dtype).compiled()
     out, grads = torch.full_like(q, torch.nan), tuple(torch.full_like(x, torch.nan) for x in (q, k, v))
-    native.attend(q, k, v, out, draws)
-    native.attend_backward(q, k, v, grad, grads, draws)
+    native.attend(q, k, v, out, mask)
+    native.attend_backward(q, k, v, grad, grads, mask)
     return [out, *grads]
 
 
@@ -177,9 +177,9 @@ def test_nothing_is_written_beyond_the_end(build: str) -> None:
     for dtype in DTYPES:
         room = torch.full((8, 9, 3, 24), 7.0, dtype=dtype)
         inner = [room[i, 1:8, 1:2, 2:21].transpose(0, 1) for i in range(8)]  # (1, 7, 19)
-        draws = dropout.DropoutMask(0.1, 3, dtype)
-        native.attend(*inner[:4], draws)
-        native.attend_backward(*inner[:4], (inner[5], inner[6], inner[7]), draws)
+        mask = dropout.DropoutMask(0.1, 3, dtype).compiled()
+        native.attend(*inner[:4], mask)
+        native.attend_backward(*inner[:4], (inner[5], inner[6], inner[7]), mask)
         kept = room.clone()
         for written in (3, 5, 6, 7):
             assert (inner[written] != 7).any()

@@ -1,4 +1,4 @@
-"""Pieces of work on several cores: each on one, results in order, nothing else changed."""
+"""Tiles of work on several cores: each on one, results in order, nothing else changed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from fairseq_mtssl.kernels.side_by_side import pieces, shares, side_by_side
+from fairseq_mtssl.kernels.side_by_side import shares, side_by_side, tiles
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +49,7 @@ def test_no_gradients_are_recorded_and_inference_tensors_may_be_written(items: i
     assert out.tolist() == list(range(items))
 
 
-def test_a_fault_in_a_piece_comes_out() -> None:
+def test_a_fault_in_a_tile_comes_out() -> None:
     with pytest.raises(RuntimeError, match="size"):
         side_by_side(lambda n: torch.ones(2) @ torch.ones(n), [2, 3, 2])
 
@@ -64,8 +64,8 @@ def test_shares_are_neighbours_and_cover_all() -> None:
 @pytest.mark.parametrize(
     ("count", "most"), [(1, 5), (5, 5), (7, 1), (47, 10), (3000, 1024), (100, 1000), (30, 1000)]
 )
-def test_pieces_are_alike_and_as_many_for_each_core(count: int, most: int) -> None:
-    found = pieces(count, most)
+def test_tiles_are_alike_and_as_many_for_each_core(count: int, most: int) -> None:
+    found = tiles(count, most)
     assert [start for start, _ in found] == [0, *(stop for _, stop in found[:-1])] and found[-1][1] == count
     lengths = [stop - start for start, stop in found]
     assert max(lengths) <= most and len(set(lengths[:-1])) <= 1

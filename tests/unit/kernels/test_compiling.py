@@ -14,10 +14,9 @@ from torch.torch_version import TorchVersion
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import padding_mask
+from fairseq_mtssl.kernels import compiling
 from fairseq_mtssl.kernels.conv_features import ConvFeatures
-from fairseq_mtssl.kernels.fast_layers import is_plain
-from fairseq_mtssl.modules import compiling
-from fairseq_mtssl.modules.compiling import CompiledConvFeatures
+from fairseq_mtssl.kernels.transformer_layers import refusal_of_layer
 from fairseq_mtssl.modules.hidden import Hidden, run_layers
 
 LENGTHS = [[23, 23], [23, 9]]
@@ -173,7 +172,7 @@ def test_layers_that_cannot_be_compiled_run_as_they_are(traced: Traced) -> None:
     hooked = make()
     hooked.register_forward_hook(lambda *_: None)
     for odd in (make(norm_first=True), nn.TransformerEncoderLayer(32, 4), hooked):
-        assert not is_plain(odd)
+        assert refusal_of_layer(odd) is not None
     first, given = nn.ModuleList([make(norm_first=True)]), states(LENGTHS[0])
     assert torch.equal(run_layers(first, given, compiled=True).states, first[0](given.states)[0])
     assert traced.graphs() == 0
@@ -197,7 +196,7 @@ CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
 def test_compiled_convolutions_give_the_features_and_gradients_of_fairseqs(traced: Traced, mode: str) -> None:
     torch.manual_seed(0)
     plain = ConvFeatures(CONV, mode=mode, conv_bias=True, fast=False)
-    module = CompiledConvFeatures(CONV, mode=mode, conv_bias=True, fast=False)
+    module = ConvFeatures(CONV, mode=mode, conv_bias=True, fast=False, compiled=True)
     module.load_state_dict(plain.state_dict())
     source, found = torch.randn(2, 4000), []
     for each in (module, plain):
@@ -211,6 +210,6 @@ def test_compiled_convolutions_give_the_features_and_gradients_of_fairseqs(trace
 
 
 def test_convolutions_that_have_a_faster_way_on_a_cpu_take_it(traced: Traced) -> None:
-    module = CompiledConvFeatures(CONV, mode="layer_norm", conv_bias=False).train()
+    module = ConvFeatures(CONV, mode="layer_norm", conv_bias=False, compiled=True).train()
     module(torch.randn(2, 4000)).sum().backward()
     assert traced.graphs() == 0

@@ -18,7 +18,7 @@ from fairseq_mtssl.kernels import native
 
 @dataclass(frozen=True)
 class Shape:
-    """What a layer is beside its parameters. norm: None, ``layer`` or ``group`` (the first layer only)."""
+    """The sizes of a block and its norm: None, ``layer`` or, in the first block, ``group``."""
 
     kernel: int
     stride: int
@@ -27,8 +27,8 @@ class Shape:
 
 
 @dataclass(frozen=True)
-class Level:
-    """A convolution and what follows it.
+class ConvBlock:
+    """A convolution with its norm and GELU, as a block of fairseq's ConvFeatureExtractionModel.
 
     weight: (kernel · C_in, C_out), ordered by tap; bias: (C_out,) or None; norm_weight, norm_bias: (C_out,)
     float32 or None.
@@ -41,7 +41,7 @@ class Level:
     norm_bias: Tensor | None
 
     @classmethod
-    def of(cls, shape: Shape, parameters: Sequence[Tensor | None], dtype: torch.dtype) -> Level:
+    def of(cls, shape: Shape, parameters: Sequence[Tensor | None], dtype: torch.dtype) -> ConvBlock:
         """parameters: weight (C_out, C_in, kernel), as nn.Conv1d's, and the rest; dtype: of the product."""
         weight, bias, norm_weight, norm_bias = parameters
         assert weight is not None
@@ -59,14 +59,15 @@ class Level:
         return self.weight.size(1)
 
     @property
-    def spill(self) -> int:
+    def overlap(self) -> int:
         """Input frames that n outputs need beyond n · stride."""
         return max(self.shape.kernel - self.shape.stride, 0)
 
     def taps(self, x: Tensor, count: int) -> Iterator[tuple[Tensor, slice]]:
-        """What `count` outputs read of x: (n, C_in), contiguous, in pieces of as many taps as the stride.
+        """The inputs that `count` outputs read, in groups of as many taps of the kernel as the stride.
 
-        Yields: a view (count, taps · C_in) of x, and the rows of the weight that it meets.
+        x: (n, C_in), contiguous. Yields: a view (count, taps · C_in) of x, and the rows of the weight that it
+        is multiplied with.
         """
         stride, channels = self.shape.stride, self.channels_in
         for first in range(0, self.shape.kernel, stride):
@@ -76,7 +77,7 @@ class Level:
             yield view, slice(first * channels, first * channels + width)
 
     def convolve(self, x: Tensor, out: Tensor) -> None:
-        """x: (n · stride + spill, C_in) -> out: (n, C_out)."""
+        """x: (n · stride + overlap, C_in) -> out: (n, C_out)."""
         for number, (view, rows) in enumerate(self.taps(x, len(out))):
             if number > 0:
                 out.addmm_(view, self.weight[rows])
@@ -85,8 +86,11 @@ class Level:
             else:
                 torch.addmm(self.bias, view, self.weight[rows], out=out)
 
-    def backward(self, x: Tensor, grad: Tensor, sums: Sums) -> Tensor:
-        """The gradient of x, as large as it; that of weight and bias goes to sums. grad: (n, C_out)."""
+    def backward(self, x: Tensor, grad: Tensor, accumulators: GradAccumulators) -> Tensor:
+        """The gradient of x, of its shape; that of weight and bias is added to accumulators.
+
+        grad: (n, C_out), of the outputs.
+        """
         count, stride = len(grad), self.shape.stride
         below = torch.empty_like(x)
         covered = count * stride if self.shape.kernel >= stride else 0
@@ -98,23 +102,26 @@ class Level:
                 torch.mm(grad, weight, out=into)
             else:
                 into.addmm_(grad, weight)
-            sums.add_product(rows, view, grad)
-        sums.add_bias(grad)
+            accumulators.add_product(rows, view, grad)
+        accumulators.add_bias(grad)
         return below
 
     def activate(self, z: Tensor, dtype: torch.dtype) -> Tensor:
-        """(n, C_out) -> GELU of its norm in that type; computed in 32 bits."""
+        """(n, C_out) -> the same shape in that type: GELU of the norm of z, computed in 32 bits."""
         if native.ready(z) and dtype in native.TYPES:
             out = torch.empty_like(z, dtype=dtype)
             native.norm_gelu(z, self._norm, out)
             return out
         return torch.nn.functional.gelu(self._normed(z.float())[0]).to(dtype)
 
-    def deactivate(self, z: Tensor, grad: Tensor, sums: Any, out: Tensor) -> Tensor:
-        """The gradient of z, out, in its type, from that of what `activate` made of it."""
+    def deactivate(self, z: Tensor, grad: Tensor, accumulators: Any, out: Tensor) -> Tensor:
+        """The backward pass of `activate`: the gradient of z, which is written to out and returned.
+
+        grad: (n, C_out), of the output of `activate`; the norm's gradients are added to accumulators.
+        """
         if native.ready(z, grad, out):
             none = self._norm.weight is None
-            into = self._norm if none else native.Norm(sums.norm_weight, sums.norm_bias, 0.0)
+            into = self._norm if none else native.Norm(accumulators.norm_weight, accumulators.norm_bias, 0.0)
             native.norm_gelu_backward(z, self._norm, grad, out, into)
             return out
         wide = z.float()
@@ -124,7 +131,7 @@ class Level:
             below, *parameters = torch.ops.aten.native_layer_norm_backward(
                 below, wide, [self.channels], *moments, *self._norm[:2], [True, True, True]
             )
-            sums.add_norm(*parameters)
+            accumulators.add_norm(*parameters)
         return out.copy_(below)
 
     @property
@@ -134,22 +141,22 @@ class Level:
         return native.Norm(*known, self.shape.eps)
 
     def _normed(self, z: Tensor) -> tuple[Tensor, ...]:
-        """z in 32 bits after its layer norm, and the means and the inverse deviations of rows; or z alone."""
+        """The layer norm of z in 32 bits, with the mean and the inverse deviation of each row; else (z,)."""
         if self._norm.weight is None:
             return (z,)
         return torch.native_layer_norm(z, [self.channels], *self._norm)
 
 
-class Sums:
-    """The gradients of a level's parameters, added up piece by piece in 32 bits."""
+class GradAccumulators:
+    """The gradients of a block's parameters, added up tile by tile in 32 bits."""
 
-    def __init__(self, level: Level) -> None:
-        self.level = level
-        self.weight = level.weight.new_zeros(level.weight.shape, dtype=torch.float32)
-        self.bias = None if level.bias is None else self.weight.new_zeros(level.channels)
-        plain = level.norm_weight is None
-        self.norm_weight = None if plain else self.weight.new_zeros(level.channels)
-        self.norm_bias = None if plain else self.weight.new_zeros(level.channels)
+    def __init__(self, block: ConvBlock) -> None:
+        self.block = block
+        self.weight = block.weight.new_zeros(block.weight.shape, dtype=torch.float32)
+        self.bias = None if block.bias is None else self.weight.new_zeros(block.channels)
+        plain = block.norm_weight is None
+        self.norm_weight = None if plain else self.weight.new_zeros(block.channels)
+        self.norm_bias = None if plain else self.weight.new_zeros(block.channels)
 
     def add_product(self, rows: slice, view: Tensor, grad: Tensor) -> None:
         """view: (n, taps · C_in), grad: (n, C_out)."""
@@ -167,23 +174,20 @@ class Sums:
             self.norm_weight += weight
             self.norm_bias += bias
 
-    def merge(self, other: Sums) -> None:
-        """Add what another one has added up."""
-        pairs = ((self.weight, other.weight), (self.bias, other.bias))
-        for mine, theirs in (
-            *pairs,
-            (self.norm_weight, other.norm_weight),
-            (self.norm_bias, other.norm_bias),
-        ):
+    def merge(self, other: GradAccumulators) -> None:
+        """Add the gradients that another one holds."""
+        for mine, theirs in zip(self._all(), other._all(), strict=True):
             if mine is not None and theirs is not None:
                 mine += theirs
 
+    def _all(self) -> list[Tensor | None]:
+        return [self.weight, self.bias, self.norm_weight, self.norm_bias]
+
     def gradients(self, like: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """As the parameters were given: of their shapes and types."""
+        """The gradients in the shapes and types of the parameters that `ConvBlock.of` was given."""
         # (k · C_in, C_out) -> (k, C_in, C_out) -> (C_out, C_in, k)
-        weight = self.weight.view(self.level.shape.kernel, -1, self.level.channels).permute(2, 1, 0)
-        found = [weight, self.bias, self.norm_weight, self.norm_bias]
+        weight = self.weight.view(self.block.shape.kernel, -1, self.block.channels).permute(2, 1, 0)
         return [
-            None if sum_ is None or parameter is None else sum_.to(parameter.dtype)
-            for sum_, parameter in zip(found, like, strict=True)
+            None if grad is None or parameter is None else grad.to(parameter.dtype)
+            for grad, parameter in zip([weight, *self._all()[1:]], like, strict=True)
         ]

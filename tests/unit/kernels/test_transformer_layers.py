@@ -11,7 +11,14 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.frames import padding_mask
 from fairseq_mtssl.kernels.dropout import MAX_RATE
-from fairseq_mtssl.kernels.fast_layers import can_run, layer_norm, run_layer
+from fairseq_mtssl.kernels.transformer_layers import (
+    FairseqLayers,
+    KernelLayers,
+    choose,
+    layer_norm,
+    refusal,
+    run_layer,
+)
 from fairseq_mtssl.modules.hidden import Hidden, run_layers
 
 LENGTHS = [[23, 23], [23, 9]]
@@ -127,12 +134,20 @@ def test_a_layer_norm_in_16_bits_has_the_gradients_of_32() -> None:
 
 def test_what_it_cannot_do_runs_the_layers_own_forward() -> None:
     x = torch.randn(5, 2, 32)
-    assert can_run(make(), x)
-    assert not can_run(make(norm_first=True), x)
-    assert not can_run(make(dropout=MAX_RATE + 0.01), x)
-    assert not can_run(make().double(), x.double())
-    assert not can_run(nn.TransformerEncoderLayer(32, 4), x)
-    assert not can_run(make(), torch.empty(5, 2, 32, device="meta"))
+    assert refusal(make(), x) is None
+    odd: list[tuple[nn.Module, Tensor, str]] = [
+        (make(norm_first=True), x, "layer norms come first"),
+        (make(dropout=MAX_RATE + 0.01), x, f"above {MAX_RATE}"),
+        (make().double(), x.double(), "float64"),
+        (nn.TransformerEncoderLayer(32, 4), x, "not fairseq's"),
+        (make(), torch.empty(5, 2, 32, device="meta"), "on meta"),
+    ]
+    for layer, given, why in odd:
+        assert why in str(refusal(layer, given))
+        chosen, reason = choose([make(), layer], given, fast=True, compiled=False)
+        assert chosen is FairseqLayers and why in reason
+    assert choose([make()], x, fast=False, compiled=False) == (FairseqLayers, "model.fast is off")
+    assert choose([make()], x, fast=True, compiled=False)[0] is KernelLayers
     first = nn.ModuleList([make(norm_first=True)])
     assert torch.equal(run_layers(first, Hidden(x, None)).states, first[0](x)[0])
 
