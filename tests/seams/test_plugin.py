@@ -226,6 +226,9 @@ def test_a_wheel_holds_the_recipes_and_the_plugin_as_a_namespace_package(wheel) 
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {f"fairseq_mtssl/config/{recipe}.yaml" for recipe in RECIPES} <= names
     assert {"fairseq_mtssl/config/__init__.py", PLUGIN} <= names
+    report = Path(__file__).resolve().parents[2] / "fairseq_mtssl" / "report"
+    templates = {f"fairseq_mtssl/report/templates/{path.name}" for path in report.glob("templates/*.j2")}
+    assert templates and templates | {"fairseq_mtssl/report/page.css"} <= names
     assert "hydra_plugins/__init__.py" not in names  # it would hide the plugins of other packages
     assert not [name for name in names if name.startswith(("tests/", "examples/", "manifests/"))]
 
