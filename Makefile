@@ -3,7 +3,7 @@
 # make help    all targets and their settings
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo demo-mt4ssl spoken-digits speechocean schedules branches few-pairs bench test lint clean distclean
+.PHONY: help setup demo demo-mt4ssl spoken-digits speechocean schedules branches few-pairs speech-branches bench test lint clean distclean
 SHELL := /bin/bash
 
 VENV ?= .venv
@@ -35,6 +35,8 @@ help:
 	@echo 'make branches       [as schedules]   the nine and HuBERT, data2vec and MT4SSL in place of wav2vec 2.0'
 	@echo 'make few-pairs      [SEEDS=1,2,3] [UPDATES=N] [DATA=DIR] [OUT=runs/few_pairs] [FRESH=1] [ARGS=…]'
 	@echo '                    VGS on a part of the pairs, self-supervision on all captions; no download'
+	@echo 'make speech-branches [SEEDS=1,2,3] [UPDATES=N] [OUT=runs/branches] [FRESH=1] [ARGS=…]'
+	@echo '                    wav2vec 2.0, HuBERT, data2vec, MT4SSL and BEST-RQ on speech alone; no download'
 	@echo 'make bench          [OUT=runs/bench] [ARGS="--only mt4ssl --rounds 1"]   ours against fairseq'"'"'s modules'
 	@echo 'make test           [ARGS="-k retrieval"]       all tests'
 	@echo 'make lint           ruff and mypy'
@@ -112,6 +114,10 @@ few-pairs: $(VENV)/.installed
 	$(BIN)/python examples/few_pairs/run.py --out '$(or $(OUT),runs/few_pairs)' \
 		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(UPDATES),--updates '$(UPDATES)') \
 		$(if $(DATA),--data '$(DATA)') $(if $(FRESH),--fresh) $(ARGS)
+
+speech-branches: $(VENV)/.installed
+	$(BIN)/python examples/branches/run.py --out '$(or $(OUT),runs/branches)' \
+		$(if $(SEEDS),--seeds '$(SEEDS)') $(if $(UPDATES),--updates '$(UPDATES)') $(if $(FRESH),--fresh) $(ARGS)
 
 # About 20 minutes on two quiet cores; whatever else runs there meanwhile shows in the table.
 bench: $(VENV)/.installed

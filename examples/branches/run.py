@@ -1,6 +1,6 @@
 """Self-supervised branches on speech alone: the same encoder trained with each, ABX of every layer.
 
-    make speech-branches [OUT=runs/branches] [ARGS="--seeds 1,2,3"]
+    make speech-branches [SEEDS=1,2,3] [OUT=runs/branches]
 
 Trains wav2vec 2.0, HuBERT, data2vec, MT4SSL and BEST-RQ on the captions of the embedded corpus, all for the
 same number of updates, and measures every layer of each on the test split, beside the untrained encoder and
