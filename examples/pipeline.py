@@ -1,8 +1,8 @@
-"""Runs the stages of an example as tasks of doit, each of them the command that a user would type.
+"""Runs the stages of an example, each of them a command that a user could type, as tasks of doit.
 
-Every stage is two tasks. "prepare NAME" empties the folder of the stage when its command, its recipes or what
-it reads have changed; "NAME" runs the command. After an interruption the first is up to date and the second
-is not: the command runs again in the folder as it was left, and fairseq goes on from its last checkpoint.
+A stage is two tasks. "prepare NAME" empties the folder of the stage if its command, its recipes or its inputs
+have changed; "NAME" runs the command. After an interruption the first task is up to date and the second is
+not. The command is therefore run again in the unchanged folder, and fairseq resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ RECIPES = Path(fairseq_mtssl.__file__).parent / "config"
 class Stage:
     """One command.
 
-    name: the name of its task and of its log. command: its words; the first is a program of this environment.
-    folder: holds nothing but what the command writes; it is removed before the stage is done anew.
+    name: of its task and of its log. command: its words; the first is a program of this environment.
+    folder: holds only files that the command writes, and is removed before the stage is run anew.
     products: the files that exist when the stage is done. needs: names of the stages whose products it reads.
-    is_training: its output is fairseq's; it is shown as one progress bar and kept in a log.
+    is_training: whether its output is that of fairseq, which is shown as a progress bar and kept in a log.
     """
 
     name: str
@@ -64,10 +64,10 @@ class Stage:
 
 
 class Pipeline(ZeroReporter):
-    """Runs stages that share an output folder, and reports what doit does with them.
+    """Runs stages with a common output folder, and is the reporter of doit for their tasks.
 
     out: the folder. It holds doit's database in `.doit.json`, the seconds of each stage in `.seconds`, and
-    the output of trainings in `logs`. fresh: do every stage anew.
+    the output of trainings in `logs`. fresh: whether every stage is run anew.
     """
 
     def __init__(self, out: Path, fresh: bool = False) -> None:
@@ -92,11 +92,13 @@ class Pipeline(ZeroReporter):
         then: Callable[[Stage], Iterable[Stage]] = lambda stage: (),
         finish: Callable[[Stage], None] = lambda stage: None,
     ) -> None:
-        """Do the stages that are not done yet, in this order; a stage waits for those that it needs.
+        """Run the stages that are not done yet, in this order; a stage waits for those that it needs.
 
-        at_once: how many run side by side, each on one core; by default all, each on an even share of the
-        cores. With a GPU they run one after the other. If one fails, those that run are run to their ends and
-        no other begins. then: returns what follows a stage that is done. finish: is called after all of that.
+        If a stage fails, the running ones finish, and no other begins.
+
+        at_once: how many stages run at the same time with one thread each. By default all of them do, and
+            the cores are divided among them. With a GPU they always run one after the other.
+        then: returns the stages that follow a stage that is done. finish: is called after all of these.
         Raises: StageError if a command fails; ConfigError if a folder holds what no stage here has made.
         """
         threads = 1 if at_once else max(1, usable_cores() // max(1, len(stages)))
@@ -122,7 +124,7 @@ class Pipeline(ZeroReporter):
         self._total += clock_seconds(seconds, at_once)
 
     def total_seconds(self) -> dict[str, float]:
-        """Seconds by stage and, under `total`, by the clock; with what was spent before an interruption."""
+        """Stage -> seconds and `total` -> elapsed seconds, with the time before an interruption."""
         return {**self.seconds, "total": round(self._total, 1)}
 
     # -- tasks
@@ -159,7 +161,7 @@ class Pipeline(ZeroReporter):
         return [prepare, command]
 
     def _task(self, name: str, work: Callable[[Stage], None], stage: Stage, **attributes: Any) -> Task:
-        """A task that calls work(stage). doit would print its errors; here they are kept to be raised."""
+        """A task that calls work(stage). Its errors are kept and raised later, as doit would print them."""
 
         def action() -> bool:
             try:
@@ -175,8 +177,8 @@ class Pipeline(ZeroReporter):
         seconds = self._seconds_path(stage.name)
         if stage.folder.exists():
             if not seconds.is_file() and any(stage.folder.iterdir()):
-                told = "holds files that were not made here; give another output folder or remove it"
-                raise ConfigError(str(stage.folder), [told])
+                error = "holds files that were not made here; give another output folder or remove it"
+                raise ConfigError(str(stage.folder), [error])
             shutil.rmtree(stage.folder)
         seconds.write_text("0\n", encoding="utf-8")
 
@@ -232,17 +234,17 @@ class Pipeline(ZeroReporter):
     # -- what doit reports
 
     def skip_uptodate(self, task: Task) -> None:
-        """Say that a stage was done before."""
+        """Print that a stage was done before."""
         if isinstance(task.meta, Stage):
             self.seconds[task.name] = float(self._seconds_path(task.name).read_text(encoding="utf-8"))
             _say(f"— {task.name}: done before ({self.seconds[task.name]:.0f} s)\n  {task.meta.line}")
 
     def add_success(self, task: Task) -> None:
-        """Write the database at once: what is done stays done even if this process is killed."""
+        """Write the database now, so that a killed process loses no finished stage."""
         self._database.backend.dump()
 
     def add_failure(self, task: Task, fail: BaseFail) -> None:
-        """Keep an error that is not one of ours, such as a folder that cannot be written."""
+        """Keep an error that is not an MtsslError, such as that of a folder that cannot be written."""
         if not self._errors:
             self._errors.append(StageError(task.name, fail.get_msg()))
 
@@ -252,7 +254,7 @@ class Pipeline(ZeroReporter):
 
 
 def clock_seconds(seconds: Sequence[float], at_once: int) -> float:
-    """How long jobs take by the clock, so many at the same time, each begun as soon as one before it ends."""
+    """The elapsed time of jobs of which `at_once` run at a time, each as soon as an earlier one has ended."""
     ends = [0.0] * at_once
     for each in seconds:
         earliest = ends.index(min(ends))
@@ -261,7 +263,7 @@ def clock_seconds(seconds: Sequence[float], at_once: int) -> float:
 
 
 def run_example(main: Callable[[], None]) -> int:
-    """Run an example's main; an error of the user's, or an interruption, ends it without a traceback."""
+    """Run the main function of an example. Errors of the user and interruptions show no traceback."""
     try:
         main()
     except MtsslError as error:
@@ -274,12 +276,12 @@ def run_example(main: Callable[[], None]) -> int:
 
 
 def _say(text: str) -> None:
-    """Print in one piece, line end included, so that stages side by side do not write into each other."""
+    """Print text and line end in one piece, so that simultaneous stages do not mix their lines."""
     print(f"{text}\n", end="", flush=True)
 
 
 def _program(name: str) -> str:
-    """The program of the environment that runs this, whichever folder or PATH it was called from."""
+    """The path of a program in the environment of this Python, if it is there."""
     if name == "python":
         return sys.executable
     path = Path(sys.executable).parent / name

@@ -1,8 +1,8 @@
-"""Recorded results: one small JSON a run, from which tables and figures are rebuilt without training.
+"""Recorded results: a small JSON file for each run, from which tables and figures are made without training.
 
-A record holds what `mtssl report` reads of a run's folder: the measures, the two losses by update, the
-schedule and the seed; and what a reader wants to know of it: its command, the commit, how long it took, what
-was logged last in each phase. Folders are named relative to the current or the output folder.
+A record holds what `mtssl report` reads in the folder of a run (results of evaluations, the two losses by
+update, schedule and seed) and information for its readers: command, commit, duration, last measures of each
+phase. Folders are relative to the current folder or to the output folder.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.evaluations import ABX_NAME
 from fairseq_mtssl.report.training_log import TrainingLog, read_training_log
 
-RECORDS_FOLDER = "records"  # in an output folder
+RECORDS_FOLDER = "records"  # in the output folder
 CURVES = ("loss_vgs", "loss_ssl", "alpha", "phase")
-POINTS = 60  # of a curve at most
+POINTS = 60  # of a curve, at most
 ABX_KEYS = ("slicing", "context", "tokens", "scores")
 NO_MEASURE = ("wps", "ups", "wpb", "bsz", "left_min", "wall", "train_wall", "update", "epoch", "num_updates")
 
-FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\],]+/)+")  # of an absolute path
+FOLDERS = re.compile(r"(?<![\w.])/(?:[^\s/'\],]+/)+")  # an absolute path without its last name
 
 Record = dict[str, Any]
 
 
 def make_record(run: Stage, title: str, schedule: str, seed: int, pipeline: Pipeline, **facts: Any) -> Record:
-    """What is kept of a run that is trained and measured.
+    """The record of a run that has been trained and evaluated.
 
-    title: of its row in tables; runs of one title are seeds of it. facts: further entries.
-    The commit is null where the run was finished by an earlier call of the example.
-    Raises: TrainingLogError, ConfigError for a folder that is no run's.
+    title: the name of its row in tables; runs with the same title differ in seed. facts: further entries.
+    The commit is null if an earlier call of the example trained the run.
+    Raises: TrainingLogError, ConfigError if the folder is not that of a run.
     """
     log = read_training_log(run.folder)
     retrieval = sorted(run.folder.rglob("retrieval.json"))
@@ -66,13 +66,16 @@ def make_record(run: Stage, title: str, schedule: str, seed: int, pipeline: Pipe
 
 
 def portable(line: str, out: Path) -> str:
-    """A command without absolute paths: relative to the current or output folder, else the last name."""
+    """A command without absolute paths.
+
+    Paths become relative to the current folder or to the output folder; of others the last name is left.
+    """
     text = line.replace(str(out), out.name) if out.is_absolute() else line
     return FOLDERS.sub("", text.replace(f"{Path.cwd()}/", ""))
 
 
 def commit() -> str | None:
-    """The commit of the checkout, with `-dirty` where tracked files differ from it; None without git."""
+    """The commit of the checkout, with `-dirty` if tracked files differ from it; None without git."""
     words = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
@@ -81,7 +84,7 @@ def commit() -> str | None:
 
 
 def last_of_each_phase(log: TrainingLog) -> list[dict[str, float]]:
-    """The measures of the last training line of each phase, and in the last phase those of validation."""
+    """The measures in the last training line of each phase, and of the last validation in the last phase."""
     lines = [record for record in log.records if record.kind == "train_inner"]
     last = {line.values.get("phase", 0.0): line for line in lines}
     phases = [{"updates": line.updates, **_measures(line.values)} for line in last.values()]
@@ -92,10 +95,10 @@ def last_of_each_phase(log: TrainingLog) -> list[dict[str, float]]:
 
 
 def thin_curves(log: TrainingLog) -> dict[str, list[float | None]]:
-    """Updates and, for each curve that was logged, its values (null where it has none), thinned evenly."""
+    """The updates and the values of each curve, null where a line lacks it, thinned evenly to POINTS."""
     lines = [record for record in log.records if record.kind == "train_inner"]
     step = math.ceil(len(lines) / POINTS) or 1
-    # counted from the end, so that the last is among them
+    # counted from the end, so that the last line is kept
     kept = lines[::-1][::step][::-1]
     curves: dict[str, list[float | None]] = {"num_updates": [line.updates for line in kept]}
     for key in CURVES:
@@ -106,7 +109,10 @@ def thin_curves(log: TrainingLog) -> dict[str, list[float | None]]:
 
 
 def write_record(record: Record, folder: Path) -> Path:
-    """Write folder/NAME.json, an entry a line, unless it is there for the same command with a commit."""
+    """Write folder/NAME.json with a line for each entry. Returns: its path.
+
+    A file of the same command is kept if the new record lacks the commit.
+    """
     path = folder / f"{record['name']}.json"
     if record["commit"] is None and path.is_file() and read_json(path).get("command") == record["command"]:
         return path
@@ -119,17 +125,17 @@ def write_record(record: Record, folder: Path) -> Path:
 
 
 def keep_record(record: Record, out: Path, kept: Path | None) -> None:
-    """Write a run's record into out/records and, where there is one, into the folder that --record names."""
+    """Write a record to out/records and, if --record names a folder, to that one."""
     for folder in (out / RECORDS_FOLDER, kept):
         if folder is not None:
             write_record(record, folder)
 
 
 def stand_ins(runs: Iterable[Stage], pipeline: Pipeline, kept: Path | None) -> dict[str, Record]:
-    """Name -> record of the runs that need not be trained because a record of the same command is kept.
+    """Name -> record of the runs that need not be trained, because `kept` has a record of the same command.
 
-    A run whose first product is at hand is left out: it speaks for itself. kept: the folder that --record
-    names. Nothing is returned without one, or where the pipeline does every stage anew.
+    Runs whose first product exists are left out. kept: the folder of --record; without one, or if the
+    pipeline runs every stage again, nothing is returned.
     """
     if kept is None or pipeline.fresh:
         return {}
@@ -138,9 +144,9 @@ def stand_ins(runs: Iterable[Stage], pipeline: Pipeline, kept: Path | None) -> d
 
 
 def already_recorded(commands: Mapping[str, str], folder: Path) -> dict[str, Record]:
-    """Name -> record of the runs whose record lies in a folder and was made by the same command.
+    """Name -> record of the runs of which a folder has a record with the same command.
 
-    commands: name of each run -> its command, as `portable` writes it. What differs was made otherwise.
+    commands: name of each run -> its command, as `portable` writes it.
     """
     found = {}
     for name, command in commands.items():
@@ -152,10 +158,15 @@ def already_recorded(commands: Mapping[str, str], folder: Path) -> dict[str, Rec
     return found
 
 
-def read_records(folders: Iterable[Path]) -> list[Record]:
-    """Every record of some folders, by title and seed in the order of their names.
+def seconds_of(found: Iterable[Record]) -> dict[str, float]:
+    """Name -> seconds of training."""
+    return {record["name"]: float(record.get("seconds") or 0.0) for record in found}
 
-    Raises: ConfigError naming every error: a folder without records, a file that is none, one run twice.
+
+def read_records(folders: Iterable[Path]) -> list[Record]:
+    """The records in some folders, in the order of their file names.
+
+    Raises: ConfigError with all errors: folders without records, other files, runs that are given twice.
     """
     found: list[Record] = []
     errors = []
@@ -182,7 +193,7 @@ def read_records(folders: Iterable[Path]) -> list[Record]:
 
 
 def restore_run(record: Mapping[str, Any], folder: Path) -> None:
-    """Write what `mtssl report` reads of a run's folder: configuration, log, measures."""
+    """Write the files that `mtssl report` reads in the folder of a run: configuration, log, evaluations."""
     for name in (".hydra", "evaluation"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     # JSON is YAML

@@ -1,4 +1,4 @@
-"""The commands that the examples are made of: manifests, training, evaluation, curves."""
+"""The commands and the options that several examples share."""
 
 from __future__ import annotations
 
@@ -9,16 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from examples.pipeline import Stage
+from fairseq_mtssl.corpora.data_folder import usable_cores
+from fairseq_mtssl.report.published import PHASES
 
 ROOT = Path(__file__).resolve().parents[1]
 PLAIN = re.compile(r"[\w./+@%:-]+")
-TITLES = {"w2v2": "W2V2", "vgs": "VGS", "vgsplus": "VGS+"}
 
 
 def example_parser(
     description: str | None, out: str, overrides: str = "for fairseq-hydra-train"
 ) -> ArgumentParser:
-    """The options that every example has. out: the output folder by default; overrides: what they are for."""
+    """A parser with the options that every example has.
+
+    out: the default output folder. overrides: what KEY=VALUE arguments are for.
+    """
     parser = ArgumentParser(description=description, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(out), help=f"output folder ({out})")
     parser.add_argument("--fresh", action="store_true", help="do every stage anew")
@@ -26,8 +30,40 @@ def example_parser(
     return parser
 
 
+def add_run_options(
+    parser: ArgumentParser, seeds: str, from_results_help: str, record_note: str = ""
+) -> None:
+    """Add the options of examples that train many runs: seeds, how many at once, and recorded results.
+
+    seeds: the default. from_results_help, record_note: what the help says of --from-results, and adds to that
+    of --record.
+    """
+    add = parser.add_argument
+    add("--seeds", default=seeds, metavar="S,…", help=f"seeds with which each run is trained ({seeds})")
+    add(
+        "--at-once",
+        type=int,
+        default=usable_cores(),
+        metavar="N",
+        help="trainings at the same time (one for each core; with a GPU always one)",
+    )
+    add(
+        "--record",
+        type=Path,
+        metavar="DIR",
+        help=f"also write a small JSON file of each run to this folder{record_note}",
+    )
+    add(
+        "--from-results",
+        type=Path,
+        action="append",
+        metavar="DIR",
+        help=f"train nothing: {from_results_help} from the files that --record wrote; can be repeated",
+    )
+
+
 def manifest_stage(script: str, data: Path, options: Sequence[str] = ()) -> Stage:
-    """`manifests/<script>.py` writes the data folder."""
+    """`manifests/{script}.py`, which writes the data folder."""
     command = ["python", from_here(ROOT / "manifests" / f"{script}.py"), *options, "--out", str(data)]
     return Stage("data", command, data, [data / "train.pairs"])
 
@@ -39,8 +75,12 @@ def training_stage(
     out: Path,
     overrides: Sequence[str] = (),
     needs: Sequence[str] = ("data",),
+    checkpoint: str = "checkpoint_best.pt",
 ) -> Stage:
-    """One `fairseq-hydra-train`; its checkpoints, log and composed configuration go to out/name."""
+    """One `fairseq-hydra-train` into the folder out/name.
+
+    checkpoint: the product of the stage. The best one is the best by validation while VGS was on.
+    """
     folder = out / name
     settings = {"task.data": str(data), "checkpoint.save_dir": str(folder)}
     words = [f"{key}={hydra_value(value)}" for key, value in settings.items()]
@@ -48,7 +88,7 @@ def training_stage(
         name,
         ["fairseq-hydra-train", "--config-name", recipe, *words, *overrides],
         folder,
-        [best_checkpoint(folder)],
+        [folder / checkpoint],
         needs=needs,
         is_training=True,
     )
@@ -62,9 +102,9 @@ def retrieval_stage(
     gallery: Path | None = None,
     folder: Path | None = None,
 ) -> Stage:
-    """Retrieval of a run's first product, its best checkpoint, on the test split, as JSON.
+    """`mtssl evaluate-retrieval` of a training's checkpoint on the test split, as JSON.
 
-    gallery: a PNG of answers. folder: of what is written, by default out/evaluation/ and the run's name.
+    gallery: a PNG of the images that captions retrieve. folder: of the results (out/evaluation/NAME).
     """
     folder = folder or out / "evaluation" / run.name
     command = ["mtssl", "evaluate-retrieval", "--checkpoint", str(run.products[0]), "--data", str(data)]
@@ -79,9 +119,9 @@ def retrieval_stage(
 def abx_stage(
     run: Stage, checkpoint: Path, updates: int, item: Path, data: Path, options: Sequence[str] = ()
 ) -> Stage:
-    """ABX of every layer of one of a run's checkpoints, as JSON in the run's folder.
+    """`mtssl evaluate-abx` of every layer of a checkpoint, as JSON in the folder of its training.
 
-    updates: done when it was saved. options: further ones of `mtssl evaluate-abx`.
+    updates: of the checkpoint. options: further options of the command.
     """
     folder = run.folder / "evaluation" / f"abx_{updates}"
     product = folder / f"abx_{updates}.json"
@@ -91,10 +131,10 @@ def abx_stage(
 
 
 def items_stage(data: Path, split: str, out: Path) -> Stage:
-    """`manifests/aligned_phones.py` writes {split}.item from {split}.phones.tsv, both in the data folder."""
+    """`manifests/aligned_phones.py`, which makes {split}.item of {split}.phones.tsv in the data folder."""
     command = ["python", from_here(ROOT / "manifests" / "aligned_phones.py"), "--data", str(data)]
     command += ["--splits", split, "--alignment", str(data / f"{split}.phones.tsv")]
-    # the folder is empty: what is written lies among the data
+    # the command writes to the data folder, which the stage must not empty
     return Stage("items", command, out / "items", [data / f"{split}.item"], needs=("data",))
 
 
@@ -107,17 +147,41 @@ def labels_stage(
     options: Sequence[str] = (),
     needs: Sequence[str] = ("data",),
 ) -> Stage:
-    """`mtssl make-targets` into out/labels/name, of every split of a data folder unless options say which."""
+    """`mtssl make-targets` into the folder out/labels/name. options: further options of the command."""
     folder = out / "labels" / name
     command = ["mtssl", "make-targets", "--data", str(data), "--features", features]
     command += ["--clusters", str(clusters), *options, "--out", str(folder)]
     return Stage(f"labels {name}", command, folder, [folder / "targets.json"], needs=needs)
 
 
+def json_stage(name: str, command: Sequence[str], product: Path, needs: Sequence[str]) -> Stage:
+    """A command that writes its results to a JSON file, alone in its folder."""
+    return Stage(name, [*command, "--json", str(product)], product.parent, [product], needs=tuple(needs))
+
+
+def quality_stage(name: str, labels: Stage, data: Path, splits: str, product: Path) -> Stage:
+    """`mtssl measure-targets` of the labels of some splits, with commas between them."""
+    command = ["mtssl", "measure-targets", "--labels", str(labels.folder), "--data", str(data)]
+    return json_stage(name, [*command, "--splits", splits], product, (labels.name,))
+
+
+def transcripts_stage(name: str, run: Stage, data: Path, product: Path) -> Stage:
+    """`mtssl transcribe` of the test split, with greedy decoding."""
+    command = ["mtssl", "transcribe", "--checkpoint", str(run.products[0]), "--data", str(data)]
+    return json_stage(name, [*command, "--split", "test"], product, (run.name,))
+
+
+def text_stage(data: Path, out: Path, products: Sequence[Path], options: Sequence[str], needs: str) -> Stage:
+    """`mtssl prepare-text`, which writes transcripts in letters beside the manifests."""
+    command = ["mtssl", "prepare-text", "--data", str(data), *options]
+    # the command writes to the data folder, which the stage must not empty
+    return Stage("text", command, out / "text", products, needs=(needs,))
+
+
 def curves_stage(
     runs: Mapping[str, Stage], phases: Sequence[Mapping[str, Any]], picture: Path, folder: Path
 ) -> Stage:
-    """L_AV and L_AUD by update. runs: legend name -> training; phases: as `phases_run` returns them."""
+    """`mtssl report`: training curves. runs: legend name -> training. phases: as in `results.phases_of`."""
     command = ["mtssl", "report", *(f"{name}={run.folder}" for name, run in runs.items())]
     for phase in phases:
         command += ["--phase", f"{phase['first_update']}:{title(phase['name'])}"]
@@ -125,26 +189,21 @@ def curves_stage(
     return Stage(folder.name, [*command, "--out", str(picture)], folder, [picture], needs=needs)
 
 
-def best_checkpoint(folder: Path) -> Path:
-    """The checkpoint that validated best while VGS was on."""
-    return folder / "checkpoint_best.pt"
-
-
 def title(phase: str) -> str:
-    """The paper's name of a phase: `vgsplus` is VGS+."""
-    return TITLES.get(phase, phase)
+    """The paper's name of a phase, such as VGS+ for `vgsplus`."""
+    return PHASES.get(phase, phase)
 
 
 def hydra_value(text: str) -> str:
-    """A value as Hydra's override grammar wants it: quoted where it holds more than a plain path does."""
+    """The value in Hydra's override grammar: in quotes if it has other characters than plain paths have."""
     if PLAIN.fullmatch(text):
         return text
-    # a backslash is itself, unless a quote comes after it
+    # backslashes have a meaning only before a quote
     escaped = re.sub(r"(\\*)('|$)", lambda run: 2 * run[1] + ("\\'" if run[2] else ""), text)
     return f"'{escaped}'"
 
 
 def from_here(path: Path) -> str:
-    """The path as one would type it: relative to the current folder where it lies below it."""
+    """The path, relative to the current folder if it lies in it."""
     here = Path.cwd()
     return str(path.relative_to(here) if path.is_relative_to(here) else path)

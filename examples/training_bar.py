@@ -1,4 +1,4 @@
-"""One progress bar for a whole training, read off fairseq's output."""
+"""A progress bar for a whole training, and what the log of a training says, from the output of fairseq."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ RESUMED = re.compile(r"Loaded checkpoint .* @ (\d+) updates")
 BEGUN = "begin training epoch"
 SHOWN = {"loss_vgs": "L_AV", "loss_ssl": "L_AUD", "loss_off": "L_off", "loss_on": "L_on"}
 VALIDATED = ("s2i_r1", "s2i_r10", "i2s_r1", "i2s_r10", "acc_off", "acc_on", "wer")
-SECONDS_BETWEEN_LINES = 15.0  # where the output is a file, a bar is a line each time
+SECONDS_BETWEEN_LINES = 15.0  # in a file, the bar is a new line each time
 
 
 class TrainingBar:
-    """Updates done, updates to go, time left and the losses; phases, whether they learned, and validations as
-    lines above it.
+    """Shows updates, the remaining time and losses; phases, their health and validations are lines above it.
 
-    name: shown before the bar. folder: the run's `checkpoint.save_dir`, where its composed configuration says
-    how many updates there will be.
+    name: shown before the bar. folder: `checkpoint.save_dir`, whose composed configuration has the number of
+    updates.
     """
 
     def __init__(self, name: str, folder: Path) -> None:
@@ -102,16 +101,17 @@ class TrainingBar:
 
 
 def _max_update(folder: Path) -> int | None:
-    """The run's number of updates; None where updates are not its limit (the bar then shows no time left)."""
+    """The run's number of updates; None if it has no such limit, and then no remaining time is shown."""
     path = folder / ".hydra" / "config.yaml"
     limit = OmegaConf.load(path).optimization.max_update if path.is_file() else 0
     return int(limit) or None
 
 
-def phases_run(log: str) -> list[dict[str, Any]]:
-    """The phases that a training's log tells of, in order: name, alpha, first update, updates."""
+def phases_run(log: str | Path) -> list[dict[str, Any]]:
+    """The phases in a training's log, in order: name, alpha, first update, updates. log: text or file."""
+    text = log.read_text(encoding="utf-8") if isinstance(log, Path) else log
     found: dict[int, dict[str, Any]] = {}
-    for match in PHASE.finditer(log):
+    for match in PHASE.finditer(text):
         start, end = int(match["start"]), int(match["end"])
         ends = [float(number) for number in match["alpha"].split(" to ")]
         found[int(match["number"])] = {
@@ -124,7 +124,7 @@ def phases_run(log: str) -> list[dict[str, Any]]:
 
 
 def last_validation(log: str) -> dict[str, float]:
-    """The numbers of the last validation in a training's log, without `valid_` before their names."""
+    """The numbers of the last validation in the log of a training, their keys without `valid_`."""
     found: dict[str, float] = {}
     for line in log.splitlines():
         record = RECORD.search(line)

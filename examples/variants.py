@@ -1,4 +1,4 @@
-"""What the grounding examples train: the paper's nine schedules, and the same with other SSL branches."""
+"""The variants that the grounding examples train, and their lengths."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.published import variant_name
 from fairseq_mtssl.schedule import SCHEDULES
 
-PARTS, FIRST_PARTS = 7, 2  # of the paper's 70 epochs: phases of 20 and 50, a measurement after every 10 or so
+PARTS, FIRST_PARTS = 7, 2  # the paper's first phases take 20 of 70 epochs; it measures after about every 10
 NEVER = 1_000_000
-COSTS = {"w2v2": 1.0, "vgs": 1.0, "vgsplus": 1.6}  # of an update, to begin with the longest runs
+COSTS = {"w2v2": 1.0, "vgs": 1.0, "vgsplus": 1.6}  # of an update, relative; the longest runs begin first
 BRANCH_TITLES = {"hubert": "HuBERT", "data2vec": "data2vec", "mt4ssl": "MT4SSL"}
 LABELLED = ("hubert", "mt4ssl")
 CONSTANT_SPEED = "task.speed_perturb=0"
@@ -26,9 +26,10 @@ BRANCH_NOTE = (
 
 @dataclass(frozen=True)
 class Variant:
-    """A row of the tables. name: of its runs' folders. schedule: the task's. title: as the tables name it.
+    """A row of the tables.
 
-    settings: its own overrides. ssl: the model's branch.
+    name: begins the names of its runs' folders. schedule: `task.schedule`. title: its name in tables.
+    settings: its overrides. ssl: the branch of the model.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Variant:
 
     @property
     def cost(self) -> float:
-        """Of an update, on average over the phases."""
+        """The mean cost of an update over the phases."""
         kinds = self.schedule.split("_")
         shares = [1.0] if len(kinds) == 1 else [FIRST_PARTS / PARTS, 1 - FIRST_PARTS / PARTS]
         return sum(share * COSTS[kind] for share, kind in zip(shares, kinds, strict=True))
@@ -58,7 +59,7 @@ def _nine() -> dict[str, Variant]:
 
 
 def _branches() -> dict[str, Variant]:
-    """(branch, VGS) and branch+VGS of the other three branches, and what they are compared with."""
+    """(branch, VGS) and branch+VGS of the other three branches, and the variants they are compared with."""
     found = [
         Variant(f"{name}-constant-speed", name, f"{variant_name(name)} at constant speed", (CONSTANT_SPEED,))
         for name in ("w2v2_vgs", "vgs", "vgsplus")
@@ -77,7 +78,7 @@ BRANCHES = _branches()
 
 
 def variants_of(text: str | None, known: Mapping[str, AnyVariant]) -> list[AnyVariant]:
-    """--only. Raises: ConfigError naming every unknown variant."""
+    """Read --only. Raises: ConfigError that names every unknown variant."""
     words = list(dict.fromkeys(word.strip() for word in text.split(","))) if text else list(known)
     unknown = [word for word in words if word not in known]
     if unknown:
@@ -86,7 +87,7 @@ def variants_of(text: str | None, known: Mapping[str, AnyVariant]) -> list[AnyVa
 
 
 def seeds_of(text: str) -> list[int]:
-    """--seeds. Raises: ConfigError."""
+    """Read --seeds. Raises: ConfigError."""
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() for word in words) or len(set(map(int, words))) < len(words):
         raise ConfigError("--seeds", [f"got {text!r}, wanted whole numbers, each once, such as 1,2,3"])
@@ -94,13 +95,45 @@ def seeds_of(text: str) -> list[int]:
 
 
 def in_sevenths(amount: int, option: str, why: str = "") -> int:
-    """The length of a run, if it can be cut into the paper's seven parts.
+    """The length of a run in updates or epochs, checked to be a multiple of the paper's seven parts.
 
-    amount: in updates or epochs. option: what gave it, as `--updates`. why: what else the error says.
-    Raises: ConfigError unless the length is a multiple of seven.
+    option: the option that gave it, such as `--updates`. why: added to the error.
+    Raises: ConfigError if it is not a multiple of seven.
     """
     if amount < PARTS or amount % PARTS:
         near = max(PARTS, round(amount / PARTS) * PARTS)
-        told = f"got {amount}, wanted a multiple of {PARTS} such as {near}"
-        raise ConfigError(option, [f"{told}: {why}" if why else told])
+        error = f"got {amount}, wanted a multiple of {PARTS} such as {near}"
+        raise ConfigError(option, [f"{error}: {why}" if why else error])
     return amount
+
+
+def phase_lengths(schedule: str, amount: int, unit: str) -> str:
+    """`task.lengths` of a schedule in a run of `amount` updates or epochs: the first of two phases is 2/7."""
+    first = amount // PARTS * FIRST_PARTS
+    return f"[{first} {unit},rest]" if "_" in schedule else "[rest]"
+
+
+def update_settings(
+    updates: int, every: int, part: int, kept: Mapping[str, object] | None = None
+) -> list[str]:
+    """Overrides of a run that is counted in updates.
+
+    every: updates between validations and between checkpoints. part: a seventh of a whole run; a quarter of
+    it, at most 25 updates, is the log interval. kept: further settings, of the checkpoints that are kept.
+    """
+    settings = {
+        "optimization.max_epoch": 0,
+        "optimization.max_update": updates,
+        "dataset.validate_interval": NEVER,
+        "dataset.validate_interval_updates": every,
+        "checkpoint.save_interval": NEVER,
+        "checkpoint.save_interval_updates": every,
+        **(kept or {}),
+        "common.log_interval": max(1, min(25, part // 4)),
+    }
+    return words_of(settings)
+
+
+def words_of(settings: Mapping[str, object]) -> list[str]:
+    """Overrides as words of a command."""
+    return [f"{key}={value}" for key, value in settings.items()]

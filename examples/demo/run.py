@@ -1,10 +1,9 @@
-"""The main job on the embedded corpus: (W2V2, VGS) beside VGS alone, trained, evaluated and pictured.
+"""Trains and evaluates (W2V2, VGS) and VGS alone on the embedded corpus.
 
     make demo                  or      python examples/demo/run.py --out runs/demo
 
-VGS alone is trained twice: for as many updates as VGS gets in the sequence, and for as many as the sequence
-has in all. Leaves in the output folder results.json, curves.png, gallery.png, index.html, the corpus and the
-three runs.
+VGS alone is trained twice: with as many updates as the sequence has of VGS, and with as many as it has in
+all. The output folder gets results.json, curves.png, gallery.png, index.html, the corpus and the three runs.
 """
 
 from __future__ import annotations
@@ -48,9 +47,9 @@ def main(argv: list[str] | None = None) -> None:
         name: stages.training_stage(FOLDERS[name], recipe, data, out, [*common, *own])
         for name, (recipe, own) in settings.items()
     }
-    # three at the same time, one thread each, end sooner on two cores than two and then one
+    # on two cores, three trainings of one thread each at the same time end sooner than two and then one
     pipeline.run(*runs.values(), at_once=len(runs))
-    phases = phases_run((runs[SEQUENCE].folder / "hydra_train.log").read_text(encoding="utf-8"))
+    phases = phases_run(runs[SEQUENCE].folder / "hydra_train.log")
 
     evaluations = {
         name: stages.retrieval_stage(
@@ -72,11 +71,9 @@ def main(argv: list[str] | None = None) -> None:
         "pretraining": pretraining_sentence(scores),
         "health": {name: [phase.to_json() for phase in judged] for name, judged in health.items()},
         "seed": args.seed,
-        "seconds": pipeline.total_seconds(),
         "checkpoint": str(runs[SEQUENCE].products[0]),
         "checkpoint_vgs_only": str(runs[EQUAL_VGS].products[0]),
-        "commands": pipeline.commands,
-        "versions": results.versions(),
+        **results.how_made(pipeline),
     }
     results.write_json(out / "results.json", content)
     table = results.retrieval_table(scores)
@@ -108,21 +105,22 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = stages.example_parser(__doc__, "runs/demo")
+    add = parser.add_argument
     # 2/7 and 5/7 of the updates, as the paper's 20 and 50 epochs
-    parser.add_argument("--ssl-updates", type=int, default=430, metavar="N", help="of SSL, before VGS (430)")
-    parser.add_argument(
-        "--vgs-updates", type=int, default=1075, metavar="N", help="of VGS, after SSL and alone (1075)"
+    add("--ssl-updates", type=int, default=430, metavar="N", help="updates of SSL, before VGS (430)")
+    add(
+        "--vgs-updates", type=int, default=1075, metavar="N", help="updates of VGS, after SSL or alone (1075)"
     )
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of all runs (1)")
+    add("--seed", type=int, default=1, metavar="S", help="seed of all runs (1)")
     return parser.parse_intermixed_args(argv)
 
 
 def pretraining_sentence(scores: Mapping[str, Mapping[str, Any]]) -> str:
-    """What pre-training gave in this one run, by R@10, the mean of both directions.
+    """A sentence on the effect of pre-training in this run, by R@10, the mean of both directions.
 
-    A difference within twice the standard error of sampling (as in `report.findings`) is called none.
+    A difference counts if it exceeds twice the standard error of sampling, as in `report.findings`.
     """
-    recall = {name: _mean_recall(each) for name, each in scores.items()}
+    recall = {name: results.mean_recall(each, "r10") for name, each in scores.items()}
     captions = [int(scores[SEQUENCE]["captions"])] * 2
     parts = []
     for name, meant in ((EQUAL_VGS, "as many VGS updates"), (EQUAL_TOTAL, "as many updates in all")):
@@ -138,10 +136,6 @@ def pretraining_sentence(scores: Mapping[str, Mapping[str, Any]]) -> str:
         f"What pre-training gave, in one seed: R@10 is {recall[SEQUENCE]:.1f} % with it, "
         f"{parts[0]}, and {parts[1]}."
     )
-
-
-def _mean_recall(scores: Mapping[str, Any]) -> float:
-    return float(scores["speech_to_image"]["r10"] + scores["image_to_speech"]["r10"]) / 2
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""What is trained on few pairs: the variants, and the command of each run.
+"""The variants that are trained on few pairs, and the command of each run.
 
-**How the speech of all captions comes in.** `task.data` is the folder of the few pairs, `task.ssl_data` that
-of all captions. With `task.ssl_on_pairs=false` and `task.ssl_ratio=1` each batch of 32 pairs brings 32 clips
-drawn from all captions, and the SSL loss is of these alone: self-supervision sees the whole corpus, evenly,
-and an update costs what it costs on all pairs, while VGS keeps its batch of 32 pairs. (With the pairs in the
-SSL loss, a ratio of 1 would give it half its clips from the few pairs at twice the cost, and a ratio of 9,
-the corpus in proportion, would cost ten times as much.)
+**How self-supervision gets the speech of all captions.** `task.data` is the folder of the few pairs,
+`task.ssl_data` that of all captions. With `task.ssl_on_pairs=false` and `task.ssl_ratio=1`, 32 clips drawn
+from all captions are added to each batch of 32 pairs, and the SSL loss is computed on these clips only.
+Self-supervision therefore sees all captions equally often, VGS keeps its batch of 32 pairs, and an update
+costs as much as on all pairs. If the SSL loss were computed on the pairs too, a ratio of 1 would double its
+cost and take half of its clips from the few pairs; a ratio of 9, which is the corpus in proportion, would
+cost ten times as much.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from examples import stages
 from examples.pipeline import Stage
-from examples.variants import CONSTANT_SPEED, FIRST_PARTS, NEVER, PARTS, Variant
+from examples.variants import CONSTANT_SPEED, FIRST_PARTS, PARTS, Variant, phase_lengths, update_settings
 from fairseq_mtssl.errors import ConfigError
 
 UPDATES = 1505
@@ -26,9 +27,10 @@ ON_ALL_CAPTIONS = ("task.ssl_on_pairs=false", "task.ssl_ratio=1")
 
 @dataclass(frozen=True)
 class FewVariant(Variant):
-    """only_vgs: VGS alone, as many updates as a sequence trains VGS, and not as many as it has in all.
+    """A variant on few pairs.
 
-    tower: the image encoder is that of VGS on all pairs, and frozen.
+    only_vgs: whether it has as many updates as a sequence has of VGS, instead of as many as it has in all.
+    tower: whether its image encoder is taken from VGS on all pairs, and frozen.
     """
 
     only_vgs: bool = False
@@ -54,7 +56,7 @@ COMPARISONS = _known(
         "vgs-short-constant-speed", "vgs", f"VGS at constant speed, {SHORT}", (CONSTANT_SPEED,), only_vgs=True
     ),
 )
-"""What (MT4SSL, VGS), whose labels allow no change of speed, is to be compared with; where asked for."""
+"""Trained on request: comparisons for (MT4SSL, VGS), whose labels allow no change of speed."""
 DIAGNOSES = _known(
     FewVariant("w2v2_vgs-tower", "w2v2_vgs", f"(W2V2, VGS), {TOWER}", tower=True),
     FewVariant("vgs-tower", "vgs", f"VGS, {TOWER}, {LONG}", tower=True),
@@ -65,7 +67,7 @@ TITLES = tuple(each.title for each in (VARIANTS | COMPARISONS | DIAGNOSES).value
 
 @dataclass(frozen=True)
 class Job:
-    """One training. pairs: how many, or `all`. by: what there are fewer of, image or caption; "" for all."""
+    """One training. pairs: a number or `all`. by: `image` or `caption`, what there are fewer of, or ""."""
 
     variant: FewVariant
     pairs: str
@@ -74,22 +76,22 @@ class Job:
 
     @property
     def name(self) -> str:
-        """Of its folder."""
+        """The name of its folder."""
         words = [self.variant.name, self.pairs, self.by, f"seed{self.seed}"]
         return "-".join(word for word in words if word)
 
     def data(self, whole: Path, out: Path) -> Path:
-        """The folder of its pairs. whole: that of all pairs."""
+        """The folder of its pairs. whole: the folder of all pairs."""
         return out / f"data-{self.pairs}-{self.by}" if self.by else whole
 
     def updates(self, total: int) -> int:
-        """Of this run, where a sequence has so many in all."""
-        return total - first_phase(total) if self.variant.only_vgs else total
+        """The updates of this run. total: those of a sequence."""
+        return total - total // PARTS * FIRST_PARTS if self.variant.only_vgs else total
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all runs share. whole: the folder of all pairs; updates: of a sequence in all."""
+    """The settings of all runs. whole: the folder of all pairs. updates: those of a sequence, both phases."""
 
     whole: Path
     out: Path
@@ -98,15 +100,10 @@ class Setting:
     overrides: tuple[str, ...] = ()
 
 
-def first_phase(updates: int) -> int:
-    """The first phase of a sequence of so many updates, 2/7 as in the paper."""
-    return updates // PARTS * FIRST_PARTS
-
-
 def jobs_of(
     variants: list[FewVariant], sizes: list[str], ways: tuple[str, ...], seeds: list[int]
 ) -> list[Job]:
-    """Every combination; all pairs are the same whichever way there are fewer. Seeds first, then sizes."""
+    """Every combination, ordered by seed, then by size; with all pairs there is one run for all `ways`."""
     return [
         Job(variant, pairs, by, seed)
         for seed in seeds
@@ -117,7 +114,7 @@ def jobs_of(
 
 
 def sizes_of(text: str) -> list[str]:
-    """--pairs. Raises: ConfigError."""
+    """Read --pairs. Raises: ConfigError."""
     words = [word.strip() for word in text.split(",")]
     if not all(word == ALL or (word.isdecimal() and int(word) > 0) for word in words) or len(
         set(words)
@@ -127,7 +124,7 @@ def sizes_of(text: str) -> list[str]:
 
 
 def pairs_stage(pairs: str, by: str, whole: Path, out: Path) -> Stage:
-    """`manifests/fewer_pairs.py`: a folder of so many pairs."""
+    """`manifests/fewer_pairs.py`, which writes a folder with a part of the pairs."""
     folder = out / f"data-{pairs}-{by}"
     words = ["--data", str(whole), "--pairs", pairs, "--by", by]
     made = stages.manifest_stage("fewer_pairs", folder, words)
@@ -135,26 +132,19 @@ def pairs_stage(pairs: str, by: str, whole: Path, out: Path) -> Stage:
 
 
 def training(job: Job, setting: Setting, labels: Stage, tower: Stage | None = None) -> Stage:
-    """One fairseq-hydra-train, whose product is its last checkpoint.
+    """The training of a job.
 
-    labels: what makes those of all captions. tower: the run whose image encoder a diagnosis takes.
+    labels: the stage that makes the labels of all captions. tower: the run whose image encoder is taken.
+    Raises: ConfigError if the variant needs a tower and there is none.
     """
-    variant, updates = job.variant, job.updates(setting.updates)
+    variant = job.variant
     part = max(1, setting.updates // PARTS)
-    first = f"{first_phase(setting.updates)} updates"
-    settings = {
-        "task.schedule": variant.schedule,
-        "task.lengths": f"[{first},rest]" if "_" in variant.schedule else "[rest]",
-        "common.seed": job.seed,
-        "optimization.max_epoch": 0,
-        "optimization.max_update": updates,
-        "dataset.validate_interval": NEVER,
-        "dataset.validate_interval_updates": part,
-        "checkpoint.save_interval": NEVER,
-        "checkpoint.save_interval_updates": part,
-        "common.log_interval": max(1, min(25, part // 4)),
-    }
-    words = [f"{key}={value}" for key, value in settings.items()]
+    words = [
+        f"task.schedule={variant.schedule}",
+        f"task.lengths={phase_lengths(variant.schedule, setting.updates, 'updates')}",
+        f"common.seed={job.seed}",
+        *update_settings(job.updates(setting.updates), part, part),
+    ]
     needs = [f"data-{job.pairs}-{job.by}" if job.by else "data"]
     if variant.schedule != "vgs":
         words += [f"task.ssl_data={stages.hydra_value(str(setting.whole))}", *ON_ALL_CAPTIONS]
@@ -171,5 +161,5 @@ def training(job: Job, setting: Setting, labels: Stage, tower: Stage | None = No
         needs.append(tower.name)
     words += setting.overrides
     data = job.data(setting.whole, setting.out)
-    run = stages.training_stage(job.name, setting.recipe, data, setting.out, words, needs)
-    return replace(run, products=[run.folder / "checkpoint_last.pt"])
+    last = "checkpoint_last.pt"
+    return stages.training_stage(job.name, setting.recipe, data, setting.out, words, needs, last)

@@ -1,4 +1,4 @@
-"""What the few-pairs example leaves, all of it from records: table, curve, findings, page.
+"""The output of the few-pairs example, made from records: table, curve, findings, page.
 
 Rules, fixed before any run, with `weigh` of fairseq_mtssl/report/findings.py. For each number of
 pairs: "A first helps" and "VGS+ helps" are judged by R@10, the mean of both directions, of A (or VGS+) less
@@ -22,9 +22,8 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.report.canvas import COLOURS, new_figure, save_png
 from fairseq_mtssl.report.findings import Finding, Score, weigh
 from fairseq_mtssl.report.page import Table
-from fairseq_mtssl.report.paper_tables import NOTHING, mean_and_spread, to_markdown
+from fairseq_mtssl.report.paper_tables import findings_table, mean_and_spread, to_markdown
 
-WAYS = ("speech_to_image", "image_to_speech")
 MEASURES = {"r1": "R@1", "r10": "R@10"}
 BY = {"image": "fewer images, each with all its captions", "caption": "fewer captions an image"}
 COMPARED = (
@@ -47,20 +46,20 @@ Cell = tuple[str, str, str]
 
 
 def scores_of(found: Sequence[Record], measure: str) -> dict[Cell, dict[int, float]]:
-    """Cell -> seed -> recall in percent, the mean of both directions. All pairs stand under by = ""."""
+    """Cell -> seed -> recall in percent, the mean of both directions. `by` of all pairs is ""."""
     scores: dict[Cell, dict[int, float]] = {}
     for record in found:
-        recalls = [float(record["retrieval"][way][measure]) for way in WAYS]
         cell = str(record["title"]), str(record["pairs"]), str(record["by"])
-        scores.setdefault(cell, {})[int(record["seed"])] = statistics.mean(recalls)
+        recall = results.mean_recall(record["retrieval"], measure)
+        scores.setdefault(cell, {})[int(record["seed"])] = recall
     return scores
 
 
 def judge(scores: Mapping[Cell, Mapping[int, float]], captions: int) -> list[Finding]:
-    """A finding for each comparison and number of pairs that was measured. scores: R@10."""
-    places = dict.fromkeys((pairs, by) for _, pairs, by in scores)
+    """A finding for each comparison and each number of pairs that was measured. scores: of R@10."""
+    sizes = dict.fromkeys((pairs, by) for _, pairs, by in scores)
     found = []
-    for pairs, by in sorted(places, key=lambda place: (place[1], _number(place[0]))):
+    for pairs, by in sorted(sizes, key=lambda size: (size[1], _number(size[0]))):
         for one, other in COMPARED:
             ours, theirs = scores.get((one, pairs, by), {}), scores.get((other, pairs, by), {})
             seeds = sorted(ours.keys() & theirs.keys())
@@ -78,7 +77,7 @@ def _judge(ours: Sequence[float], theirs: Sequence[float], claim: str, captions:
 
 
 def table_of(found: Sequence[Record], by: str) -> Table:
-    """Rows: variants; columns: both recalls by number of pairs; the last row is chance."""
+    """A row for each variant with the recalls by number of pairs; the last row is chance."""
     chosen = [record for record in found if record["by"] in (by, "")]
     scores = {name: scores_of(chosen, name) for name in MEASURES}
     sizes = sorted({str(record["pairs"]) for record in chosen}, key=_number)
@@ -87,19 +86,18 @@ def table_of(found: Sequence[Record], by: str) -> Table:
     for title in _titles(chosen):
         cells = []
         for pairs in sizes:
-            place = "" if pairs == ALL else by
-            cells += [
-                mean_and_spread([*scores[name].get((title, pairs, place), {}).values()]) for name in MEASURES
-            ]
-        rows.append([title, *(cell or NOTHING for cell in cells)])
+            cell = title, pairs, "" if pairs == ALL else by
+            cells += [mean_and_spread([*scores[name].get(cell, {}).values()]) for name in MEASURES]
+        rows.append([title, *cells])
     chance = _chance(chosen)
     rows.append(["chance", *(f"{chance[name]:.1f}" for _ in sizes for name in MEASURES)])
     return Table(header, rows)
 
 
 def draw(found: Sequence[Record], ways: Sequence[str], out: Path) -> Path:
-    """Recall by number of pairs, a curve a variant, bars of one standard deviation; a row for each of `ways`.
+    """Draw recall by number of pairs: a curve for each variant, bars of one standard deviation.
 
+    ways: `image`, `caption` or both, with a row of panels for each.
     Raises: MissingExtraError without matplotlib.
     """
     from matplotlib.ticker import NullLocator
@@ -142,9 +140,9 @@ def draw(found: Sequence[Record], ways: Sequence[str], out: Path) -> Path:
 
 
 def report(found: Sequence[Record], seconds: Mapping[str, float], out: Path) -> None:
-    """Write results.json, findings.json, tables.md, curve.png and the page; print the table and findings.
+    """Write results.json, findings.json, tables.md, curve.png and the page; print tables and findings.
 
-    Raises: ConfigError naming every record that has no retrieval or is of another example.
+    Raises: ConfigError with every record that lacks retrieval or is of another example.
     """
     errors = [
         f"{record['name']} lacks {', '.join(missing)}; give records of this example"
@@ -159,7 +157,7 @@ def report(found: Sequence[Record], seconds: Mapping[str, float], out: Path) -> 
     scores = {name: scores_of(found, name) for name in MEASURES}
     findings = judge(scores["r10"], captions)
     tables = {f"Retrieval by number of pairs ({BY[by]})": table_of(found, by) for by in ways}
-    verdicts = Table(["finding", "verdict", "numbers"], [[f.claim, f.verdict, f.numbers] for f in findings])
+    verdicts = findings_table(findings)
     measured = [
         {
             "title": title,
@@ -215,13 +213,12 @@ def _titles(found: Sequence[Record]) -> list[str]:
 
 
 def _chance(found: Sequence[Record]) -> dict[str, float]:
-    """Of the first record: all are measured on the same split."""
-    chance = found[0]["retrieval"]["chance"]
-    return {name: statistics.mean(float(chance[way][name]) for way in WAYS) for name in MEASURES}
+    """Measure -> chance, of the first record, because all are measured on the same split."""
+    return {name: results.mean_recall(found[0]["retrieval"]["chance"], name) for name in MEASURES}
 
 
 def _all_pairs(found: Sequence[Record]) -> float:
-    """Where to draw all pairs: their number as recorded, else three times the most there are."""
-    told = [float(record["pairs_in_all"]) for record in found if record.get("pairs_in_all")]
+    """The position of all pairs on the axis: their number, or else three times the largest other number."""
+    recorded = [float(record["pairs_in_all"]) for record in found if record.get("pairs_in_all")]
     numbers = [_number(str(record["pairs"])) for record in found if record["pairs"] != ALL]
-    return told[0] if told else 3 * max(numbers, default=1.0)
+    return recorded[0] if recorded else 3 * max(numbers, default=1.0)

@@ -1,10 +1,10 @@
-"""Few pairs, much speech: VGS on a part of the pairs, self-supervision on all captions.
+"""Trains VGS on a part of the pairs and self-supervision on all captions.
 
     make few-pairs             or      python examples/few_pairs/run.py --out runs/few_pairs
 
-(W2V2, VGS), (MT4SSL, VGS), VGS+ and VGS by number of pairs. Leaves in the output folder results.json,
-findings.json, tables.md, curve.png, index.html and a folder a run. Run again, it does only what is not done
-yet. With --from-results all of that is rebuilt from recorded results, and nothing is trained.
+(W2V2, VGS), (MT4SSL, VGS), VGS+ and VGS are compared by number of pairs. The output folder gets results.json,
+findings.json, tables.md, curve.png, index.html and a folder for each run. A second call does only what is not
+done yet. With --from-results these files are made from recorded results, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -23,7 +22,6 @@ from examples.few_pairs.jobs import COMPARISONS, DIAGNOSES, VARIANTS, Job, Setti
 from examples.few_pairs.reporting import report
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.variants import PARTS, in_sevenths, seeds_of, variants_of
-from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
 
@@ -36,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse(argv)
     if args.from_results:
         found = records.read_records(args.from_results)
-        report(found, {record["name"]: float(record.get("seconds") or 0.0) for record in found}, args.out)
+        report(found, records.seconds_of(found), args.out)
         return
     updates = in_sevenths(args.updates, "--updates")
     setting = Setting(args.data or args.out / "data", args.out, updates, args.config, tuple(args.overrides))
@@ -45,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     ways = WAYS if args.by == "both" else (args.by,)
     ordinary = plan.jobs_of(variants, sizes, ways, seeds)
     diagnoses, towers = diagnoses_of(sizes, ways, seeds) if args.diagnose else ([], [])
-    # the runs that diagnoses take their image encoders from, where they are not among the others
+    # diagnoses take their image encoders from these runs
     ordinary += [job for job in towers if job not in ordinary]
 
     labels = stages.labels_stage("mfcc-cmn", "mfcc-cmn", CLUSTERS, setting.whole, args.out)
@@ -79,10 +77,10 @@ def recorded(
     pipeline: Pipeline,
     kept: Path | None,
 ) -> dict[str, records.Record]:
-    """Name -> record of the runs that are not trained because --record holds one of the same command.
+    """Name -> record of the runs that are not trained, because --record has one of the same command.
 
-    last: the diagnoses, each of which begins with the checkpoint of its seed's run in `tower`. A record holds
-    no checkpoint: that run is trained unless all of its diagnoses are recorded, too.
+    last: the diagnoses, which begin with the checkpoint of the run in `tower` of their seed. Records hold no
+    checkpoints, hence that run is trained unless its diagnoses are recorded too.
     """
     known = records.stand_ins(last.values(), pipeline, kept)
     wanted = {tower[job.seed].name for job in last if job.name not in known}
@@ -90,49 +88,57 @@ def recorded(
 
 
 def train(runs: dict[Job, Stage], setting: Setting, pipeline: Pipeline, args: argparse.Namespace) -> None:
-    """Train, evaluate and record, so many runs side by side."""
+    """Train, evaluate and record runs."""
     jobs = {stage.name: job for job, stage in runs.items()}
     pairs_in_all = len(read_audio_manifest(setting.whole / "train.tsv"))
 
     def measure(run: Stage) -> list[Stage]:
-        """Retrieval of a run that is trained, on the test split of the whole corpus, which is every run's."""
+        """Retrieval of a trained run on the test split, which is the same for all runs."""
         folder = run.folder / "evaluation"
         return [stages.retrieval_stage(run, setting.whole, args.out, "image", folder=folder)]
 
     def record(run: Stage) -> None:
-        """Keep the record of a run that is measured."""
+        """Write the record of an evaluated run."""
         job = jobs[run.name]
-        facts: dict[str, Any] = {
-            "variant": job.variant.name,
-            "ssl": job.variant.ssl,
-            "pairs": job.pairs,
-            "by": job.by,
-        }
-        facts["pairs_in_all"] = pairs_in_all
-        title, schedule = job.variant.title, job.variant.schedule
-        made = records.make_record(run, title, schedule, job.seed, pipeline, **facts)
+        made = records.make_record(
+            run,
+            job.variant.title,
+            job.variant.schedule,
+            job.seed,
+            pipeline,
+            variant=job.variant.name,
+            ssl=job.variant.ssl,
+            pairs=job.pairs,
+            by=job.by,
+            pairs_in_all=pairs_in_all,
+        )
         records.keep_record(made, args.out, args.record)
 
-    pipeline.run(*runs.values(), at_once=args.at_once or usable_cores(), then=measure, finish=record)
+    pipeline.run(*runs.values(), at_once=args.at_once, then=measure, finish=record)
 
 
 def diagnoses_of(
     sizes: Sequence[str], ways: tuple[str, ...], seeds: list[int]
 ) -> tuple[list[Job], list[Job]]:
-    """--diagnose: runs on the fewest pairs with the image tower of all pairs, and the runs it is taken from.
+    """The runs of --diagnose, on the fewest pairs, and those from which they take their image encoders.
 
     Raises: ConfigError without a number of pairs.
     """
     numbers = [size for size in sizes if size != plan.ALL]
     if not numbers:
         raise ConfigError("--diagnose", ["wants a number of pairs beside all; give one, as --pairs 300,all"])
-    found = plan.jobs_of(list(DIAGNOSES.values()), [min(numbers, key=int)], ways, seeds)
-    return found, [Job(VARIANTS["vgs"], plan.ALL, "", seed) for seed in seeds]
+    diagnoses = plan.jobs_of(list(DIAGNOSES.values()), [min(numbers, key=int)], ways, seeds)
+    return diagnoses, [Job(VARIANTS["vgs"], plan.ALL, "", seed) for seed in seeds]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = stages.example_parser(__doc__, "runs/few_pairs")
+    note = (
+        " (OUT/records); a run of which it has a record of the same command is not trained again, unless "
+        "--diagnose needs its checkpoint"
+    )
+    stages.add_run_options(parser, "1,2,3", "make all files", note)
     add = parser.add_argument
     add(
         "--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs (scenes, made here)"
@@ -142,39 +148,23 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--by",
         choices=(*WAYS, "both"),
         default="image",
-        help="(image) fewer images with all their captions, or fewer captions of as many images as can be",
+        help="(image) fewer images with all their captions, or fewer captions of as many images as possible",
     )
-    add("--seeds", default="1,2,3", metavar="S,…", help="each run is trained with each (1,2,3)")
-    known = f"all of {','.join(VARIANTS)}; beside them there is {','.join(COMPARISONS)}"
-    add("--only", metavar="V,…", help=f"some variants ({known})")
+    names = f"all of {','.join(VARIANTS)}; also known: {','.join(COMPARISONS)}"
+    add("--only", metavar="V,…", help=f"only these variants ({names})")
     add(
         "--diagnose",
         action="store_true",
-        help="also with the fewest pairs: the image encoder taken from VGS on all pairs, and frozen",
+        help="on the fewest pairs, also train with the frozen image encoder of VGS on all pairs",
     )
     add(
         "--updates",
         type=int,
         default=plan.UPDATES,
         metavar="N",
-        help=f"of a sequence, a multiple of {PARTS} ({plan.UPDATES})",
+        help=f"updates of a sequence, a multiple of {PARTS} ({plan.UPDATES})",
     )
-    add("--config", default=plan.RECIPE, metavar="RECIPE", help=f"of all runs ({plan.RECIPE})")
-    add(
-        "--record",
-        type=Path,
-        metavar="DIR",
-        help="also write a small JSON a run here (OUT/records); a run that has one of the same command there "
-        "is not trained again, unless --diagnose needs its checkpoint",
-    )
-    add(
-        "--from-results",
-        type=Path,
-        action="append",
-        metavar="DIR",
-        help="train nothing: rebuild everything from what --record wrote; can be repeated",
-    )
-    add("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
+    add("--config", default=plan.RECIPE, metavar="RECIPE", help=f"recipe of all runs ({plan.RECIPE})")
     return parser.parse_intermixed_args(argv)
 
 

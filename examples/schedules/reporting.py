@@ -1,4 +1,4 @@
-"""What the schedules example leaves: results.json, findings.json, tables to paste, one page of it all."""
+"""The output of the schedules example: results.json, findings.json, tables in Markdown and a page."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 from examples import results
 from examples.pipeline import Pipeline, Stage
-from examples.records import Record
+from examples.records import Record, seconds_of
 from examples.variants import BRANCH_NOTE
+from fairseq_mtssl.report.findings import Finding
 from fairseq_mtssl.report.page import Table
-from fairseq_mtssl.report.paper_tables import NOTHING, THEIRS, to_markdown
+from fairseq_mtssl.report.paper_tables import NOTHING, THEIRS, findings_table, to_markdown
 
 HEADING = "Nine schedules of self-supervision and visual grounding"
 RULES = "The rules are those of fairseq_mtssl/report/findings.py, fixed before any run."
@@ -23,36 +24,32 @@ PICTURES = {
 
 
 def about_runs(pipeline: Pipeline, length: str, seeds: Sequence[int]) -> dict[str, Any]:
-    """Length, seeds, time and commands of runs that were trained here."""
-    return {
-        "length": length,
-        "seeds": list(seeds),
-        "seconds": pipeline.total_seconds(),
-        "commands": pipeline.commands,
-    }
+    """How the results of trained runs were made: length, seeds, times, commands, versions."""
+    return {"length": length, "seeds": list(seeds), **results.how_made(pipeline)}
 
 
 def about_records(found: Sequence[Record]) -> dict[str, Any]:
-    """The same of recorded runs."""
+    """How the results of recorded runs were made."""
     return {
         "length": ", ".join(dict.fromkeys(str(record.get("length")) for record in found)),
         "seeds": sorted({record["seed"] for record in found}),
-        "seconds": {record["name"]: float(record.get("seconds") or 0.0) for record in found},
+        "seconds": seconds_of(found),
         "commands": [record["command"] for record in found if record.get("command")],
+        "versions": results.versions(),
     }
 
 
 def report(
     papers: Mapping[str, Stage], about: Mapping[str, Any], runs: Mapping[str, Path], out: Path
 ) -> None:
-    """Write everything and print the findings.
+    """Write all files and print the findings.
 
-    papers: `mtssl report --paper` of the nine, under "paper", and of all runs, under "branches", where there
-    are others. runs: name -> folder, whose configurations go into the page.
+    papers: `mtssl report --paper` of the nine variants as "paper" and, if there are others, of all as
+    "branches". about: as in `about_runs`. runs: name -> folder, whose configurations go into the page.
     """
     read = {name: results.read_json(paper.folder / "paper.json") for name, paper in papers.items()}
     numbers = read.get("paper") or read["branches"]
-    content: dict[str, Any] = {**numbers, **about, "versions": results.versions()}
+    content: dict[str, Any] = {**numbers, **about}
     tables = [*_tables(numbers, "Table I: retrieval", "Table II: ABX")]
     if "branches" in read:
         content["branches"] = {name: read["branches"][name] for name in ("runs", "tables")}
@@ -62,10 +59,7 @@ def report(
         ]
     results.write_json(out / "results.json", content)
     results.write_json(out / "findings.json", findings_of(numbers, about))
-    findings = Table(
-        ["finding", "verdict", "numbers"],
-        [[each[name] for name in ("claim", "verdict", "numbers")] for each in numbers["findings"]],
-    )
+    findings = findings_table([Finding(**each) for each in numbers["findings"]])
     (out / "tables.md").write_text(_markdown(read, findings), encoding="utf-8")
     folder = next(iter(papers.values())).folder
     pictures = {name: folder / file for name, file in PICTURES.items() if (folder / file).is_file()}
@@ -79,7 +73,7 @@ def report(
 
 
 def findings_of(numbers: Mapping[str, Any], about: Mapping[str, Any]) -> dict[str, Any]:
-    """findings.json: the verdicts, and the numbers of each seed that they rest on."""
+    """The content of findings.json: the verdicts, and the numbers of each seed that they rest on."""
     r10: dict[str, dict[str, float]] = {}
     abx: dict[str, dict[str, float]] = {}
     for variant, seeds in numbers["runs"].items():
@@ -104,7 +98,7 @@ def findings_of(numbers: Mapping[str, Any], about: Mapping[str, Any]) -> dict[st
 
 
 def compact(numbers: Mapping[str, Any]) -> Table:
-    """Both tables of a paper.json in one, our numbers alone."""
+    """The tables of a paper.json in one, without the paper's numbers."""
     tables = numbers["tables"]
     header, rows = _ours(tables["retrieval"])
     more, others = _ours(tables["abx"])

@@ -1,10 +1,10 @@
-"""The nine variants of Khorrami et al. on one corpus: trained, evaluated, tables, figures, findings.
+"""Trains and evaluates the nine variants of Khorrami et al. on one corpus; makes tables, figures, findings.
 
     make schedules             or      python examples/schedules/run.py --out runs/schedules
 
-Leaves in the output folder results.json, findings.json, tables.md, index.html, paper/ (Tables I and II,
-Figures 2 and 3, findings) and a folder a run with its checkpoints and evaluations. Run again, it does only
-what is not done yet. With --from-results tables are rebuilt from recorded results, and nothing is trained.
+The output folder gets results.json, findings.json, tables.md, index.html, paper/ (Tables I and II, Figures 2
+and 3, findings) and a folder for each run with its checkpoints and evaluations. A second call does only what
+is not done yet. With --from-results tables are made from recorded results, and nothing is trained.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import argparse
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
@@ -24,41 +24,41 @@ from examples.schedules.reporting import about_records, about_runs, report
 from examples.variants import (
     BRANCHES,
     FIRST_PARTS,
-    NEVER,
     NINE,
     PARTS,
     Variant,
     in_sevenths,
+    phase_lengths,
     seeds_of,
+    update_settings,
     variants_of,
+    words_of,
 )
-from fairseq_mtssl.corpora.data_folder import usable_cores
 from fairseq_mtssl.errors import ConfigError
 
-MEASURED_PARTS = {"ends": (FIRST_PARTS, PARTS), "all": (1, 2, 3, 5, 7)}  # where ABX is measured
+MEASURED_PARTS = {
+    "ends": (FIRST_PARTS, PARTS),
+    "all": (1, 2, 3, 5, 7),
+}  # sevenths of a run, where ABX is measured
 UPDATES, EPOCHS = 1505, 70
 CLUSTERS = 100
 SPLIT = "test"
-ABX_OPTIONS = ("--slicing", "librilight")  # the paper's protocol, with items that span triphones
+ABX_OPTIONS = ("--slicing", "librilight")  # the paper's: items are triphones
 SAVED = re.compile(r"Saved checkpoint (?P<path>.+?) \(epoch \d+ @ (?P<updates>\d+) updates")
 KEPT = re.compile(r"checkpoint(\d+|_\d+_\d+)\.pt")
 
 
 @dataclass(frozen=True)
 class Length:
-    """Of every run, in updates or in epochs; the phases of a sequence are 2/7 and 5/7 of it."""
+    """The length of every run, in updates or in epochs."""
 
     amount: int
     unit: str
 
-    @property
-    def part(self) -> int:
-        """A seventh."""
-        return self.amount // PARTS
-
     def overrides(self, kept_parts: int = 1) -> list[str]:
-        """How long a run is, and after how many parts each it keeps a checkpoint."""
-        every = kept_parts * self.part
+        """Settings of the length and of checkpoints, which are kept after every `kept_parts` sevenths."""
+        part = self.amount // PARTS
+        every = kept_parts * part
         if self.unit == "epochs":
             settings = {
                 "optimization.max_epoch": self.amount,
@@ -67,24 +67,9 @@ class Length:
                 "checkpoint.keep_last_epochs": -1,
                 "checkpoint.no_epoch_checkpoints": "false",
             }
-        else:
-            settings = {
-                "optimization.max_epoch": 0,
-                "optimization.max_update": self.amount,
-                "dataset.validate_interval": NEVER,
-                "dataset.validate_interval_updates": every,
-                "checkpoint.save_interval": NEVER,
-                "checkpoint.save_interval_updates": every,
-                "checkpoint.keep_interval_updates": -1,
-                "checkpoint.no_epoch_checkpoints": "true",
-                "common.log_interval": max(1, min(25, self.part // 4)),
-            }
-        return [f"{key}={value}" for key, value in settings.items()]
-
-    def phases(self, schedule: str) -> str:
-        """task.lengths of a schedule."""
-        both = "_" in schedule
-        return f"task.lengths=[{FIRST_PARTS * self.part} {self.unit},rest]" if both else "task.lengths=[rest]"
+            return words_of(settings)
+        kept = {"checkpoint.keep_interval_updates": -1, "checkpoint.no_epoch_checkpoints": "true"}
+        return update_settings(self.amount, every, part, kept)
 
     def __str__(self) -> str:
         return f"{self.amount} {self.unit}"
@@ -117,20 +102,20 @@ def main(argv: list[str] | None = None) -> None:
     evaluations: list[str] = []
 
     def measure(run: Stage) -> list[Stage]:
-        """The evaluations of a run that is trained."""
-        found = evaluations_of(run, args, item, data)
-        evaluations.extend(stage.name for stage in found)
-        return found
+        """The evaluations of a run that has been trained."""
+        stages_of_run = evaluations_of(run, args, item, data)
+        evaluations.extend(stage.name for stage in stages_of_run)
+        return stages_of_run
 
     def record(run: Stage) -> None:
-        """Keep the record of a run that is measured."""
+        """Write the record of a run that has been evaluated."""
         _, variant, seed = jobs[run.name]
         facts = {"ssl": variant.ssl, "length": str(length)}
         made = records.make_record(run, variant.title, variant.schedule, seed, pipeline, **facts)
         records.keep_record(made, out, args.record)
 
     runs = [run for name, (run, *_) in jobs.items() if name not in known]
-    pipeline.run(*runs, at_once=args.at_once or usable_cores(), then=measure, finish=record)
+    pipeline.run(*runs, at_once=args.at_once, then=measure, finish=record)
     restored = {restored_folder(record, out): record["title"] for record in known.values()}
     titles = {run.folder: jobs[run.name][1].title for run in runs} | restored
     papers = papers_of(titles, out, [*(run.name for run in runs), *evaluations])
@@ -140,7 +125,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def restored_folder(record: records.Record, out: Path) -> Path:
-    """Where a recorded run is laid as `mtssl report` reads runs."""
+    """Write the files of a recorded run that `mtssl report` reads. Returns: their folder."""
     folder = out / "restored" / str(record["name"])
     records.restore_run(record, folder)
     return folder
@@ -150,9 +135,7 @@ def rebuild(args: argparse.Namespace) -> None:
     """Tables, figures and findings of recorded results, without training. Raises: MtsslError."""
     found = records.read_records(args.from_results)
     pipeline = Pipeline(args.out, fresh=True)
-    titles = {}
-    for record in found:
-        titles[restored_folder(record, args.out)] = record["title"]
+    titles = {restored_folder(record, args.out): record["title"] for record in found}
     papers = papers_of(titles, args.out)
     for paper in papers.values():
         pipeline.run(paper)
@@ -163,22 +146,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = stages.example_parser(__doc__, "runs/schedules")
     source = parser.add_mutually_exclusive_group()
-    source.add_argument("--corpus", choices=("scenes",), default="scenes", help="made here (scenes)")
+    source.add_argument("--corpus", choices=("scenes",), default="scenes", help="the corpus to make (scenes)")
     source.add_argument("--data", type=Path, metavar="DIR", help="a folder of train, valid and test pairs")
-    source.add_argument(
-        "--from-results",
-        type=Path,
-        action="append",
-        metavar="DIR",
-        help="train nothing: rebuild tables, figures and findings from what --record wrote; can be repeated",
-    )
-    parser.add_argument(
-        "--record",
-        type=Path,
-        metavar="DIR",
-        help="also write a small JSON a run here (OUT/records); a run that has one of the same command there "
-        "is not trained again",
-    )
+    note = " (OUT/records); a run of which it has a record of the same command is not trained again"
+    stages.add_run_options(parser, "1", "make tables, figures and findings", note)
     parser.add_argument(
         "--item", type=Path, metavar="FILE", help=f"ABX items of the split {SPLIT} (DIR/{SPLIT}.item)"
     )
@@ -186,47 +157,45 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         "--config",
         default="joint_sequential_small",
         metavar="RECIPE",
-        help="of all runs, its schedule set anew (joint_sequential_small); full size: joint_sequential",
+        help="recipe of all runs except for the schedule (joint_sequential_small; full: joint_sequential)",
     )
     much = parser.add_mutually_exclusive_group()
     much.add_argument(
         "--updates",
         type=int,
         metavar="N",
-        help=f"of each run, a multiple of {PARTS} ({UPDATES}: small)",
+        help=f"length of each run, a multiple of {PARTS} ({UPDATES} for small recipes)",
     )
     much.add_argument(
-        "--epochs", type=int, metavar="N", help=f"instead of updates ({EPOCHS}, if the recipe is not small)"
+        "--epochs", type=int, metavar="N", help=f"length in epochs ({EPOCHS} for recipes that are not small)"
     )
     parser.add_argument(
         "--abx",
         choices=tuple(MEASURED_PARTS),
-        help="ends: at the ends of both phases; all: after 1, 2, 3, 5 and 7 sevenths, which keeps more "
-        "checkpoints, so that runs made with the other are trained anew (ends, if the recipe is small)",
+        help="when to measure ABX: ends: at the ends of both phases (small recipes); all: after 1, 2, 3, 5 "
+        "and 7 sevenths. A change trains the runs again, because other checkpoints have to be kept",
     )
-    parser.add_argument("--seeds", default="1", metavar="S,…", help="each variant is trained with each (1)")
     parser.add_argument(
         "--branches",
         action="store_true",
-        help="the other SSL branches too, all at constant speed as labels want it",
+        help="train the other SSL branches too, all at constant speed, which cluster labels need",
     )
     parser.add_argument(
         "--only",
         metavar="V,…",
-        help=f"some variants (all of {','.join(NINE)}; with --branches also {','.join(BRANCHES)})",
+        help=f"only these variants (all of {','.join(NINE)}; with --branches also {','.join(BRANCHES)})",
     )
     parser.add_argument(
         "--relevance",
         choices=("image", "label"),
         default="image",
-        help="as evaluate-retrieval (image)",
+        help="which images are relevant, as in evaluate-retrieval (image)",
     )
-    parser.add_argument("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
     return parser.parse_intermixed_args(argv)
 
 
 def length_of(args: argparse.Namespace) -> Length:
-    """--updates or --epochs. Raises: ConfigError unless it can be cut into the paper's seven parts."""
+    """Read --updates or --epochs. Raises: ConfigError if it is not a multiple of the paper's seven parts."""
     if args.epochs is not None or (args.updates is None and not is_small(args)):
         amount, unit = args.epochs if args.epochs is not None else EPOCHS, "epochs"
     else:
@@ -236,17 +205,17 @@ def length_of(args: argparse.Namespace) -> Length:
 
 
 def is_small(args: argparse.Namespace) -> bool:
-    """Whether the recipe is one that minutes suffice for."""
+    """Whether the recipe trains in minutes."""
     return bool(args.config.endswith("_small"))
 
 
 def measured_parts(args: argparse.Namespace) -> Sequence[int]:
-    """--abx: the sevenths of a run after which ABX is measured."""
+    """Read --abx: after how many sevenths of a run ABX is measured."""
     return MEASURED_PARTS[args.abx or ("ends" if is_small(args) else "all")]
 
 
 def find_item(args: argparse.Namespace, data: Path) -> Path | None:
-    """The ABX items; None, which is said, where a data folder has none. Raises: ConfigError."""
+    """The file of ABX items; None, with a message, if a given data folder has none. Raises: ConfigError."""
     if args.item is not None:
         if not args.item.is_file():
             raise ConfigError("--item", [f"{args.item} is not there; give a file of ABX items"])
@@ -262,36 +231,34 @@ def find_item(args: argparse.Namespace, data: Path) -> Path | None:
 def training(
     variant: Variant, seed: int, args: argparse.Namespace, data: Path, length: Length, labels: Stage
 ) -> Stage:
-    """One variant with one seed: one fairseq-hydra-train, whose product is its last checkpoint.
-
-    labels: what makes those of the variants that predict some.
-    """
+    """The training of a variant with a seed. labels: the stage that makes labels, if it needs them."""
     settings = [
         f"task.schedule={variant.schedule}",
-        length.phases(variant.schedule),
+        f"task.lengths={phase_lengths(variant.schedule, length.amount, length.unit)}",
         f"task.relevance={args.relevance}",
         f"common.seed={seed}",
-        # every seventh, or only the end of what would be a first phase
+        # after every seventh, or at the end of a first phase
         *length.overrides(1 if len(measured_parts(args)) > 2 else FIRST_PARTS),
         *variant.settings,
         *([f"task.labels=[{stages.hydra_value(str(labels.folder))}]"] if variant.needs_labels else []),
         *args.overrides,
     ]
     needs = ("data", labels.name) if variant.needs_labels else ("data",)
-    run = stages.training_stage(f"{variant.name}-seed{seed}", args.config, data, args.out, settings, needs)
-    # not the best on valid: what a second phase does to the first is seen at its end
-    return replace(run, products=[run.folder / "checkpoint_last.pt"])
+    name = f"{variant.name}-seed{seed}"
+    # not the best on valid: only the last checkpoint shows what a second phase does to the first
+    last = "checkpoint_last.pt"
+    return stages.training_stage(name, args.config, data, args.out, settings, needs, last)
 
 
 def evaluations_of(run: Stage, args: argparse.Namespace, item: Path | None, data: Path) -> list[Stage]:
-    """Retrieval at the end of a run, and ABX where there are items."""
+    """Retrieval at the end of a run, and ABX if there are items."""
     folder = run.folder / "evaluation" / "retrieval"
     retrieval = stages.retrieval_stage(run, data, args.out, args.relevance, folder=folder)
     return [retrieval, *(abx_stages(run, item, data, measured_parts(args)) if item is not None else [])]
 
 
 def kept_checkpoints(folder: Path) -> dict[int, Path]:
-    """updates -> checkpoint, of those that a run's log says it kept and that are there; the last, too."""
+    """Updates -> checkpoint, for the existing checkpoints that the log of a run names."""
     log = folder / "hydra_train.log"
     saved = list(SAVED.finditer(log.read_text(encoding="utf-8") if log.is_file() else ""))
     found = {int(each["updates"]): folder / Path(each["path"]).name for each in saved}
@@ -303,7 +270,7 @@ def kept_checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def abx_stages(run: Stage, item: Path, data: Path, parts: Sequence[int]) -> list[Stage]:
-    """ABX of a run's checkpoints after so many sevenths of it."""
+    """ABX of the checkpoints after some sevenths (`parts`) of a run. Raises: ConfigError if none was kept."""
     kept = kept_checkpoints(run.folder)
     if len(kept) < 2:
         raise ConfigError(
@@ -312,7 +279,7 @@ def abx_stages(run: Stage, item: Path, data: Path, parts: Sequence[int]) -> list
     end = max(kept)
     wanted = [round(end * part / PARTS) for part in parts]
     missing = [updates for updates in wanted if updates not in kept]
-    if missing:  # fairseq keeps none where an update is also the end of an epoch
+    if missing:  # fairseq keeps none if the update also ends an epoch
         print(
             f"{run.name}: no checkpoint after {', '.join(map(str, missing))} updates; ABX there is left out"
         )
@@ -321,7 +288,7 @@ def abx_stages(run: Stage, item: Path, data: Path, parts: Sequence[int]) -> list
 
 
 def papers_of(titles: Mapping[Path, str], out: Path, needs: Sequence[str] = ()) -> dict[str, Stage]:
-    """`mtssl report … --paper`: of the nine, and where there are more, of all in a folder of its own.
+    """`mtssl report … --paper` of the nine variants and, if there are others, of all in a second folder.
 
     titles: run folder -> title of its row.
     """
@@ -331,15 +298,15 @@ def papers_of(titles: Mapping[Path, str], out: Path, needs: Sequence[str] = ()) 
     chosen = {"paper": [folder for folder in ordered if titles[folder] in nine]}
     if len(chosen["paper"]) < len(titles):
         chosen["branches"] = ordered
-    found = {}
+    papers = {}
     for name, folders in chosen.items():
         if folders:
             folder = out / name
             words = [f"{titles[run]}={run}" for run in folders]
             command = ["mtssl", "report", *words, "--paper", str(folder)]
             products = [folder / "paper.json", folder / "fig3.png"]
-            found[name] = Stage(name, command, folder, products, needs=needs)
-    return found
+            papers[name] = Stage(name, command, folder, products, needs=needs)
+    return papers
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
-"""MT4SSL's claim on real speech: both kinds of targets, labels alone, the teacher alone, on unseen speakers.
+"""Tests MT4SSL's claim on real speech: both kinds of targets against labels alone and the teacher alone.
 
     make speechocean SPEECH=DIR MORE=DIR    or
     python examples/speechocean/run.py --speech DIR --more DIR --out runs/speechocean
 
-Cluster labels of MFCC-CMN, a first model, cluster labels of its best layer, then every kind of targets with
-every seed, each model's layers judged by PNMI and ABX and fine-tuned on ten minutes with CTC. Leaves in the
-output folder table.md, results.json and a folder a run; --record DIR keeps a small JSON of each finished
-run, from which --from-results DIR makes the table again without any training. Run again, it does only what
-is not done yet.
+A first model is trained on cluster labels of MFCC-CMN, and the second iteration on cluster labels of its best
+layer, with every kind of targets and every seed. The layers of each model are measured by PNMI and ABX, and
+each model is fine-tuned with CTC on ten minutes. The output folder gets table.md, results.json and a folder
+for each run. --record DIR writes a small JSON file of each finished run, from which --from-results DIR makes
+the table without training. A second call does only what is not done yet.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from examples import results, stages
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.speechocean import table
 from examples.training_bar import last_validation
-from examples.variants import seeds_of
-from fairseq_mtssl.corpora.data_folder import usable_cores
+from examples.variants import seeds_of, words_of
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
@@ -67,9 +66,9 @@ HEALTH = ("acc_off", "loss_off", "acc_on", "loss_on", "target_var", "prediction_
 def main(argv: list[str] | None = None) -> None:
     """Run every stage that is not done yet. Raises: MtsslError."""
     args = parse(argv)
-    if args.from_results is not None:
+    if args.from_results:
         args.out.mkdir(parents=True, exist_ok=True)
-        report(table.read_records(args.from_results), args.out)
+        report([each for folder in args.from_results for each in table.read_records(folder)], args.out)
         return
     pipeline = Pipeline(args.out, args.fresh)
     prepare(pipeline, args)
@@ -100,30 +99,28 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = stages.example_parser(__doc__, "runs/speechocean", "for every pre-training")
     parser.add_argument("--speech", type=Path, help="folder of speechocean: wav, text.tsv, phones.tsv")
     parser.add_argument("--more", type=Path, help="folder of speechocean-more: audio, text.tsv")
-    parser.add_argument("--passes", type=float, default=30.0, help="over the speech, of a pre-training (30)")
-    parser.add_argument("--ctc-updates", type=int, default=1000, metavar="N", help="of a fine-tuning (1000)")
-    parser.add_argument("--seeds", default="1,2,3", metavar="S,…", help="of the second iteration (1,2,3)")
-    parser.add_argument("--at-once", type=int, metavar="N", help="runs side by side (one a core, or one GPU)")
-    parser.add_argument("--record", type=Path, metavar="DIR", help="keep a small JSON of each run here")
-    parser.add_argument("--from-results", type=Path, metavar="DIR", help="only make the table of these JSONs")
+    parser.add_argument("--passes", type=float, default=30.0, help="of a pre-training over the speech (30)")
+    parser.add_argument(
+        "--ctc-updates", type=int, default=1000, metavar="N", help="updates of a fine-tuning (1000)"
+    )
+    stages.add_run_options(parser, "1,2,3", "make the table")
     args = parser.parse_intermixed_args(argv)
     errors = []
     try:
         args.seeds = seeds_of(args.seeds)
     except ConfigError as error:
         errors.append(str(error))
-    if args.from_results is None and (args.speech is None or args.more is None):
+    if not args.from_results and (args.speech is None or args.more is None):
         errors.append("give --speech and --more, or --from-results")
     if not args.passes > 0 or args.ctc_updates < 1:
         errors.append(f"--passes {args.passes}, --ctc-updates {args.ctc_updates}: wanted more than 0")
     if errors:
         raise ConfigError("speechocean", errors)
-    args.at_once = args.at_once or usable_cores()
     return args
 
 
 def prepare(pipeline: Pipeline, args: argparse.Namespace) -> None:
-    """The data folder: manifests, phones and items, wav files, letters."""
+    """Make the data folder: manifests, phones, ABX items, wav files and letters."""
     data = args.out / "data"
     script = stages.from_here(stages.ROOT / "manifests" / "aligned_phones.py")
     command = ["python", script, "--audio", str(args.speech / "wav"), "--out", str(data)]
@@ -135,21 +132,20 @@ def prepare(pipeline: Pipeline, args: argparse.Namespace) -> None:
     command += ["--speech", str(args.speech), "--more", str(args.more)]
     products = [data / "pretrain.tsv", data / "train_10m.tsv", data / "test.abx.item"]
     pipeline.run(Stage("speech", command, data / "audio", products, needs=("data",)))
-    command = ["mtssl", "prepare-text", "--data", str(data), "--text", str(data / "transcripts.tsv")]
-    # the dictionary is of all the texts: a letter may be absent from ten minutes
-    command += ["--splits", "pretrain,train_10m,valid,test", "--train", "pretrain"]
+    # the dictionary is made from all texts, because ten minutes may lack a letter
+    options = ["--text", str(data / "transcripts.tsv")]
+    options += ["--splits", "pretrain,train_10m,valid,test", "--train", "pretrain"]
     products = [data / "dict.ltr.txt", data / "train_10m.ltr"]
-    # the folder is empty: what is written lies among the data
-    pipeline.run(Stage("text", command, args.out / "text", products, needs=("speech",)))
+    pipeline.run(stages.text_stage(data, args.out, products, options, "speech"))
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What is measured under one name.
+    """A model, or features without a model, that is measured.
 
-    kind: of table.KINDS. run: the training that its checkpoint is of, None of features without one. layers:
-    layer -> --features of make-targets. source: what evaluate-abx measures. options: of both; they make the
-    network an untrained one.
+    kind: of table.KINDS. run: the training of the model's checkpoint. layers: layer -> `--features` of
+    make-targets. source: the options of evaluate-abx that choose what it measures. options: of both commands;
+    they give the network random weights.
     """
 
     kind: str
@@ -165,9 +161,9 @@ class Subject:
 
 
 class Experiment:
-    """Trainings and what is measured of them.
+    """The commands of the experiment, and the records of finished subjects.
 
-    records: by name, of what is finished; they are written to --record as soon as they are complete.
+    records: name -> record; also written to the folder of --record as soon as they are complete.
     """
 
     def __init__(self, pipeline: Pipeline, args: argparse.Namespace) -> None:
@@ -188,7 +184,7 @@ class Experiment:
         needs: Sequence[str] = (),
         options: Sequence[str] = (),
     ) -> Stage:
-        """Labels of some splits in out/labels/name. options: further ones of `mtssl make-targets`."""
+        """Labels of some splits in out/labels/name. options: further options of `mtssl make-targets`."""
         words = ["--fit-split", fit_split, "--splits", ",".join(splits), *options]
         needs = ("speech", *needs)
         return stages.labels_stage(name, features, CLUSTERS, self.data, self.out, words, needs)
@@ -196,69 +192,69 @@ class Experiment:
     def training(
         self, kind: str, seed: int, labels: Stage | None, name: str = "", more: Sequence[str] = ()
     ) -> Stage:
-        """One pre-training, whose product is its last checkpoint. more: settings over its kind's."""
+        """One pre-training. kind: of TARGETS. more: settings after those of its kind."""
         text = "" if labels is None else stages.hydra_value(str(labels.folder))
-        settings = [f"{key}={value}" for key, value in SETTINGS.items()]
+        settings = words_of(SETTINGS)
         settings += [f"task.labels=[{text}]", f"common.seed={seed}", *TARGETS[kind], *more]
         settings += self.args.overrides
         settings.append(f"optimization.max_update={self.updates(settings)}")
         needs = ("speech", *([] if labels is None else [labels.name]))
-        name = name or f"{kind}-seed{seed}"
-        run = stages.training_stage(name, RECIPE, self.data, self.out, settings, needs)
-        return replace(run, products=[run.folder / "checkpoint_last.pt"])
+        name, last = name or f"{kind}-seed{seed}", "checkpoint_last.pt"
+        return stages.training_stage(name, RECIPE, self.data, self.out, settings, needs, last)
 
     def updates(self, settings: Sequence[str]) -> int:
-        """Updates of so many passes, for a batch and a crop as the settings say, the last of each."""
+        """The updates of --passes, with the batch and the crop of the settings (the last of each key)."""
         chosen = dict(setting.split("=", 1) for setting in settings)
         batch_s = float(chosen["dataset.max_tokens"]) / SAMPLE_RATE_HZ
         batch_s *= int(chosen["optimization.update_freq"].strip("[]"))
         sizes_s = read_audio_manifest(self.data / "pretrain.tsv").sizes / SAMPLE_RATE_HZ
         return updates_of(self.args.passes, sizes_s, float(chosen["task.max_duration_s"]), batch_s)
 
+    def product(self, name: str) -> Path:
+        """The JSON file of an evaluation."""
+        return self.out / "evaluation" / name / "numbers.json"
+
+    def quality(self, name: str, layer: str, labels: Stage, splits: Sequence[str]) -> Stage:
+        """PNMI of the labels of a layer of what is called name."""
+        product = self.product(f"{name}-pnmi-{layer}")
+        return stages.quality_stage(f"pnmi {name} {layer}", labels, self.data, ",".join(splits), product)
+
     def measuring(self, subject: Subject) -> dict[str, Stage]:
-        """Commands that measure a subject, by name."""
+        """Name -> command, of those that measure a subject."""
         made: dict[str, Stage] = {}
         needs = [] if subject.run is None else [subject.run.name]
         for layer, features in subject.layers.items():
-            place = f"measured-{subject.name}-{layer}"
-            labels = self.labels(place, features, ("train", *MEASURED), "train", needs, subject.options)
-            folder = self.out / "evaluation" / f"{subject.name}-pnmi-{layer}"
-            command = ["mtssl", "measure-targets", "--labels", str(labels.folder), "--data", str(self.data)]
+            name = f"measured-{subject.name}-{layer}"
+            labels = self.labels(name, features, ("train", *MEASURED), "train", needs, subject.options)
             made[f"labels {layer}"] = labels
-            made[f"pnmi {layer}"] = json_stage(
-                f"pnmi {subject.name} {layer}",
-                [*command, "--splits", ",".join(MEASURED)],
-                folder,
-                [labels.name],
-            )
+            made[f"pnmi {layer}"] = self.quality(subject.name, layer, labels, MEASURED)
         for split in MEASURED:
             command = ["mtssl", "evaluate-abx", *subject.source, *subject.options, "--data", str(self.data)]
             command += ["--item", str(self.data / f"{split}.abx.item"), "--split", split, *ABX_OPTIONS]
-            folder = self.out / "evaluation" / f"{subject.name}-abx-{split}"
+            product = self.product(f"{subject.name}-abx-{split}")
             name = f"abx {subject.name} {split}"
-            made[f"abx {split}"] = json_stage(name, command, folder, ["speech", *needs])
+            made[f"abx {split}"] = stages.json_stage(name, command, product, ["speech", *needs])
         return {**made, **self.finetuning(subject)}
 
     def finetuning(self, subject: Subject) -> dict[str, Stage]:
-        """CTC on ten minutes, then what the checkpoint that is best on valid hears of test."""
+        """CTC on ten minutes, then transcripts of test by the checkpoint that is best on valid."""
         if subject.run is None:
             return {}
         checkpoint = stages.hydra_value(str(subject.run.products[0]))
-        settings = [f"{key}={value}" for key, value in CTC_SETTINGS.items()]
-        settings += [f"model.pretrained={checkpoint}", f"common.seed={subject.seed}"]
+        settings = [*words_of(CTC_SETTINGS), f"model.pretrained={checkpoint}", f"common.seed={subject.seed}"]
         settings += ["model.no_pretrained_weights=true"] if subject.options else []
         settings.append(f"optimization.max_update={self.args.ctc_updates}")
-        needs = ("text", subject.run.name)
-        tuned = stages.training_stage(f"{subject.name}-ctc", CTC_RECIPE, self.data, self.out, settings, needs)
-        command = ["mtssl", "transcribe", "--checkpoint", str(tuned.products[0]), "--data", str(self.data)]
-        folder = self.out / "evaluation" / f"{subject.name}-ctc"
-        heard = json_stage(f"transcribe {subject.name}", [*command, "--split", "test"], folder, [tuned.name])
-        return {"ctc": tuned, "transcribe": heard}
+        name, needs = f"{subject.name}-ctc", ("text", subject.run.name)
+        tuned = stages.training_stage(name, CTC_RECIPE, self.data, self.out, settings, needs)
+        transcripts = stages.transcripts_stage(
+            f"transcribe {subject.name}", tuned, self.data, self.product(name)
+        )
+        return {"ctc": tuned, "transcribe": transcripts}
 
     # -- what is measured
 
     def measure(self, subjects: Sequence[Subject]) -> None:
-        """Measure, fine-tune and record."""
+        """Measure and fine-tune subjects, and write their records."""
         made = {subject.name: self.measuring(subject) for subject in subjects}
         commands = [stage for some in made.values() for stage in some.values()]
         self.pipeline.run(*commands, at_once=self.args.at_once)
@@ -287,7 +283,7 @@ class Experiment:
 
 
 def baselines(first: Stage, seeds: Sequence[int]) -> list[Subject]:
-    """MFCCs, filterbanks, and an untrained network with each seed; CTC trains that one from scratch."""
+    """MFCCs, filterbanks, and an untrained network with each seed, which CTC trains from scratch."""
     found = [Subject(name, 0, None, {"-": name}, ("--features", name)) for name in BASELINES]
     for seed in seeds:
         random = ("--random-weights", "--seed", str(seed))
@@ -296,7 +292,7 @@ def baselines(first: Stage, seeds: Sequence[int]) -> list[Subject]:
 
 
 def trained(kind: str, seed: int, run: Stage) -> Subject:
-    """All layers of a trained model, as many as its composed configuration says."""
+    """All layers of a trained model."""
     count, checkpoint = setting(run, "model.encoder_layers"), str(run.products[0])
     layers = {str(layer): f"{checkpoint}:{layer}" for layer in range(1, count + 1)}
     return Subject(kind, seed, run, layers, ("--checkpoint", checkpoint))
@@ -307,42 +303,32 @@ def setting(run: Stage, key: str) -> int:
     return int(OmegaConf.select(OmegaConf.load(run.folder / ".hydra" / "config.yaml"), key))
 
 
-def json_stage(name: str, command: Sequence[str], folder: Path, needs: Sequence[str]) -> Stage:
-    """A command that writes its numbers to --json, in a folder of its own."""
-    path = folder / "numbers.json"
-    return Stage(name, [*command, "--json", str(path)], folder, [path], needs=tuple(needs))
-
-
 def is_json(stage: Stage) -> bool:
-    """Whether a stage leaves numbers that are read here."""
+    """Whether the product of a stage is the JSON of an evaluation."""
     return stage.products[0].name == "numbers.json"
 
 
 def is_setting(word: str, out: Path) -> bool:
-    """Whether a word of a training's command is a setting that names no file of this run."""
+    """Whether a word of a training's command is a setting without a path in the output folder."""
     return "=" in word and str(out) not in word
 
 
 def updates_of(passes: float, sizes_s: np.ndarray, crop_s: float, batch_s: float) -> int:
-    """Updates in which so many passes over clips fit, crops of crop_s at most, batch_s of audio an update."""
+    """The updates of some passes over clips, cut to crop_s, with batch_s of audio in an update."""
     return max(1, math.ceil(passes * float(np.minimum(sizes_s, crop_s).sum()) / batch_s))
 
 
 def health_of(folder: Path) -> dict[str, float]:
-    """The last validation of a training: accuracies, losses, variances of targets and predictions."""
+    """Accuracies, losses and variances in the last validation of a training."""
     found = last_validation((folder / "hydra_train.log").read_text(encoding="utf-8"))
     return {name: found[name] for name in HEALTH if name in found}
 
 
 def report(records: Sequence[table.Record], out: Path, pipeline: Pipeline | None = None) -> None:
-    """Write table.md and results.json, print the table."""
+    """Write table.md and results.json, and print the table."""
     content = table.summarise(records)
     if pipeline is not None:
-        content |= {
-            "seconds": pipeline.total_seconds(),
-            "commands": pipeline.commands,
-            "versions": results.versions(),
-        }
+        content |= results.how_made(pipeline)
     results.write_json(out / "results.json", content)
     text = table.markdown(records)
     (out / "table.md").write_text(text, encoding="utf-8")

@@ -1,17 +1,17 @@
-"""Adds speech to pre-train on and ten minutes of labelled speech to the data folder of speechocean.
+"""Adds speech for pre-training and ten minutes of labelled speech to the data folder of speechocean.
 
     python examples/speechocean/speech.py --data data --speech speechocean --more speechocean-more
 
-`--data` is what manifests/aligned_phones.py made of speechocean: manifests of train, valid and test
-speakers with their phones. It gets
+`--data` is a folder that manifests/aligned_phones.py made of speechocean, with manifests and phones of the
+train, valid and test speakers. It gets
 
-- `audio/`: the train speakers' recordings and all of speechocean-more as 16-bit wav files at 16 kHz. Decoding
-  Ogg Opus takes a third of the time of a small model's training, and would be done again in every epoch;
-- `pretrain.tsv`: all of them;
-- `train_10m.tsv`: ten minutes of them, utterances drawn at random from all speakers with a fixed seed;
+- `audio/`: the recordings of the train speakers and of speechocean-more as 16-bit wav files at 16 kHz.
+  Decoding Ogg Opus in every epoch would take a third of the time in which a small model is trained;
+- `pretrain.tsv`: the manifest of all files in `audio/`;
+- `train_10m.tsv`: ten minutes of them, drawn at random from all speakers with a fixed seed;
 - `transcripts.tsv`: the words of every utterance of both folders, for `mtssl prepare-text`;
-- `{split}.abx.item` for valid and test: the items that last 40 ms or more, so that features at 25 frames a
-  second and features at 100 are measured on the same tokens.
+- `{split}.abx.item` of valid and test: the items of at least 40 ms, so that features at 25 and at 100 frames
+  a second are measured on the same tokens.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SUFFIXES = (".opus", ".flac", ".wav")
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Add the speech. Raises: ManifestError with every error."""
+    """Add the files. Raises: ManifestError with all errors."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--more", type=Path, required=True, help="folder of speechocean-more (audio, text.tsv)"
     )
-    parser.add_argument("--minutes", type=float, default=10.0, help="of labelled speech (10)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="length of the labelled speech (10)")
     args = parser.parse_args(argv)
     train = read_audio_manifest(args.data / "train.tsv")
     words = {
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def find_recordings(more: Path) -> list[Path]:
-    """The recordings of speechocean-more, by name. Raises: ManifestError if there is none."""
+    """The recordings of speechocean-more, in the order of names. Raises: ManifestError if there is none."""
     folder = more / "audio"
     found = sorted(path for path in folder.glob("*") if path.suffix.lower() in SUFFIXES)
     if not found:
@@ -82,7 +82,7 @@ def find_recordings(more: Path) -> list[Path]:
 
 
 def check_recordings(recordings: Sequence[Path], words: Mapping[str, str], place: Path) -> None:
-    """Every recording has a name of its own and a text. Raises: ManifestError naming those that do not."""
+    """Check that names are unique and all recordings have texts. Raises: ManifestError with all errors."""
     seen: set[str] = set()
     errors = []
     for path in recordings:
@@ -108,7 +108,7 @@ def decode(recordings: Sequence[Path], folder: Path) -> dict[str, int]:
 
 
 def draw(sizes: Mapping[str, int], samples: int) -> dict[str, int]:
-    """Files in random order until the next would exceed so many samples; the same ones every time."""
+    """Files in a random order with a fixed seed, until the next file would exceed the number of samples."""
     chosen: dict[str, int] = {}
     for name in shuffled(sorted(sizes), random.Random(SEED)):
         if sum(chosen.values()) + sizes[name] > samples:
@@ -118,13 +118,13 @@ def draw(sizes: Mapping[str, int], samples: int) -> dict[str, int]:
 
 
 def write_manifest(path: Path, sizes: Mapping[str, int]) -> None:
-    """`{split}.tsv` of files in the folder audio beside it."""
+    """Write `{split}.tsv` of files in the folder `audio` beside it. sizes: file name -> samples."""
     lines = ["audio", *(f"{name}\t{size}" for name, size in sizes.items())]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def keep_items(data: Path, split: str) -> tuple[int, int]:
-    """Write the items that last long enough. Returns: how many, of how many."""
+    """Write the items that are long enough. Returns: their number and that of all items."""
     header, *items = read_lines(data / f"{split}.item")
     shortest = SHORTEST_ITEM_S - 0.5 / SAMPLE_RATE_HZ  # times are rounded to samples
     spans = ((item, item.split()) for item in items)

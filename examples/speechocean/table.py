@@ -1,28 +1,28 @@
-"""What the runs gave: one small JSON a run, one table of all, and a verdict by rules fixed before any run.
+"""The record of each run, the table of all records, and verdicts by rules that were fixed before any run.
 
-**Numbers.** Layers are chosen on the valid speakers, for each measure by itself; what is given is measured
-on the test speakers, who chose nothing.
+**Numbers.** For each measure, the layer is chosen on the valid speakers; the number is that of the test
+speakers, on whom nothing was chosen. The measures are
 
 - PNMI of 100 clusters, fitted on the train speakers (larger is better);
 - ABX error, the mean of within and across speakers, each at its own layer;
-- CER after fine-tuning on ten minutes with CTC, greedy decoding.
+- CER after fine-tuning with CTC on ten minutes, with greedy decoding.
 
-**What a difference must exceed.** Two kinds of runs are paired by seed. As in
-`fairseq_mtssl/report/findings.py`, a difference counts if it has one sign in every seed and its mean
-exceeds both the spread (its standard deviation over the seeds) and twice the sampling error, which is
-sqrt(p(1 − p)/N + q(1 − q)/N) over N tokens for ABX, over N characters for CER, and taken as 0 for PNMI,
-which is no share of independent trials.
+**When a difference counts.** Two kinds of runs are paired by seed. As in `fairseq_mtssl/report/findings.py`,
+a difference counts if it has one sign in every seed and its mean exceeds both the spread (its standard
+deviation over the seeds) and twice the sampling error. The sampling error is sqrt(p(1 − p)/N + q(1 − q)/N),
+with N tokens for ABX and N characters for CER, and 0 for PNMI, which is not a share of independent trials.
 
 **Verdicts.**
 
-1. "A is better than B": shown if at least one of the three differences counts in its favour and none
-   against it; contradicted if at least one counts against it and none in its favour; else not shown. 2.
-   MT4SSL's claim, "both kinds of targets together are better than each alone": shown if "both are better
-   than labels alone" and "both are better than the teacher alone" are shown; contradicted if either is
-   contradicted; else not shown. 3. "PNMI is 0.05 or more above that of MFCC-CMN": shown of a kind of runs
-   if so in every seed, contradicted if in none, else not shown.
+1. "A is better than B" is shown if at least one of the three differences counts in its favour and none
+   against it, contradicted if at least one counts against it and none in its favour, and not shown otherwise.
+2. MT4SSL's claim, "both kinds of targets together are better than each alone", is shown if "both are better
+   than labels alone" and "both are better than the teacher alone" are shown, contradicted if either is
+   contradicted, and not shown otherwise.
+3. "PNMI is 0.05 or more above that of MFCC-CMN" is shown for a kind of runs if it holds in every seed,
+   contradicted if it holds in none, and not shown otherwise.
 
-With fewer than two seeds all verdicts are "not shown": a spread cannot be known.
+With fewer than two seeds all verdicts are "not shown", because the spread is unknown.
 """
 
 from __future__ import annotations
@@ -44,6 +44,8 @@ from fairseq_mtssl.report.findings import (
     difference_counts,
     sampling_error,
 )
+from fairseq_mtssl.report.page import Table
+from fairseq_mtssl.report.paper_tables import mean_and_spread, to_markdown
 
 KINDS = {
     "both": "MT4SSL: labels and teacher",
@@ -62,11 +64,11 @@ REFERENCE = "mfcc-cmn"
 
 @dataclass(frozen=True)
 class Record:
-    """One finished run, as it is kept.
+    """The record of one finished run.
 
-    kind: of KINDS. layers: layer -> measure -> split ("valid", "test") -> value; the only layer of what has
-    no layers is called "-". counts: "tokens" of ABX by split. ctc: cer, wer (percent), words, characters on
-    the test speakers, or {}. health: of the end of the training, as its log says.
+    kind: of KINDS. layers: layer -> measure -> split (`valid`, `test`) -> value; features without layers have
+    the layer "-". counts: split -> tokens of ABX. ctc: cer and wer in percent, words and characters on the
+    test speakers; empty without fine-tuning. health: of the last validation of the training.
     """
 
     kind: str
@@ -83,12 +85,12 @@ class Record:
         return f"{self.kind}-seed{self.seed}"
 
     def layer(self, measure: str) -> str:
-        """The layer that is best on the valid speakers, the lowest on ties."""
+        """The layer that is best on the valid speakers, the first one on ties."""
         best = max if LARGER_IS_BETTER[measure] else min
         return best(self.layers, key=lambda layer: self.layers[layer][measure]["valid"])
 
     def score(self, measure: str) -> float:
-        """On the test speakers, at the layer that the valid speakers chose."""
+        """The measure on the test speakers, at the layer that is best on the valid speakers."""
         return self.layers[self.layer(measure)][measure]["test"]
 
 
@@ -100,7 +102,7 @@ def write_record(folder: Path, record: Record) -> None:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """Every record of a folder, in the order of KINDS and seeds. Raises: ConfigError if there is none."""
+    """The records in a folder, in the order of KINDS and seeds. Raises: ConfigError if there is none."""
     records = []
     for path in sorted(folder.glob("*-seed*.json")):
         try:
@@ -116,10 +118,10 @@ def read_records(folder: Path) -> list[Record]:
 def scores_by_layer(
     pnmi: Mapping[str, Mapping[str, Any]], abx: Mapping[str, Mapping[str, Any]]
 ) -> tuple[dict[str, dict[str, dict[str, float]]], dict[str, int]]:
-    """The layers of a record, and its counts.
+    """The layers and the counts of a record.
 
-    pnmi: layer -> JSON of `mtssl measure-targets`; abx: split -> JSON of `mtssl evaluate-abx`, whose only
-    row is that of what has no layers.
+    pnmi: layer -> JSON of `mtssl measure-targets`. abx: split -> JSON of `mtssl evaluate-abx`, which for
+    features without layers has a single row.
     """
     layers: dict[str, dict[str, dict[str, float]]] = {}
     for layer, quality in pnmi.items():
@@ -136,14 +138,14 @@ def scores_by_layer(
 
 
 def error_rates(transcripts: Mapping[str, Any] | None) -> dict[str, float]:
-    """The ctc of a record. transcripts: JSON of `mtssl transcribe`."""
+    """The field ctc of a record. transcripts: JSON of `mtssl transcribe`."""
     if transcripts is None:
         return {}
     return {name: transcripts[name] for name in ("cer", "wer", "words", "characters")}
 
 
 def abx_error(record: Record) -> float:
-    """The mean of within and across speakers, percent."""
+    """The mean of the errors within and across speakers, in percent."""
     return statistics.mean((record.score("abx_within"), record.score("abx_across")))
 
 
@@ -163,7 +165,7 @@ def by_kind(records: Sequence[Record]) -> dict[str, list[Record]]:
 
 
 def summarise(records: Sequence[Record]) -> dict[str, Any]:
-    """What results.json says: by kind each measure by seed, its mean and its standard deviation."""
+    """The content of results.json: for each kind the measures by seed, means and standard deviations."""
     kinds: dict[str, Any] = {}
     for kind, some in by_kind(records).items():
         row: dict[str, Any] = {"name": KINDS[kind], "seeds": [record.seed for record in some]}
@@ -181,36 +183,22 @@ def summarise(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def markdown(records: Sequence[Record]) -> str:
-    """The table, what the layers were, and the verdicts."""
-    summary = summarise(records)
+    """The table with the chosen layers, and the verdicts."""
     header = ["", "seeds", *(title for title, _, _ in COLUMNS.values()), "layers (PNMI, within, across)"]
-    lines = [_row(header), _row(["---"] * len(header))]
-    for row in summary["kinds"].values():
-        cells = [row["name"], ", ".join(map(str, row["seeds"]))]
-        for measure, (_, places, _) in COLUMNS.items():
-            cells.append(_cell(row.get(measure), places))
-        chosen = ["/".join(dict.fromkeys(row["layers"][measure])) for measure in LARGER_IS_BETTER]
-        lines.append(_row([*cells, ", ".join(chosen)]))
-    verdicts = [
-        f"- **{finding['verdict']}**: {finding['claim']}. {finding['numbers']}."
-        for finding in summary["findings"]
-    ]
-    return "\n".join([*lines, "", *verdicts]) + "\n"
-
-
-def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _cell(numbers: Mapping[str, Any] | None, places: int) -> str:
-    if numbers is None:
-        return ""
-    spread = "" if numbers["deviation"] is None else f" ± {numbers['deviation']:.{places}f}"
-    return f"{numbers['mean']:.{places}f}{spread}"
+    rows = []
+    for row in summarise(records)["kinds"].values():
+        cells = [
+            mean_and_spread(row[measure]["values"], places) if measure in row else ""
+            for measure, (_, places, _) in COLUMNS.items()
+        ]
+        layers = ", ".join("/".join(dict.fromkeys(row["layers"][name])) for name in LARGER_IS_BETTER)
+        rows.append([row["name"], ", ".join(map(str, row["seeds"])), *cells, layers])
+    verdicts = [f"- **{each.verdict}**: {each.claim}. {each.numbers}.\n" for each in judge(records)]
+    return "\n".join([to_markdown(Table(header, rows), numbers=False), "".join(verdicts)])
 
 
 def judge(records: Sequence[Record]) -> list[Finding]:
-    """The findings by the rules above."""
+    """The findings, by the rules above."""
     kinds = by_kind(records)
     parts = [better(kinds, "both", other) for other in ("labels", "teacher")]
     verdicts = [part.verdict for part in parts]
@@ -228,17 +216,17 @@ def better(kinds: Mapping[str, Sequence[Record]], one: str, other: str) -> Findi
     pairs = _pairs(kinds, one, other)
     if len(pairs) < 2:
         return Finding(claim, NOT_SHOWN, f"not measured: {len(pairs)} seeds have both")
-    told, signs = [], set()
+    texts, signs = [], set()
     for title, places, differences, error in _differences(pairs):
         mean, spread = statistics.mean(differences), statistics.stdev(differences)
         counts = difference_counts(differences, error)
         signs |= {mean > 0} if counts else set()
-        told.append(
+        texts.append(
             f"{title} better by {mean:+.{places}f} (spread {spread:.{places}f}, twice the sampling error "
             f"{2 * error:.{places}f}): {'counts' if counts else 'does not count'}"
         )
     verdict = NOT_SHOWN if len(signs) != 1 else SHOWN if signs == {True} else CONTRADICTED
-    return Finding(claim, verdict, f"{'; '.join(told)}; {len(pairs)} seeds")
+    return Finding(claim, verdict, f"{'; '.join(texts)}; {len(pairs)} seeds")
 
 
 def _pairs(kinds: Mapping[str, Sequence[Record]], one: str, other: str) -> list[tuple[Record, Record]]:
@@ -247,7 +235,7 @@ def _pairs(kinds: Mapping[str, Sequence[Record]], one: str, other: str) -> list[
 
 
 def _differences(pairs: Sequence[tuple[Record, Record]]) -> list[tuple[str, int, list[float], float]]:
-    """Of each measure its name, places, differences by seed (positive: the first is better) and error."""
+    """Title, decimal places, differences by seed (positive: the first is better), error of each measure."""
     first = pairs[0][0]
     found = [
         ("PNMI", 3, [one.score("pnmi") - other.score("pnmi") for one, other in pairs], 0.0),
@@ -260,7 +248,7 @@ def _differences(pairs: Sequence[tuple[Record, Record]]) -> list[tuple[str, int,
 
 
 def _smaller(title: str, pairs: Sequence[Sequence[float]], count: int) -> tuple[str, int, list[float], float]:
-    """Of percentages of which the smaller is the better."""
+    """The same for a measure in percent of which smaller values are better."""
     means = [min(100.0, statistics.mean(side)) for side in zip(*pairs, strict=True)]
     return title, 1, [other - one for one, other in pairs], sampling_error(means, [count, count])
 

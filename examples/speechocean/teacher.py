@@ -1,16 +1,16 @@
-"""What the EMA teacher needs: short pre-trainings that differ in one setting, judged on the valid speakers.
+"""Short pre-trainings that differ in one setting of the EMA teacher, measured on the valid speakers.
 
     python examples/speechocean/teacher.py --speech DIR --more DIR --out runs/speechocean
 
-All have seed 11, which run.py does not report. Those of the teacher alone show what its targets are worth by
-themselves; those of both targets, on labels of MFCC-CMN, show what it adds to labels. Measured are
+All have seed 11, which run.py does not report. Trials with the teacher alone show the use of its targets
+alone; trials with both kinds of targets, on labels of MFCC-CMN, show what the teacher adds. The measures are
 
-- PNMI of 100 clusters of each layer, fitted on the train speakers, on the valid speakers;
-- the variance of the targets (the mean of K layers of variance 1: it lies between 1/K, for layers that have
-  nothing in common, and 1), and the share of it that the student predicts at masked frames;
-- acc_on: how often the frame's own target is the nearest to the prediction among those of its clip.
+- PNMI on the valid speakers of 100 clusters of each layer, fitted on the train speakers;
+- the variance of the targets, and the share of it that the student predicts at masked frames. Targets are
+  means of K layers of variance 1, hence their variance lies between 1/K (unrelated layers) and 1;
+- acc_on: how often the target nearest to a prediction, among those of the clip, is that of its own frame.
 
-Run again, it does only what is not done yet; --record DIR keeps a small JSON of each.
+A second call does only what is not done yet; --record DIR writes a small JSON file of each trial.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ from examples import results, stages
 from examples.pipeline import Pipeline, Stage, run_example
 from examples.speechocean import run
 from fairseq_mtssl.errors import ConfigError
+from fairseq_mtssl.report.page import Table
+from fairseq_mtssl.report.paper_tables import to_markdown
 
 SEED, PASSES = 11, 4.0
 # trial -> (kind, settings)
@@ -73,9 +75,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = stages.example_parser(__doc__, "runs/speechocean", "for every trial")
     parser.add_argument("--speech", type=Path, required=True, help="folder of speechocean")
     parser.add_argument("--more", type=Path, required=True, help="folder of speechocean-more")
-    parser.add_argument("--passes", type=float, default=PASSES, help=f"over the speech ({PASSES:g})")
-    parser.add_argument("--only", metavar="T;…", help="some trials, separated by semicolons (all)")
-    parser.add_argument("--record", type=Path, metavar="DIR", help="keep a small JSON of each trial here")
+    parser.add_argument(
+        "--passes", type=float, default=PASSES, help=f"of a pre-training over the speech ({PASSES:g})"
+    )
+    parser.add_argument("--only", metavar="T;…", help="only these trials, separated by semicolons (all)")
+    parser.add_argument(
+        "--record", type=Path, metavar="DIR", help="write a small JSON file of each trial here"
+    )
     args = parser.parse_intermixed_args(argv)
     args.only = [word.strip() for word in args.only.split(";")] if args.only else list(TRIALS)
     unknown = [word for word in args.only if word not in TRIALS]
@@ -85,12 +91,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def folder_name(trial: str) -> str:
-    """`K 1` -> `trial-K-1`: no character that a shell or Hydra minds."""
+    """The folder of a trial, such as `trial-K-1`, without characters that a shell or Hydra interprets."""
     return "trial-" + trial.replace(",", "").replace(" ", "-")
 
 
 def measured(pipeline: Pipeline, experiment: run.Experiment, trial: str, labels: Stage) -> dict[str, Any]:
-    """Train one, cluster its layers; what its table row and its record say."""
+    """Train one trial and cluster its layers. Returns: its record."""
     kind, settings = TRIALS[trial]
     name = folder_name(trial)
     stage = experiment.training(kind, SEED, None if kind == "teacher" else labels, name, settings)
@@ -98,10 +104,7 @@ def measured(pipeline: Pipeline, experiment: run.Experiment, trial: str, labels:
     pnmi: dict[str, float] = {}
     for layer, features in run.trained(kind, SEED, stage).layers.items():
         clusters = experiment.labels(f"{name}-{layer}", features, ("train", "valid"), "train", (stage.name,))
-        command = ["mtssl", "measure-targets", "--labels", str(clusters.folder), "--splits", "valid"]
-        folder = experiment.out / "evaluation" / f"{name}-pnmi-{layer}"
-        command += ["--data", str(experiment.data)]
-        quality = run.json_stage(f"pnmi {name} {layer}", command, folder, [clusters.name])
+        quality = experiment.quality(name, layer, clusters, ("valid",))
         pipeline.run(clusters)
         pipeline.run(quality)
         content = results.read_json(quality.products[0])
@@ -125,10 +128,10 @@ def explained(health: Mapping[str, float], dim: int) -> float | None:
 
 
 def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row a trial, the best layer's PNMI in bold."""
+    """A row for each trial, with the PNMI of the best layer in bold."""
     layers = list(dict.fromkeys(layer for row in found.values() for layer in row["pnmi_valid"]))
     header = ["trial", *(f"PNMI, layer {layer}" for layer in layers), "target variance", "predicted"]
-    rows = [[*header, "acc_on", "acc_off"], ["---"] * (len(header) + 2)]
+    rows = []
     for trial, row in found.items():
         pnmi, health = row["pnmi_valid"], row["health"]
         best = max(pnmi.values())
@@ -137,18 +140,13 @@ def markdown(found: Mapping[str, Mapping[str, Any]]) -> str:
         numbers = [(health.get("target_var"), 2), (share, 2)]
         numbers += [(health.get(name), 1) for name in ("acc_on", "acc_off")]
         rows.append([trial, *cells, *(cell(value, places) for value, places in numbers)])
-    return "\n".join(row_of(row) for row in rows) + "\n"
+    return to_markdown(Table([*header, "acc_on", "acc_off"], rows), numbers=False)
 
 
 def cell(value: float | None, places: int, bold: bool = False) -> str:
-    """A number, or nothing."""
+    """A number, in bold if asked; nothing for None."""
     text = "" if value is None else f"{value:.{places}f}"
     return f"**{text}**" if bold else text
-
-
-def row_of(cells: Sequence[str]) -> str:
-    """A row of a Markdown table."""
-    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Retrieval between spoken digits and handwritten ones: real recordings, (W2V2, VGS), label recall.
+"""Trains (W2V2, VGS) on real recordings of digits and images of handwritten digits; recall by label.
 
     make spoken-digits RECORDINGS=DIR [TEST_SPEAKERS=a,b] [OUT=runs/digits]
 
-Leaves in the output folder results.json, curves.png, gallery.png, index.html, the data folder and the run.
+The output folder gets results.json, curves.png, gallery.png, index.html, the data folder and the run.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from examples.training_bar import phases_run
 
 RECIPE = "joint_sequential_small"
 OVERRIDES = (
-    # any image of the digit counts, in training as in evaluation; hardly a digit lasts a second
+    # in training and evaluation every image of the digit is relevant; few recordings last a second
     "task.relevance=label",
     "task.re_pairing=true",
     "task.max_duration_s=1.0",
     "task.eval_max_duration_s=1.0",
-    # 50 frames a second: 25 are ten a digit
+    # 50 frames a second, because at 25 a digit has about ten frames
     'model.conv_feature_layers="[(80,400,160)] + [(64,5,2,2)] + [(64,5,1,2)]"',
     "model.mask_length=5",
 )
-# speakers that training knows: the recipe's own changes of speed; chosen on the valid split, see README.md
+# the test split has the speakers of training; chosen on the valid split, see README.md
 KNOWN_SPEAKERS = ("task.speed_perturb=0.1",)
-# three speakers have to stand for all; chosen by leaving two training speakers out, see README.md
+# the test speakers are new; chosen by leaving two training speakers out, see README.md
 LEFT_OUT_SPEAKERS = (
     "task.speed_perturb=0.25",
     "task.noise_snr_db=[5,30]",
@@ -44,8 +44,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--recordings", type=Path, required=True, help="folder of {digit}_{speaker}_{take}.wav"
     )
-    parser.add_argument("--test-speakers", default="", help="comma-separated, for the test split alone")
-    parser.add_argument("--seed", type=int, default=1, metavar="S", help="of the training (1)")
+    parser.add_argument(
+        "--test-speakers", default="", help="comma-separated; the other speakers are trained on"
+    )
+    parser.add_argument("--seed", type=int, default=1, metavar="S", help="seed of the training (1)")
     args = parser.parse_intermixed_args(argv)
     out, data = args.out, args.out / "data"
     pipeline = Pipeline(out, args.fresh)
@@ -57,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
     settings = [f"common.seed={args.seed}", *OVERRIDES, *augmentation, *args.overrides]
     run = stages.training_stage("joint_sequential", RECIPE, data, out, settings)
     pipeline.run(run)
-    phases = phases_run((run.folder / "hydra_train.log").read_text(encoding="utf-8"))
+    phases = phases_run(run.folder / "hydra_train.log")
     evaluation = stages.retrieval_stage(run, data, out, "label", out / "gallery.png")
     pipeline.run(evaluation)
     pipeline.run(stages.curves_stage({"(W2V2, VGS)": run}, phases, out / "curves.png", out / "curves"))
@@ -69,10 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         "schedule": phases,
         "seed": args.seed,
         "health": [phase.to_json() for phase in results.run_health(run.folder)],
-        "seconds": pipeline.total_seconds(),
         "checkpoint": str(run.products[0]),
-        "commands": pipeline.commands,
-        "versions": results.versions(),
+        **results.how_made(pipeline),
     }
     results.write_json(out / "results.json", content)
     table = results.retrieval_table({"(W2V2, VGS)": scores})

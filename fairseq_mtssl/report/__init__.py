@@ -1,4 +1,4 @@
-"""Pictures of a run: files and numbers in; PNG, SVG and HTML out. Nothing here knows fairseq.
+"""Figures, tables and pages made from the files of trainings and evaluations. Nothing here imports fairseq.
 
-matplotlib is an extra (`pip install "fairseq-mtssl[report]"`), asked for only when a picture is drawn.
+Drawing needs matplotlib, which `pip install "fairseq-mtssl[report]"` installs.
 """

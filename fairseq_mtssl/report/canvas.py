@@ -1,4 +1,4 @@
-"""The one place that asks for matplotlib, and the colours all pictures share."""
+"""Empty figures, the files they are written to, and the colours that all figures share."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from fairseq_mtssl.errors import MissingExtraError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito 2008: told apart by people with any kind of colour vision
+# Okabe and Ito 2008: can be distinguished with any kind of colour vision
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-HIT, MISS = "#1B8A3A", "#D62728"  # always beside a tick or a cross
+HIT, MISS = "#1B8A3A", "#D62728"  # always shown together with a tick or a cross
 
 
 def new_figure(width_in: float, height_in: float, *, arrange: bool = True) -> Figure:
-    """An empty figure, in inches, that draws without a display and touches no global state of matplotlib.
+    """An empty figure. It needs no display and changes no global state of matplotlib.
 
-    arrange: let matplotlib place the panels so that labels do not overlap; False leaves that to the caller.
+    arrange: whether matplotlib places the panels so that labels do not overlap; otherwise the caller does.
     Raises: MissingExtraError without matplotlib.
     """
     try:
@@ -29,7 +29,7 @@ def new_figure(width_in: float, height_in: float, *, arrange: bool = True) -> Fi
 
 
 def save_png(figure: Figure, out: str | Path, dots_per_inch: int = 120) -> Path:
-    """Write the figure as PNG, making its folder; returns the path."""
+    """Write the figure as PNG, creating the folder. Returns: the path."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="png", dpi=dots_per_inch)
@@ -37,7 +37,7 @@ def save_png(figure: Figure, out: str | Path, dots_per_inch: int = 120) -> Path:
 
 
 def save_svg(figure: Figure, out: str | Path) -> Path:
-    """Write the figure as SVG, without the date it was drawn on, making its folder; returns the path."""
+    """Write the figure as SVG without a date, creating the folder. Returns: the path."""
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, format="svg", metadata={"Date": None})

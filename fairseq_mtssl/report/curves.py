@@ -1,6 +1,6 @@
-"""Losses by update, one colour a run, with the phases of the schedule; below, what validation measured.
+"""Training curves: a panel for each loss and one for the measures of validation, a colour for each run.
 
-The training figure of Khorrami et al. 2023 (their Fig. 3), by update instead of epoch.
+After Fig. 3 of Khorrami et al. 2023, with updates instead of epochs on the horizontal axis.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LOSSES = (
     ("loss_off", "L_off (nats)"),
     ("loss_on", "L_on"),
 )
-PLAIN_LOSS = ("loss", "loss")  # of runs that log none of those: fairseq's own, such as CTC's
+PLAIN_LOSS = ("loss", "loss")  # fairseq's key, for runs that log none of the above, such as CTC
 MEASURES = {
     "s2i_r10": "speech → image",
     "i2s_r10": "image → speech",
@@ -34,9 +34,9 @@ MEASURES = {
     "wer": "words",
     "uer": "symbols",
 }
-"""Keys in words; another's key is shown as it is."""
+"""Key -> its name in the legend; other keys are shown as they are."""
 LINE_STYLES = ("-", "--", ":", "-.")
-FEW_POINTS = 40  # fewer than this and each is marked, so that one alone can be seen
+FEW_POINTS = 40  # a curve of fewer points has markers, so that a single point can be seen
 
 
 def draw_curves(
@@ -44,20 +44,21 @@ def draw_curves(
     out: str | Path,
     phases: Sequence[tuple[int, str]] = (),
 ) -> Path:
-    """Draw `curves_figure` into a PNG; returns out."""
+    """Draw `curves_figure` into a PNG. Returns: out."""
     return save_png(curves_figure(runs, phases), out)
 
 
 def curves_figure(runs: Mapping[str, TrainingLog], phases: Sequence[tuple[int, str]] = ()) -> Figure:
-    """The losses of one or more runs.
+    """Panels of the losses, on logarithmic scales, and of the validation measures of one or more runs.
 
-    runs: legend name -> log. The losses are the keys `loss_vgs`, `loss_ssl`, `loss_off` (with several label
-        sets `loss_off_0` and so on) and `loss_on` of the training lines (`loss` of runs with none of these),
-        on a log scale; where a branch is off, its line breaks. A last panel shows, in percent, the validation
-        keys of recall at 10, or of masked-prediction accuracy, or of error rates: the first of these kinds
-        that there is.
+    A panel shows one of the keys `loss_vgs`, `loss_ssl`, `loss_off` (`loss_off_0`, … with several label sets)
+    and `loss_on` of the training lines, or `loss` if there are none of them. A curve has a gap where its
+    branch is off. The last panel shows validation in percent: recall at 10 or else accuracies of masked
+    prediction or else error rates.
+
+    runs: legend name -> log.
     phases: (first update, name) of each phase, in order; a line marks every start after update 0.
-    Raises: TrainingLogError when no run logged a loss; MissingExtraError without matplotlib.
+    Raises: TrainingLogError if no run logged a loss; MissingExtraError without matplotlib.
     """
     panels = _logged(runs, [*LOSSES, *_losses_of_sets(runs)]) or _logged(runs, [PLAIN_LOSS])
     if not panels:
@@ -95,9 +96,9 @@ def _training_keys(runs: Mapping[str, TrainingLog]) -> set[str]:
 
 
 def _losses_of_sets(runs: Mapping[str, TrainingLog]) -> list[tuple[str, str]]:
-    """Of runs with several label sets; the first is set 1, as the health report counts."""
-    found = [re.fullmatch(r"loss_off_(\d+)", key) for key in _training_keys(runs)]
-    numbers = sorted(int(match[1]) for match in found if match)
+    """(key, name) of each label set's loss; sets are counted from 1, as in the health report."""
+    matches = [re.fullmatch(r"loss_off_(\d+)", key) for key in _training_keys(runs)]
+    numbers = sorted(int(match[1]) for match in matches if match)
     return [(f"loss_off_{number}", f"L_off of set {number + 1} (nats)") for number in numbers]
 
 
@@ -106,14 +107,14 @@ def _logged(runs: Mapping[str, TrainingLog], losses: Sequence[tuple[str, str]]) 
 
 
 def _measured(runs: Mapping[str, TrainingLog]) -> tuple[str, list[str]]:
-    """What the last panel shows: its title and the validation keys."""
+    """The title of the last panel and the validation keys that it shows."""
     keys = list(dict.fromkeys(key for log in runs.values() for key in log.keys("valid")))
     kinds = {
         "R@10": [key for key in keys if _is_r10(key)],
         "accuracy": [key for key in keys if key.startswith("acc_")],
         "error rate": [key for key in keys if key in ("wer", "uer")],
     }
-    return next(((title, found) for title, found in kinds.items() if found), ("", []))
+    return next(((title, chosen) for title, chosen in kinds.items() if chosen), ("", []))
 
 
 def _draw_loss(axis: Axes, runs: Mapping[str, TrainingLog], key: str, name: str) -> None:
@@ -121,18 +122,18 @@ def _draw_loss(axis: Axes, runs: Mapping[str, TrainingLog], key: str, name: str)
 
     for i, (run, log) in enumerate(runs.items()):
         updates, values = log.training_series(key)
-        # a log axis has no place for 0, which is what a switched-off branch may log
+        # a branch that is off may log 0, which a logarithmic axis cannot show
         shown = [value if value > 0 else math.nan for value in values]
         axis.plot(updates, shown, color=COLOURS[i % len(COLOURS)], label=run, **_stroke(shown))
 
     class Plain(ticker.LogFormatter):
-        """0.3 where matplotlib would say 3e-01."""
+        """Writes 0.3 instead of 3e-01."""
 
         def __call__(self, x: float, pos: int | None = None) -> str:
             return f"{x:g}" if super().__call__(x, pos) else ""
 
     axis.set_yscale("log")
-    # plain numbers instead of powers of ten; between them only where a decade or less is in view
+    # minor ticks have numbers only where the axis spans a decade or less
     axis.yaxis.set_major_formatter(Plain())
     axis.yaxis.set_minor_formatter(Plain(labelOnlyBase=False))
     axis.tick_params(axis="y", which="minor", labelsize=7)
@@ -145,7 +146,7 @@ def _draw_measures(axis: Axes, runs: Mapping[str, TrainingLog], title: str, keys
             updates, values = log.series(key, "valid")
             style = LINE_STYLES[j % len(LINE_STYLES)]
             axis.plot(updates, values, style, color=COLOURS[i % len(COLOURS)], marker="o", markersize=3)
-    for j, key in enumerate(keys):  # one grey entry a key: colours already tell the runs apart
+    for j, key in enumerate(keys):  # grey: the colours stand for the runs
         axis.plot([], [], LINE_STYLES[j % len(LINE_STYLES)], color="0.35", label=MEASURES.get(key, key))
     axis.set_ylim(0, 105)
     axis.set_ylabel(f"validation {title} (%)")
@@ -168,12 +169,12 @@ def _name_phases(axis: Axes, phases: Sequence[tuple[int, str]]) -> None:
 
 
 def _stroke(values: Sequence[float]) -> dict[str, Any]:
-    """A line alone for a dense curve; marked points for a sparse one, where a single point would not show."""
+    """The look of a curve: a line, with markers if it has few points."""
     sparse = sum(not math.isnan(value) for value in values) < FEW_POINTS
     return {"linewidth": 1.4, "marker": "o" if sparse else None, "markersize": 3}
 
 
 def _is_r10(key: str) -> bool:
-    """Whether a key names R@10 (`r10` as a word of its own); fairseq's running `best_…` is not drawn."""
+    """Whether a key is R@10, such as `s2i_r10`; `best_…`, fairseq's best value so far, is not."""
     words = key.lower().replace("@", "").split("_")
     return "r10" in words and "best" not in words

@@ -1,15 +1,15 @@
-"""What was measured on a run, read from its folder: retrieval and ABX, with its training log.
+"""Retrieval and ABX results and the training log of a run, read from its folder.
 
-Found in the run's folder or anywhere below it are `retrieval.json` (of `mtssl evaluate-retrieval --json`, of
-the end of the run) and `abx_UPDATES.json` (of `mtssl evaluate-abx --json`, of the checkpoint after so many
-updates; `abx.json` is the end of the run).
+The results may lie anywhere below the folder: `retrieval.json` is what `mtssl evaluate-retrieval --json`
+wrote for the last checkpoint, `abx_UPDATES.json` what `mtssl evaluate-abx --json` wrote for the checkpoint
+after that number of updates, and `abx.json` the same for the last checkpoint.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,11 @@ KINDS = ("within", "across")
 
 @dataclass(frozen=True)
 class Retrieval:
-    """recalls, chance: percent by `s2i_r1`, `s2i_r10`, `i2s_r1`, `i2s_r10`. images, captions: candidates."""
+    """Recalls of one run.
+
+    recalls, chance: in percent, with the keys `s2i_r1`, `s2i_r10`, `i2s_r1` and `i2s_r10`.
+    images, captions: the numbers of candidates.
+    """
 
     recalls: Mapping[str, float]
     chance: Mapping[str, float]
@@ -35,9 +39,10 @@ class Retrieval:
 
 @dataclass(frozen=True)
 class Abx:
-    """ABX of one checkpoint. errors: `within` and `across` -> layer -> percent, of layers that have one.
+    """ABX errors of one checkpoint.
 
     updates: of the checkpoint. tokens: the number of tokens that were compared.
+    errors: `within` and `across` -> layer -> percent, without the layers that have no error.
     """
 
     updates: int
@@ -45,14 +50,14 @@ class Abx:
     errors: Mapping[str, Mapping[str, float]]
 
     def best(self, kind: str) -> tuple[str, float] | None:
-        """The layer of the lowest error (the first of equals) and the error; None without any."""
+        """The layer with the lowest error (the first one on ties) and its error; None without any layer."""
         errors = self.errors[kind]
         return min(errors.items(), key=lambda entry: entry[1]) if errors else None
 
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """One training. variant: as the paper names it. abx: in the order of their updates."""
+    """One training. variant: the paper's name of its schedule. abx: in the order of updates."""
 
     variant: str
     seed: str
@@ -67,21 +72,25 @@ class MeasuredRun:
         return self.abx[-1] if self.abx else None
 
 
+Runs = Mapping[str, Sequence[MeasuredRun]]
+"""variant -> its runs, one for each seed"""
+
+
 def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
     """Read the folder of a run.
 
-    Raises: ConfigError if it is no folder, or a file in it is malformed; TrainingLogError without a log.
+    Raises: ConfigError if it is not a folder or a file in it is malformed; TrainingLogError without a log.
     """
     if not folder.is_dir():
         got = "is a file" if folder.exists() else "is not there"
         raise ConfigError(str(folder), [f"{got}; wanted the folder of a run (its checkpoint.save_dir)"])
     log = read_training_log(folder)
-    found = sorted(folder.rglob("retrieval.json"))
-    if len(found) > 1:
+    paths = sorted(folder.rglob("retrieval.json"))
+    if len(paths) > 1:
         raise ConfigError(
-            str(folder), [f"two retrieval.json, {found[0]} and {found[1]}; keep one, of the end of the run"]
+            str(folder), [f"two retrieval.json, {paths[0]} and {paths[1]}; keep that of the last checkpoint"]
         )
-    retrieval = _read(found[0], _retrieval, "evaluate-retrieval") if found else None
+    retrieval = _read(paths[0], _retrieval, "evaluate-retrieval") if paths else None
     abx: dict[int, tuple[Path, Abx]] = {}
     for path in sorted(folder.rglob("abx*.json")):
         name = ABX_NAME.fullmatch(path.name)
@@ -99,7 +108,7 @@ def read_run(folder: Path, variant: str, seed: str) -> MeasuredRun:
 
 
 def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
-    """Runs of each variant in the order of their seeds. Raises: ConfigError if a seed is there twice."""
+    """Runs of each variant in the order of their seeds. Raises: ConfigError if a seed is given twice."""
     groups: dict[str, list[MeasuredRun]] = {}
     errors = []
     for run in runs:
@@ -117,7 +126,7 @@ def by_variant(runs: list[MeasuredRun]) -> dict[str, list[MeasuredRun]]:
 
 
 def _seed_order(run: MeasuredRun) -> tuple[bool, int]:
-    """Numbers in their order, then others as they were given."""
+    """Numbers in increasing order, then other names in the order in which they were given."""
     return (False, int(run.seed)) if run.seed.isdecimal() else (True, 0)
 
 

@@ -1,4 +1,4 @@
-"""A picture of captions with the images that they retrieve, hits and misses outlined."""
+"""Draws captions with the images that they retrieve; hits and misses have outlines in different colours."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ TEXT_COLUMNS = 28
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """One caption.
+    """One caption and what it retrieves.
 
-    caption: its text, or its id. true_image: the file of the image that it describes. retrieved: files, best
-    first. hits: for each of them, whether it is relevant.
+    caption: its text, or its id. true_image: the file of the image that it describes. retrieved: image files
+    in the order of their ranks. hits: for each of them, whether it is relevant.
     """
 
     caption: str
@@ -36,9 +36,9 @@ class GalleryRow:
 
 
 def draw_gallery(rows: Sequence[GalleryRow], out: str | Path, title: str = "") -> Path:
-    """Draw a row for each caption into one PNG: text, its own image, then the retrieved images by rank.
+    """Draw a PNG with a row for each caption: its text, its own image, then the retrieved images by rank.
 
-    Hits are outlined in green with a tick, misses in red with a cross.
+    Hits have a green outline and a tick, misses a red outline and a cross.
     Returns: out. Raises: RetrievalError without rows, ImageError for an image that cannot be read,
         MissingExtraError without matplotlib.
     """
@@ -91,7 +91,7 @@ def _show(axis: Axes, path: Path, colour: str, mark: str) -> None:
 
 
 def thumbnail(path: Path, side_px: int = THUMBNAIL_PX) -> Image.Image:
-    """The centred square of an image as RGB, as the encoders see it; smaller images are not enlarged.
+    """The centred square of an image in RGB, as image encoders get it; smaller images are not enlarged.
 
     Raises: ImageError.
     """

@@ -1,34 +1,34 @@
-"""Whether each phase of a training learned anything, by rules that were fixed before any run was judged.
+"""Rules that decide whether each phase of a training learned anything, fixed before any run was judged.
 
-Training says it in its log at the end of each phase (tasks/health_watch.py), and the page of a run says it of
-the log file; both by the rules here. Criterions log a reference beside each measure: what a model scores that
-has learned nothing.
+A training logs the verdict at the end of each phase (tasks/health_watch.py), and the page of a run shows the
+verdict that follows from the log file. Beside each measure, criterions log a reference: the value of a model
+that has learned nothing.
 
-**What is looked at.** Of each phase the training lines of the last quarter of its updates (its last line, if
-it has no other), the mean over those that have the measure. Recalls are those of the phase's last validation,
-if it came in the second half of the phase. Gradient norm, the share of clipped updates and the wait for data
-are means over all of the phase; they decide nothing.
+**Which values are judged.** Measures of training are the means over the training lines in the last quarter
+of the phase's updates, or its last line where that quarter has none. Recalls are those of the last validation
+of the phase, if it came in the second half of the phase. Gradient norm, share of clipped updates and waiting
+time for data are means over the whole phase; they are shown and decide nothing.
 
-**Clearly better than a reference** is what closes more than a twentieth (GAIN) of the gap between the
-reference and what is perfect: an accuracy a above a reference r has a − r > 0.05 · (1 − r), a loss has l <
-0.95 · r. The last quarter of a phase holds thousands of frames, so that sampling is no matter; a gain that is
-real and tiny is of no use.
+**Clearly better than a reference** means that more than a twentieth (GAIN) of the gap between the reference
+and a perfect value is closed: for an accuracy a and its reference r, a − r > 0.05 · (1 − r); for a loss l,
+l < 0.95 · r. Sampling error is ignored because the last quarter of a phase holds thousands of frames, and a
+gain below this bound is of no use even where it is real.
 
-**Learned** has
+**A branch learned if**
 
-1. a contrastive branch (wav2vec 2.0): accuracy clearly above chance, one over the different candidates that
-   are compared, with more than a twentieth of the code book in use (below that it has collapsed);
-2. a branch that predicts labels: accuracy clearly above chance, 1/K, and clearly above the share of the most
-   frequent label, which is what always saying that label scores;
-3. a branch that regresses a teacher: a loss clearly below that of predicting the mean of the targets, targets
-   with a variance of 0.01 or more and predictions with one of 0.0001 or more (below that they have
-   collapsed);
-4. retrieval: R@10, the mean of both directions, above chance by more than two standard errors of sampling
-   (`findings.above_chance`); where no validation measured it, or among ten candidates or so, where it cannot
-   exceed chance, L_AV clearly below what it is when all scores tie.
+1. contrastive (wav2vec 2.0): its accuracy is clearly above chance, which is one over the number of different
+   candidates that are compared, and more than a twentieth of the code book is in use (with less, the code
+   book has collapsed);
+2. prediction of labels: its accuracy is clearly above chance, 1/K, and clearly above the share of the most
+   frequent label, which is the accuracy of always predicting that label;
+3. regression of a teacher: its loss is clearly below that of predicting the mean of the targets, the targets
+   have a variance of 0.01 or more and the predictions one of 0.0001 or more (below that they collapsed);
+4. retrieval: R@10, the mean of both directions, is above chance by more than two standard errors of sampling
+   (`findings.above_chance`). L_AV must be clearly below its value when all scores tie where no validation
+   measured R@10, or where there are so few candidates that R@10 cannot exceed chance (about ten).
 
 A phase learned if all branches that it trained did. A measure without its reference, as in logs written
-before these were logged, judges nothing: then it cannot be told.
+before references were logged, is not judged; the verdict then is that it cannot be told.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from fairseq_mtssl.report.findings import Score, above_chance
 from fairseq_mtssl.report.training_log import Record, TrainingLog
 
 GAIN = 0.05
-LATE, VALIDATED_LATE = 0.25, 0.5  # shares of a phase's updates, from its end
+LATE, VALIDATED_LATE = 0.25, 0.5  # the shares of a phase, at its end, that are judged
 MIN_CODES = 0.05  # share of the code book
-MIN_TARGET_VAR, MIN_PREDICTION_VAR = 0.01, 1e-4  # as the criterions warn by default
-LONG_WAIT = 0.2  # share of the time
+MIN_TARGET_VAR, MIN_PREDICTION_VAR = 0.01, 1e-4  # below these, criterions warn by default
+LONG_WAIT = 0.2  # waiting time above which more workers are advised, as a share of the time
 
 LONGER = "more updates (optimization.max_update, task.lengths)"
 RATE = "another learning rate or a longer warm-up (optimization.lr, task.warmup or lr_scheduler.phase_ratio)"
@@ -66,19 +66,19 @@ HELP = {
     "collapse": ("a lower optimization.lr or longer warm-up", "a larger model.ema_decay", WITH_LABELS),
     "retrieval": (FBANK, LONGER, RATE, "a larger model.similarity_temp or batch", "model.vgs_mask_prob=0"),
 }
-"""What usually helps a branch that did not learn."""
+"""Branch, or kind of collapse -> what usually helps."""
 LABEL_SHARES = {"accuracy": "acc", "chance": "chance", "frequent": "frequent"}
-"""Shares of the frames: how their keys begin, in percent (`acc_off`), and how they end, as fractions, in
-older logs of the joint criterion (`ssl_accuracy`)."""
+"""Measures of label prediction -> their keys: the value begins a key in percent, such as `acc_off`; the name
+ends a key of older logs of the joint criterion, as a fraction, such as `ssl_accuracy`."""
 LABEL_LOSSES = ("loss_off", "loss_off_chance", "loss_off_entropy")
 
 
 @dataclass(frozen=True)
 class Measure:
-    """A number of a phase beside a number to judge it by.
+    """A measure of a phase and the reference that it is judged by.
 
-    unit: as it follows a number, such as " %". reference, reference_name: what it would be had nothing been
-    learned. learned: whether the value is better than the reference by the rules; None without a reference.
+    unit: the text after the number, such as " %". reference, reference_name: the value if nothing had been
+    learned. learned: whether the value is clearly better than the reference; None without a reference.
     """
 
     name: str
@@ -99,7 +99,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Branch:
-    """What one branch of the model came to in a phase. verdict: in words; help: what usually helps."""
+    """The result of a branch of the model in a phase. verdict: as text. help: advice if it did not learn."""
 
     name: str
     learned: bool | None
@@ -110,10 +110,11 @@ class Branch:
 
 @dataclass(frozen=True)
 class PhaseHealth:
-    """One phase. name: of the phase; first_update, last_update: updates done before it and at its end.
+    """The result of one phase.
 
-    learned: None where it cannot be told. verdict: in words, with the reason where it cannot be told. advice:
-    what usually helps, where it did not learn.
+    first_update, last_update: the numbers of updates before the phase and at its end. learned: None if it
+    cannot be told. verdict: as text, with the reason if it cannot be told. advice: what usually helps, for
+    the branches that did not learn.
     """
 
     name: str
@@ -126,7 +127,7 @@ class PhaseHealth:
 
     @property
     def text(self) -> str:
-        """Verdict, numbers and advice, in sentences without the phase's name."""
+        """Verdict, measures and advice in sentences, without the phase's name."""
         beside: dict[str, list[str]] = {}
         for measure in self.measures:
             beside.setdefault(f"{measure.name} {measure.shown()}", []).append(measure.beside())
@@ -141,19 +142,20 @@ class PhaseHealth:
 
     @property
     def sentence(self) -> str:
-        """The same with the phase's name and updates."""
+        """`text`, with the name and the updates of the phase before it."""
         return f"{self.name}, updates {self.first_update} to {self.last_update}: {self.text}"
 
     def to_json(self) -> dict[str, Any]:
-        """All of it, the sentence included."""
+        """All fields and `sentence`."""
         return {**asdict(self), "sentence": self.sentence}
 
 
 def phase_healths(log: TrainingLog, phases: Sequence[tuple[int, str]] = ()) -> list[PhaseHealth]:
     """Judge each phase of a run.
 
-    phases: (first update, name) of each, in order, as `training_log.phase_starts` reads them from the log;
-        empty: the run is one phase, called training. A phase that the log does not reach is left out.
+    phases: (first update, name) of each phase in order, as `training_log.phase_starts` reads them from the
+        log. If empty, the run is one phase with the name "training". Phases that the log does not reach are
+        left out.
     """
     last = log.last_update
     begun = [(start, name) for start, name in phases if start < last] or [(0, "training")]
@@ -193,17 +195,20 @@ def _judge(log: TrainingLog, name: str, start: int, end: int) -> PhaseHealth:
 
 
 def _means(lines: Iterable[Record]) -> dict[str, float]:
-    """Key -> mean over the lines that have a number of it."""
-    found: dict[str, list[float]] = {}
+    """Key -> mean over the lines in which its value is finite."""
+    numbers: dict[str, list[float]] = {}
     for line in lines:
         for key, value in line.values.items():
             if math.isfinite(value):
-                found.setdefault(key, []).append(value)
-    return {key: statistics.fmean(numbers) for key, numbers in found.items()}
+                numbers.setdefault(key, []).append(value)
+    return {key: statistics.fmean(each) for key, each in numbers.items()}
 
 
 def _trains(lines: Sequence[Record], branch: str) -> bool:
-    """Whether alpha, the weight of L_AV, lets a branch train; a line may hold the end of the phase before."""
+    """Whether the weight of a branch (`ssl` or `vgs`) was above 0, by alpha, the weight of L_AV.
+
+    The log interval of a line may begin in the phase before; its alpha then lies between those of both.
+    """
     alphas = [line.values["alpha"] for line in lines if "alpha" in line.values]
     if not alphas:
         return True
@@ -211,12 +216,12 @@ def _trains(lines: Sequence[Record], branch: str) -> bool:
 
 
 def _ssl_branches(values: Mapping[str, float]) -> list[Branch]:
-    """The self-supervised branches whose measures are there."""
+    """The self-supervised branches whose measures were logged."""
     branches = []
     if "contrastive" in values and "ssl_accuracy" in values:
         branches.append(_contrastive(values))
     elif "ssl_accuracy" in values:
-        # of a log written before the joint criterion's labels were logged as those of mt4ssl
+        # an older log of the joint criterion, whose keys differed from those of mt4ssl
         shares = {share: values[f"ssl_{share}"] for share in LABEL_SHARES if f"ssl_{share}" in values}
         branches.append(_labels("labels", {**values, **shares}))
     for key in sorted(key for key in values if re.fullmatch(r"acc_off(_\d+)?", key)):
@@ -246,7 +251,10 @@ def _contrastive(values: Mapping[str, float]) -> Branch:
 
 
 def _labels(name: str, values: Mapping[str, float]) -> Branch:
-    """values: the keys of LABEL_SHARES, fractions, and of LABEL_LOSSES, nats."""
+    """Judge the prediction of labels.
+
+    values: the names of LABEL_SHARES as fractions, and the keys of LABEL_LOSSES in nats.
+    """
     what = f"accuracy of {name}"
     measures = [
         _measure(what, values, "accuracy", "chance", "chance", _higher),
@@ -322,7 +330,7 @@ def _measure(
     reference_name: str,
     is_better: Callable[[float, float], bool],
 ) -> Measure:
-    """A measure beside its reference, and whether it is clearly better; not judged without a reference."""
+    """A measure with its reference, judged by `is_better`; not judged if the reference was not logged."""
     value, known = values[key], values.get(reference)
     if known is None:
         return Measure(name, value)
@@ -338,7 +346,7 @@ def _lower(loss: float, reference: float) -> bool:
 
 
 def _all_learned(parts: Iterable[Measure | Branch]) -> bool | None:
-    """False if any did not learn, else None if any cannot be told, else True."""
+    """False if any part did not learn, else None if any cannot be told, else True."""
     verdicts = {part.learned for part in parts}
     return False if False in verdicts else None if None in verdicts else True
 
@@ -350,7 +358,7 @@ def _at_chance(learned: bool | None) -> str:
 
 
 def _verdict(branches: Sequence[Branch]) -> tuple[bool | None, str]:
-    """Of all branches of a phase together, in words too."""
+    """Whether all branches of a phase learned, and the verdict as text."""
     if not branches:
         return None, "cannot be told: the log has none of the measures that a phase is judged by"
     learned = _all_learned(branches)

@@ -1,4 +1,4 @@
-"""Pictures, sound and drawings as text that stands inside a page."""
+"""Images, sound and figures as text inside an HTML page."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JPEG_QUALITY = 85
-PICTURE_PX = 224  # twice what a picture takes on the page, for screens of twice the density
+PICTURE_PX = 224  # twice the size on the page, for screens with twice the pixel density
 TEXT, PAPER, MUTED, LINE = "currentColor", "var(--panel)", "var(--muted)", "var(--line)"
-# Colours that matplotlib writes -> colours of the page, which are others in dark mode.
+# Colours in the SVG of matplotlib -> colours of the page, which depend on light or dark mode.
 PAGE_COLOURS = {
     "#000000": TEXT,
     "#ffffff": PAPER,
@@ -34,14 +34,15 @@ NAMES = re.compile(r'(\bid="|url\(#|href="#)')
 
 
 def data_uri(data: bytes, mime: str) -> str:
-    """The data URI of bytes of a MIME type."""
+    """The data URI of a file's bytes. mime: its MIME type."""
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"
 
 
 def picture_uri(path: str | Path, side_px: int = PICTURE_PX) -> tuple[str, int]:
     """The centred square of an image as a data URI, and its side in pixels.
 
-    side_px: a larger image is made that small. The URI holds PNG or JPEG, whichever is shorter.
+    The URI holds PNG or JPEG, whichever is smaller.
+    side_px: larger images are reduced to this side.
     Raises: ImageError.
     """
     picture = thumbnail(Path(path), side_px)
@@ -55,7 +56,7 @@ def picture_uri(path: str | Path, side_px: int = PICTURE_PX) -> tuple[str, int]:
 
 
 def audio_uri(pcm: np.ndarray, rate_hz: int) -> str:
-    """Sound as FLAC, which is lossless and which every browser plays. pcm: (T,) int16, T > 0."""
+    """Sound as a data URI of FLAC, which is lossless and which all browsers play. pcm: (T,) int16, T > 0."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -66,7 +67,7 @@ def audio_uri(pcm: np.ndarray, rate_hz: int) -> str:
 def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     """A figure as SVG for the body of a page, in the colours and the font of the page.
 
-    name: of letters and digits, different for every drawing of the page; ids begin with it.
+    name: letters and digits, different for every figure of the page; the ids in the SVG begin with it.
     label: a description for screen readers.
     """
     import matplotlib
@@ -77,14 +78,14 @@ def inline_svg(figure: Figure, name: str, label: str) -> Markup:
     text = ELEMENT.sub(lambda found: _for_page(found[0], name), NOT_DRAWN.sub("", buffer.getvalue()))
     opening, _, rest = text.partition("<svg")[2].partition(">")
     box = re.search(r'viewBox="[^"]*"', opening)
-    if box is None:  # what matplotlib always writes
+    if box is None:  # matplotlib always writes it
         raise ValueError("the drawing has no viewBox")
     begin = Markup('<svg role="img" aria-label="{}" ').format(label)
     return begin + Markup(f"{box[0]}>{rest.strip()}")
 
 
 def _for_page(element: str, name: str) -> str:
-    """A tag of the drawing with ids of its own and the colours of the page."""
+    """A tag of the SVG, with ids that begin with the name and with the colours of the page."""
     element = NAMES.sub(rf"\g<1>{name}-", element)
     for colour, ours in PAGE_COLOURS.items():
         element = element.replace(colour, ours)

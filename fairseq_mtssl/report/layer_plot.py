@@ -1,80 +1,80 @@
-"""What each layer knows of phones: how well a probe tells them, and how often ABX does not."""
+"""Figures of measures by layer: accuracy of phone probes and ABX error."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_mtssl.report.canvas import COLOURS, new_figure, save_png
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MEASURES = {"accuracy": ("accuracy", "-", "o"), "macro_f1": ("macro-F1", "--", "s")}
+RING: dict[str, Any] = {"marker": "o", "markersize": 12, "fillstyle": "none", "linestyle": "none"}
 
 
 def draw_layers(measured: dict[str, Any], out: str | Path) -> Path:
-    """Draw `probe_figure` into a PNG; returns out."""
+    """Draw `probe_figure` into a PNG. Returns: out."""
     return save_png(probe_figure(measured), out)
 
 
 def probe_figure(measured: dict[str, Any]) -> Figure:
-    """What `mtssl probe-layers` measured: accuracy and macro-F1 by layer, one colour a split.
+    """Accuracy and macro-F1 of phone probes by layer, with a colour for each split.
 
-    measured: scores (layer -> split -> accuracy and macro_f1, percent), chance (split -> percent) and best
-    (its layer, which a ring marks).
+    measured: the JSON of `mtssl probe-layers`: scores (layer -> split -> accuracy and macro_f1 in percent),
+        chance (split -> percent) and best (its layer has a ring).
     Raises: MissingExtraError without matplotlib.
     """
-    layers = list(measured["scores"])
-    places = _places(layers)
-    figure = new_figure(6.4, 4.0)
-    axis = figure.subplots()
+    scores, best = measured["scores"], measured["best"]["layer"]
+    figure, axis, positions = _empty(measured)
     for colour, split in zip(COLOURS, measured["chance"], strict=False):
         for key, (name, line, mark) in MEASURES.items():
-            values = [measured["scores"][layer][split][key] for layer in layers]
-            axis.plot(places, values, line, marker=mark, markersize=4, color=colour, label=f"{split} {name}")
+            values = [row[split][key] for row in scores.values()]
+            look: dict[str, Any] = {"linestyle": line, "marker": mark, "markersize": 4, "color": colour}
+            axis.plot([*positions.values()], values, label=f"{split} {name}", **look)
         chance = measured["chance"][split]
         axis.axhline(chance, color=colour, linestyle=":", linewidth=1, label=f"{split} chance")
-    best = measured["best"]["layer"]
-    place, height = places[layers.index(best)], measured["scores"][best]["valid"]["accuracy"]
-    axis.plot([place], [height], "o", markersize=12, fillstyle="none", color="0.2", label="best on valid")
-    axis.set_xticks(places, layers)
-    axis.set_xlabel("layer")
-    axis.set_ylabel("frames told right (%), macro-F1 (%)")
+    accuracy = scores[best]["valid"]["accuracy"]
+    axis.plot([positions[best]], [accuracy], color="0.2", label="best on valid", **RING)
+    axis.set_ylabel("frames classified correctly (%), macro-F1 (%)")
     axis.set_ylim(bottom=0)
-    axis.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     return figure
 
 
 def abx_figure(measured: dict[str, Any]) -> Figure:
-    """What `mtssl evaluate-abx` measured: error within and across speakers by layer.
+    """ABX error within and across speakers by layer.
 
-    measured: scores (layer -> within and across, percent or None) and best (of each, its layer, ringed).
+    measured: the JSON of `mtssl evaluate-abx`: scores (layer -> within and across, percent or None) and best
+        (of each, its layer, which has a ring).
     Raises: MissingExtraError without matplotlib.
     """
-    layers = list(measured["scores"])
-    places = _places(layers)
-    figure = new_figure(6.4, 4.0)
-    axis = figure.subplots()
+    scores = measured["scores"]
+    figure, axis, positions = _empty(measured)
     for kind, colour, line, mark in zip(("within", "across"), COLOURS, ("-", "--"), ("o", "s"), strict=False):
-        found = [measured["scores"][layer][kind] for layer in layers]
-        errors = [math.nan if error is None else error for error in found]
-        axis.plot(places, errors, line, marker=mark, markersize=4, color=colour, label=f"{kind} speakers")
+        errors = {layer: math.nan if row[kind] is None else row[kind] for layer, row in scores.items()}
+        look: dict[str, Any] = {"linestyle": line, "marker": mark, "markersize": 4, "color": colour}
+        axis.plot([*positions.values()], [*errors.values()], label=f"{kind} speakers", **look)
         best = measured["best"][kind]
-        if best in layers:
-            place = layers.index(best)
-            axis.plot([places[place]], [errors[place]], "o", markersize=12, fillstyle="none", color=colour)
-    axis.set_xticks(places, layers)
-    axis.set_xlabel("layer")
+        if best in errors:
+            axis.plot([positions[best]], [errors[best]], color=colour, **RING)
     axis.set_ylabel("ABX error (%), ring: best")
-    axis.grid(alpha=0.3)
     figure.legend(loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     return figure
 
 
-def _places(layers: Sequence[str]) -> list[int]:
-    """Where each layer stands on the axis: at its number, or at its position where it has none."""
-    return [int(layer) if layer.isdecimal() else place for place, layer in enumerate(layers, start=1)]
+def _empty(measured: dict[str, Any]) -> tuple[Figure, Axes, dict[str, int]]:
+    """A figure, its axes, and the position of each layer: its number, or its place if it has none."""
+    layers = list(measured["scores"])
+    positions = {
+        layer: int(layer) if layer.isdecimal() else place for place, layer in enumerate(layers, start=1)
+    }
+    figure = new_figure(6.4, 4.0)
+    axis = figure.subplots()
+    axis.set_xticks(list(positions.values()), layers)
+    axis.set_xlabel("layer")
+    axis.grid(alpha=0.3)
+    return figure, axis, positions

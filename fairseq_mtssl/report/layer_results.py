@@ -1,4 +1,4 @@
-"""Measures by layer from a run folder: the JSON of `mtssl evaluate-abx` and `mtssl probe-layers`."""
+"""Results by layer in the folder of a run: the JSON of `mtssl evaluate-abx` and `mtssl probe-layers`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ NUMBERED = re.compile(r"(.+?)_?(\d+)")
 
 @dataclass(frozen=True)
 class LayerResult:
-    """One file. is_abx: whether `evaluate-abx` wrote it; otherwise `probe-layers` did."""
+    """One file. measured: its content. is_abx: whether `evaluate-abx` wrote it, or else `probe-layers`."""
 
     path: Path
     measured: dict[str, Any]
@@ -31,22 +31,21 @@ class LayerResult:
 
     @property
     def title(self) -> str:
-        """What was measured, and the file's name."""
+        """The measure and the file's name."""
         return f"{'ABX error' if self.is_abx else 'Phone probe'} ({self.path.name})"
 
     @property
     def about(self) -> str:
-        """What was measured and how, in a sentence."""
+        """How the measure was computed, in a sentence."""
+        got = self.measured
         if self.is_abx:
-            said = self.measured
-            how = ", ".join(str(said[key]) for key in ("distance", "slicing") if key in said)
-            return (
-                f"Split {said.get('split', '?')}, {how}, {said.get('context', '?')} context. Lower is better."
-            )
-        return f"{self.measured['phones']} phones, a linear classifier a layer. Higher is better."
+            options = ", ".join(str(got[key]) for key in ("distance", "slicing") if key in got)
+            split, context = got.get("split", "?"), got.get("context", "?")
+            return f"Split {split}, {options}, {context} context. Lower is better."
+        return f"{got['phones']} phones, a linear classifier a layer. Higher is better."
 
     def figure(self) -> Figure | None:
-        """The measures by layer; None for a single row, which makes no curve."""
+        """The curve over layers; None if there is a single layer."""
         if len(self.measured["scores"]) < 2:
             return None
         return abx_figure(self.measured) if self.is_abx else probe_figure(self.measured)
@@ -55,14 +54,14 @@ class LayerResult:
         """The best layer and its scores."""
         scores, best = self.measured["scores"], self.measured["best"]
         if self.is_abx:
-            named = {kind: best.get(kind) for kind in KINDS}
-            said = [f"{k} {scores[n][k]:.2f} % (layer {n})" for k, n in named.items() if n in scores]
-            return ", ".join(said)
+            layers = {kind: best.get(kind) for kind in KINDS}
+            texts = [f"{k} {scores[n][k]:.2f} % (layer {n})" for k, n in layers.items() if n in scores]
+            return ", ".join(texts)
         row = scores[best["layer"]]
         return f"layer {best['layer']}: " + ", ".join(f"{s} {row[s]['accuracy']:.2f} %" for s in row)
 
     def table(self) -> Table:
-        """A row a layer, in percent."""
+        """A row for each layer, in percent."""
         scores = self.measured["scores"]
         if self.is_abx:
             rows = [[name, *(_percent(row[kind]) for kind in KINDS)] for name, row in scores.items()]
@@ -80,10 +79,10 @@ class LayerResult:
 
 
 def in_series(results: Sequence[LayerResult]) -> list[list[LayerResult]]:
-    """Results grouped by folder and name without its last number, in the order of that number.
+    """Group the files that differ only by checkpoint, in the order of checkpoints.
 
-    Files of several checkpoints make one series. A file without a number, such as abx.json beside
-    abx_100.json, is the last of its series.
+    Files are in one series if they are in the same folder and their names differ only in the last number. A
+    file without a number, such as abx.json beside abx_100.json, is the last of its series.
     """
     series: dict[tuple[Path, str, bool], list[tuple[float, LayerResult]]] = {}
     for result in results:
@@ -94,18 +93,18 @@ def in_series(results: Sequence[LayerResult]) -> list[list[LayerResult]]:
 
 
 def find_layer_results(folder: Path, others: Sequence[str | Path] = ()) -> list[LayerResult]:
-    """The results in a folder and the folders in it, by path, then other files that are not among them.
+    """The results in a folder and its subfolders by path, then those in other files that the user named.
 
-    JSON of another kind in the folder is passed over. Raises: ConfigError for such a file among the others.
+    Other JSON in the folder is skipped. Raises: ConfigError for a named file that holds no results by layer.
     """
     read = (_recognise(path) for path in sorted(folder.rglob("*.json")))
-    found = [result for result in read if result is not None]
-    known = {result.path.resolve() for result in found}
-    return found + [read_layer_result(path) for path in others if Path(path).resolve() not in known]
+    results = [result for result in read if result is not None]
+    known = {result.path.resolve() for result in results}
+    return results + [read_layer_result(path) for path in others if Path(path).resolve() not in known]
 
 
 def read_layer_result(path: str | Path) -> LayerResult:
-    """A file that the user named. Raises: ConfigError if it holds no measures by layer."""
+    """Read a file that the user named. Raises: ConfigError if it holds no results by layer."""
     result = _recognise(Path(path))
     if result is None:
         got = "is absent" if not Path(path).is_file() else "holds no measures by layer"

@@ -1,4 +1,4 @@
-"""One HTML page that needs no other file: texts, tables, pictures and commands in templates of jinja2."""
+"""Writes an HTML page that needs no other file: texts, tables, images and commands in jinja2 templates."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ FEW_SECTIONS = 4  # a page of no more sections than this has no table of content
 
 @dataclass(frozen=True)
 class Table:
-    """header: the names of the columns; rows: one cell per column. The first column holds text, the others
-    numbers."""
+    """header: names of the columns. rows: cells, with text in the first column and numbers in the others."""
 
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -30,10 +29,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Section:
-    """A heading and its content in this order: text, table, facts, markup, picture (a PNG file), code.
+    """A heading and its content, in the order of the fields.
 
     facts: pairs of a name and a text; those without a text are left out. markup: HTML from `render`; a plain
-    string is escaped. code: text that keeps its line breaks. folded: whether a click shows the code.
+    string is escaped. picture: a PNG file. code: text that keeps its line breaks. folded: whether the code is
+    hidden until a click.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Section:
 
 
 def render(template: str, **values: Any) -> Markup:
-    """HTML of a template of templates/, every value escaped unless it is Markup itself."""
+    """The HTML of a template in templates/. Values are escaped unless they are Markup."""
     return Markup(_environment().get_template(f"{template}.html.j2").render(values))
 
 
@@ -58,10 +58,10 @@ def write_page(
     facts: Sequence[tuple[str, str]] = (),
     script: str = "",
 ) -> Path:
-    """Write the page with its pictures inside, and return its path.
+    """Write a page that contains its images. Returns: its path.
 
-    facts: as of a section, placed before the first one. script: JavaScript that runs at the end; the page can
-    be read without it.
+    facts: as in `Section`, placed before the first section. script: JavaScript that runs at the end; the page
+    can be read without it.
     Raises: ImageError for a picture that cannot be read.
     """
     named = list(zip(sections, _anchors(sections), strict=True))

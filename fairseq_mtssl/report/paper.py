@@ -18,9 +18,9 @@ from fairseq_mtssl.report.run_folder import CONFIG, variant_and_seed
 
 @dataclass(frozen=True)
 class Paper:
-    """What was measured on runs, variant -> its runs.
+    """The results of runs.
 
-    tables, notes: the table `retrieval` or `abx`, and what its reader must know.
+    runs: variant -> its runs. tables, notes: the tables `retrieval` and `abx` and the note above each.
     """
 
     runs: dict[str, list[MeasuredRun]]
@@ -36,15 +36,15 @@ class Paper:
 
     def missing(self) -> list[str]:
         """A line for each run that lacks a measure."""
-        found = []
+        lines = []
         for run in (run for seeds in self.runs.values() for run in seeds):
             names = [name for name in ("retrieval", "abx") if not getattr(run, name)]
             if names:
-                found.append(f"{run.folder}: no {' and no '.join(names)} measured")
-        return found
+                lines.append(f"{run.folder}: no {' and no '.join(names)} measured")
+        return lines
 
     def write(self, out: Path) -> list[Path]:
-        """Write tables, figures, findings and paper.json into a folder; returns the files.
+        """Write tables, figures, findings and paper.json into a folder. Returns: the files.
 
         Raises: ConfigError for a file that cannot be written, MissingExtraError without matplotlib.
         """
@@ -63,7 +63,7 @@ class Paper:
         return written
 
     def to_json(self) -> dict[str, Any]:
-        """All numbers: by variant and seed, the cells of the tables, the findings."""
+        """The results by variant and seed, the tables and the findings."""
         return {
             "runs": {
                 variant: {
@@ -84,21 +84,21 @@ class Paper:
 
 
 def read_paper(runs: Sequence[tuple[str, Path]]) -> Paper:
-    """The measures of runs, each given as (name, folder).
+    """The results of runs, each given as (name, folder).
 
-    A run whose name is "" has the variant of its configuration. Its seed is that of its configuration, or its
-    place among the runs.
-    Raises: ConfigError where a run has no name; MtsslError for a folder that cannot be used.
+    The name "" stands for the variant in the run's configuration. The seed of a run is that of its
+    configuration, or else its number among the runs.
+    Raises: ConfigError if a run has neither a name nor a configuration; MtsslError for an unusable folder.
     """
-    found = by_variant([_open_run(name, path, place) for place, (name, path) in enumerate(runs, start=1)])
-    tables = {"retrieval": paper_tables.retrieval_table(found), "abx": paper_tables.abx_table(found)}
-    findings = judge(retrieval_scores(found), abx_scores(found))
-    return Paper(found, tables, paper_tables.notes(found), findings)
+    named = by_variant([_open_run(name, path, number) for number, (name, path) in enumerate(runs, start=1)])
+    tables = {"retrieval": paper_tables.retrieval_table(named), "abx": paper_tables.abx_table(named)}
+    findings = judge(retrieval_scores(named), abx_scores(named))
+    return Paper(named, tables, paper_tables.notes(named), findings)
 
 
-def _open_run(name: str, path: Path, place: int) -> MeasuredRun:
+def _open_run(name: str, path: Path, number: int) -> MeasuredRun:
     variant, seed = variant_and_seed(path)
     if not name and variant is None:
         wanted = f"wanted {CONFIG} in it with one of the paper's schedules; name it: NAME={path}"
         raise ConfigError(str(path), [f"which variant this is cannot be told; {wanted}"])
-    return read_run(path, name or str(variant), seed or f"run {place}")
+    return read_run(path, name or str(variant), seed or f"run {number}")

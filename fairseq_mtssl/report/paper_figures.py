@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fairseq_mtssl.report.canvas import new_figure, save_png, save_svg
-from fairseq_mtssl.report.curves import LOSSES
-from fairseq_mtssl.report.evaluations import KINDS, MeasuredRun
-from fairseq_mtssl.report.paper_tables import error_by_layer
+from fairseq_mtssl.report.curves import FEW_POINTS, LOSSES
+from fairseq_mtssl.report.evaluations import KINDS, MeasuredRun, Runs
+from fairseq_mtssl.report.paper_tables import error_by_layer, in_every
 from fairseq_mtssl.report.published import in_papers_order, kinds_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# What was trained last gives the colours their family, what was trained first the stroke.
+# The colour of a variant shows its last phase; of a sequence, line and marker show the first phase.
 FAMILIES = {
     "W2V2": ("#0072B2", "#56B4E9", "#332288"),
     "VGS": ("#D55E00", "#E69F00", "#882255"),
@@ -30,15 +30,11 @@ ALONE = ("-", "o")
 OTHERS = ("#000000", "#777777", "#CC79A7")
 TITLES = {"within": "within speakers", "across": "across speakers"}
 LOSS_KEYS = ("loss_vgs", "loss_ssl")
-FEW_POINTS = 40
-
-Runs = Mapping[str, Sequence[MeasuredRun]]
-"""variant -> its runs, one a seed; curves are means over them"""
 
 
 def strokes(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Colour, line and marker of each variant; no two of the paper's nine have the same."""
-    found: dict[str, dict[str, Any]] = {}
+    """Colour, line and marker of each variant; they differ among the paper's nine."""
+    looks: dict[str, dict[str, Any]] = {}
     for number, variant in enumerate(variants):
         kinds = kinds_of(variant)
         family = FAMILIES.get(kinds[-1])
@@ -50,30 +46,33 @@ def strokes(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
             firsts = [kind for kind in STROKES if kind != kinds[-1]]
             colour = family[1 + firsts.index(kinds[0])] if kinds[0] in firsts else OTHERS[0]
             line, marker = STROKES[kinds[0]]
-        found[variant] = {"color": colour, "linestyle": line, "marker": marker, "linewidth": 1.6}
-    return found
+        looks[variant] = {"color": colour, "linestyle": line, "marker": marker, "linewidth": 1.6}
+    return looks
 
 
 def draw_abx(runs: Runs, stem: Path) -> list[Path]:
-    """Fig. 2: above, the error by layer at the end of each run; below, the lowest of the layers by update.
+    """Fig. 2 with one curve for each variant, the mean over its seeds.
 
-    Left within, right across speakers; one curve a variant. stem: path without `.png` and `.svg`.
+    The upper panels show the error by layer at the end of the runs, the lower ones the error of the best
+    layer by update; the left ones within speakers, the right ones across speakers.
+
+    stem: path of the files without `.png` and `.svg`.
     Returns: both files; none if no run has ABX. Raises: MissingExtraError without matplotlib.
     """
-    measured = {name: list(runs[name]) for name in _measured_order(runs)}
+    measured = _with_abx(runs)
     if not measured:
         return []
     figure = new_figure(10.0, 8.0)
     axes = figure.subplots(2, 2, sharey="col")
     style = strokes(list(measured))
-    layers = _layers(run for seeds in measured.values() for run in seeds)
+    layers = _layers(measured)
     for column, kind in enumerate(KINDS):
         above, below = axes[0][column], axes[1][column]
         for name, seeds in measured.items():
             errors = error_by_layer(seeds, kind)
-            places = [layers.index(layer) for layer in errors]
+            positions = [layers.index(layer) for layer in errors]
             means = [statistics.mean(values) for values in errors.values()]
-            above.plot(places, means, label=name, markersize=5, **style[name])
+            above.plot(positions, means, label=name, markersize=5, **style[name])
             updates, lowest = lowest_by_update(seeds, kind)
             below.plot(updates, lowest, markersize=5, **style[name])
         above.set_xticks(range(len(layers)), layers)
@@ -89,21 +88,22 @@ def draw_abx(runs: Runs, stem: Path) -> list[Path]:
 
 
 def draw_abx_by_layer_and_update(runs: Runs, stem: Path) -> list[Path]:
-    """Fig. 2 in full: a panel a variant, error by layer, one curve a checkpoint, later ones darker.
+    """Fig. 2 in full: for each variant a panel of the error by layer, with a curve for each checkpoint.
 
-    Within speakers drawn through, across dashed. Returns: as draw_abx.
+    Later checkpoints are darker. Lines are solid within speakers and dashed across speakers.
+    stem, Returns, Raises: as in `draw_abx`.
     """
-    measured = {name: list(runs[name]) for name in _measured_order(runs)}
+    measured = _with_abx(runs)
     if not measured:
         return []
     columns = min(3, len(measured))
     rows = math.ceil(len(measured) / columns)
     figure = new_figure(0.6 + 3.1 * columns, 0.9 + 2.5 * rows)
     axes = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    layers = _layers(run for seeds in measured.values() for run in seeds)
+    layers = _layers(measured)
     for axis, (name, seeds) in zip(axes.flat, measured.items(), strict=False):
         points = sorted({abx.updates for run in seeds for abx in run.abx})
-        for place, updates in enumerate(points):
+        for number, updates in enumerate(points):
             for kind, line, marker in (("within", "-", "o"), ("across", "--", "s")):
                 errors = _at_update(seeds, updates, kind)
                 axis.plot(
@@ -113,7 +113,7 @@ def draw_abx_by_layer_and_update(runs: Runs, stem: Path) -> list[Path]:
                     marker=marker,
                     markersize=3,
                     linewidth=1.3,
-                    color=_shade(place, len(points)),
+                    color=_shade(number, len(points)),
                     label=f"{updates} updates" if kind == "within" else None,
                 )
         axis.set_title(name, fontsize=10)
@@ -132,9 +132,10 @@ def draw_abx_by_layer_and_update(runs: Runs, stem: Path) -> list[Path]:
 
 
 def draw_losses(runs: Runs, stem: Path) -> list[Path]:
-    """Fig. 3: L_AV and L_AUD by update on log scales, one curve a variant; a branch that is off has none.
+    """Fig. 3: L_AV and L_AUD by update on logarithmic scales, with one curve for each variant.
 
-    Returns: both files; none if no run logged one of the two. Raises: MissingExtraError without matplotlib.
+    A curve has a gap where its branch is off. stem: as in `draw_abx`.
+    Returns: both files; none if no run logged either loss. Raises: MissingExtraError without matplotlib.
     """
     names = in_papers_order(list(runs))
     series = {key: {name: mean_loss(runs[name], key) for name in names} for key in LOSS_KEYS}
@@ -146,12 +147,12 @@ def draw_losses(runs: Runs, stem: Path) -> list[Path]:
     axes = figure.subplots(1, len(shown), squeeze=False)[0]
     style = strokes(names)
     for axis, key in zip(axes, shown, strict=True):
-        for place, name in enumerate(names):
+        for number, name in enumerate(names):
             updates, values = series[key][name]
             look = {**style[name], "markersize": 4 if len(updates) < FEW_POINTS else 0}
-            # equal first phases lie on one another: markers at different places let all of them be seen
+            # curves of equal first phases coincide; with markers at different updates all of them can be seen
             step = max(1, len(updates) // 8)
-            axis.plot(updates, values, label=name, markevery=(place % step, step), **look)
+            axis.plot(updates, values, label=name, markevery=(number % step, step), **look)
         _log_scale(axis)
         axis.set_xlim(left=0)
         axis.set_xlabel("update")
@@ -162,7 +163,7 @@ def draw_losses(runs: Runs, stem: Path) -> list[Path]:
 
 
 def mean_loss(runs: Sequence[MeasuredRun], key: str) -> tuple[list[int], list[float]]:
-    """Updates and the mean over seeds; NaN, a gap, where the branch was off. Empty if it always was."""
+    """Updates and the means over seeds of a loss, NaN where its branch was off; empty if it always was."""
     values: dict[int, list[float]] = defaultdict(list)
     for run in runs:
         for update, value in zip(*run.log.training_series(key), strict=True):
@@ -176,46 +177,47 @@ def mean_loss(runs: Sequence[MeasuredRun], key: str) -> tuple[list[int], list[fl
 
 
 def lowest_by_update(runs: Sequence[MeasuredRun], kind: str) -> tuple[list[int], list[float]]:
-    """Updates of the checkpoints that all measured seeds have; the lowest layer's error, mean over seeds."""
-    found: dict[int, list[float]] = defaultdict(list)
+    """Updates and the error of the best layer, the mean over seeds.
+
+    Checkpoints that only some of the measured seeds have are left out.
+    """
+    lowest: dict[int, list[float]] = defaultdict(list)
     measured = [run for run in runs if run.abx]
     for run in measured:
         for abx in run.abx:
             best = abx.best(kind)
             if best is not None:
-                found[abx.updates].append(best[1])
-    updates = sorted(update for update, errors in found.items() if len(errors) == len(measured))
-    return updates, [statistics.mean(found[update]) for update in updates]
+                lowest[abx.updates].append(best[1])
+    updates = sorted(update for update, errors in lowest.items() if len(errors) == len(measured))
+    return updates, [statistics.mean(lowest[update]) for update in updates]
 
 
 def _at_update(runs: Sequence[MeasuredRun], updates: int, kind: str) -> dict[str, float]:
     """layer -> mean error of the seeds that have a checkpoint of this update."""
-    found = [abx.errors[kind] for run in runs for abx in run.abx if abx.updates == updates]
-    return {
-        layer: statistics.mean(one[layer] for one in found)
-        for layer in found[0]
-        if all(layer in one for one in found)
-    }
+    errors = in_every([abx.errors[kind] for run in runs for abx in run.abx if abx.updates == updates])
+    return {layer: statistics.mean(values) for layer, values in errors.items()}
 
 
-def _measured_order(runs: Runs) -> list[str]:
-    return [name for name in in_papers_order(list(runs)) if any(run.abx for run in runs[name])]
+def _with_abx(runs: Runs) -> Runs:
+    """The variants that have ABX, in the paper's order."""
+    return {name: runs[name] for name in in_papers_order(list(runs)) if any(run.abx for run in runs[name])}
 
 
-def _layers(runs: Iterable[MeasuredRun]) -> list[str]:
-    """Every layer by name, numbers in their order."""
-    names = {layer for run in runs for abx in run.abx for kind in KINDS for layer in abx.errors[kind]}
+def _layers(runs: Runs) -> list[str]:
+    """The names of all layers: numbers in increasing order, then other names."""
+    every = [abx for seeds in runs.values() for run in seeds for abx in run.abx]
+    names = {layer for abx in every for kind in KINDS for layer in abx.errors[kind]}
     return sorted(names, key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name))
 
 
-def _shade(place: int, count: int) -> Any:
+def _shade(number: int, count: int) -> Any:
     from matplotlib import colormaps
 
-    return colormaps["viridis_r"](0.12 + 0.88 * place / max(count - 1, 1))
+    return colormaps["viridis_r"](0.12 + 0.88 * number / max(count - 1, 1))
 
 
 def _log_scale(axis: Axes) -> None:
-    """Logarithmic, with plain numbers at the ticks, also where less than a decade is in view."""
+    """Make the axis logarithmic, with numbers at its ticks also where it spans less than a decade."""
     from matplotlib import ticker
 
     low, high = axis.get_ylim()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 
-from fairseq_mtssl.report.evaluations import KINDS, MeasuredRun
+from fairseq_mtssl.report.evaluations import KINDS, MeasuredRun, Runs
 from fairseq_mtssl.report.findings import Finding
 from fairseq_mtssl.report.page import Table
 from fairseq_mtssl.report.published import PUBLISHED, SOURCE, in_papers_order
@@ -16,12 +16,9 @@ THEIRS = "paper"
 SPREAD = "Several seeds: mean ± standard deviation over them (n − 1)."
 LATEX = {"→": r"$\to$", "±": r"$\pm$", "–": "--", "−": "$-$", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#"}
 
-Runs = Mapping[str, Sequence[MeasuredRun]]
-"""variant -> its runs, one a seed"""
-
 
 def retrieval_table(runs: Runs) -> Table:
-    """Table I: recalls in percent at the end of each run, and chance in the last row."""
+    """Table I: recalls in percent at the end of the runs; the last row is chance."""
     rows = []
     for variant in in_papers_order(list(runs)):
         measured = [run.retrieval for run in runs[variant] if run.retrieval is not None]
@@ -33,17 +30,17 @@ def retrieval_table(runs: Runs) -> Table:
                 f"{getattr(theirs, key):.1f}" if theirs else NOTHING,
             ]
         rows.append([variant, str(len(measured)), *cells])
-    every = [run.retrieval for seeds in runs.values() for run in seeds if run.retrieval is not None]
-    if every:
-        chances = (f"{every[0].chance[key]:.1f}" for key in RECALLS)
+    results = [run.retrieval for seeds in runs.values() for run in seeds if run.retrieval is not None]
+    if results:
+        chances = (f"{results[0].chance[key]:.1f}" for key in RECALLS)
         rows.append(["chance", "", *(cell for chance in chances for cell in (chance, ""))])
     return Table(_header(RECALLS.values()), rows)
 
 
 def abx_table(runs: Runs) -> Table:
-    """Table II: errors in percent of the last checkpoint measured, with the layer where they are lowest.
+    """Table II: ABX errors in percent of the last checkpoints measured, each at the best layer.
 
-    Of several seeds it is the layer whose mean over them is lowest.
+    The best layer is the one with the lowest mean over the seeds.
     """
     rows = []
     for variant in in_papers_order(list(runs)):
@@ -59,7 +56,7 @@ def abx_table(runs: Runs) -> Table:
 
 
 def best_layer(runs: Sequence[MeasuredRun], kind: str) -> str:
-    """`6.95 ± 0.10 (2)`: the lowest mean over seeds, with its layer."""
+    """The lowest mean over seeds with its layer, such as `6.95 ± 0.10 (2)`."""
     layers = error_by_layer(runs, kind)
     if not layers:
         return NOTHING
@@ -68,15 +65,18 @@ def best_layer(runs: Sequence[MeasuredRun], kind: str) -> str:
 
 
 def error_by_layer(runs: Sequence[MeasuredRun], kind: str) -> dict[str, list[float]]:
-    """layer -> error of each seed at the end; layers that all measured seeds have."""
-    found = [run.final_abx.errors[kind] for run in runs if run.final_abx is not None]
-    if not found:
-        return {}
-    return {layer: [one[layer] for one in found] for layer in found[0] if all(layer in one for one in found)}
+    """layer -> error of each seed at the end, of the layers that all measured seeds have."""
+    return in_every([run.final_abx.errors[kind] for run in runs if run.final_abx is not None])
+
+
+def in_every(errors: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """layer -> its value in each of the given mappings, of the layers that all of them have."""
+    common = [layer for layer in errors[0] if all(layer in each for each in errors)] if errors else []
+    return {layer: [each[layer] for each in errors] for layer in common}
 
 
 def mean_and_spread(values: Sequence[float], places: int = 1) -> str:
-    """`12.3` of one value, `12.3 ± 0.4` of several."""
+    """`12.3` for one value, `12.3 ± 0.4` for several: the mean and the standard deviation (n − 1)."""
     if not values:
         return NOTHING
     mean = f"{statistics.mean(values):.{places}f}"
@@ -84,12 +84,12 @@ def mean_and_spread(values: Sequence[float], places: int = 1) -> str:
 
 
 def findings_table(findings: Sequence[Finding]) -> Table:
-    """What was found, the verdict, the numbers."""
+    """A row for each finding."""
     return Table(["finding", "verdict", "numbers"], [[f.claim, f.verdict, f.numbers] for f in findings])
 
 
 def notes(runs: Runs) -> dict[str, str]:
-    """What a reader of each table must know: `retrieval`, `abx`."""
+    """The notes of the tables `retrieval` and `abx`: what was measured, on how much data."""
     measured = [run for seeds in runs.values() for run in seeds]
     sizes = sorted({(r.retrieval.images, r.retrieval.captions) for r in measured if r.retrieval is not None})
     on = " and ".join(f"{images} images, {captions} captions" for images, captions in sizes)
@@ -105,14 +105,17 @@ def notes(runs: Runs) -> dict[str, str]:
 
 
 def to_markdown(table: Table, note: str = "", numbers: bool = True) -> str:
-    """A pipe table. numbers: in all columns but the first, which are then set to the right."""
+    """The table in Markdown. numbers: whether all columns but the first are aligned to the right."""
     rule = ["---", *("---:" if numbers else "---" for _ in table.header[1:])]
     lines = ["| " + " | ".join(row) + " |" for row in [table.header, rule, *table.rows]]
     return "\n".join([*([note, ""] if note else []), *lines]) + "\n"
 
 
 def to_latex(table: Table, caption: str, label: str) -> str:
-    """A `table` environment, shrunk to the line where it is wider; "paper" columns are named in italics."""
+    """The table in a `table` environment, scaled down where it is wider than the line.
+
+    The headers of the paper's columns are in italics.
+    """
     head = [_latex(name) if name != THEIRS else rf"\textit{{{name}}}" for name in table.header]
     body = [" & ".join(_latex(cell) for cell in row) + r" \\" for row in table.rows]
     if table.rows and table.rows[-1][0] == "chance":

@@ -1,7 +1,7 @@
-"""What Khorrami et al. published, as data: the nine variants and the numbers of Tables I and II.
+"""The nine variants of Khorrami et al. and the numbers of their Tables I and II.
 
-Source: Khorrami, Cruz Blandón, Virtanen and Räsänen, EUSIPCO 2023, arXiv 2306.02972: retrieval on the 5k test
-images of SpokenCOCO with five captions each, ABX on LibriSpeech dev-clean.
+Retrieval was measured on the 5,000 test images of SpokenCOCO with five captions each, ABX on LibriSpeech
+dev-clean. Source: Khorrami, Cruz Blandón, Virtanen and Räsänen, EUSIPCO 2023, arXiv 2306.02972.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 SOURCE = "Khorrami et al. 2023, arXiv 2306.02972"
-KINDS = {"w2v2": "W2V2", "vgs": "VGS", "vgsplus": "VGS+"}
-"""Kinds of training as `task.schedule` writes them, and as the paper does."""
+PHASES = {"w2v2": "W2V2", "vgs": "VGS", "vgsplus": "VGS+"}
+"""A phase in `task.schedule` -> its name in the paper."""
 
 
 @dataclass(frozen=True)
 class Published:
-    """One row. Recalls and errors in percent; the layers, from 1 of 12, are those of the lowest errors."""
+    """The numbers of one variant: recalls and errors in percent, and the layers (1 to 12) of these errors."""
 
     s2i_r1: float
     s2i_r10: float
@@ -38,21 +38,21 @@ PUBLISHED = {
     "(VGS+, W2V2)": Published(14.5, 52.0, 7.5, 32.5, 6.23, 8, 8.35, 8),
     "(VGS+, VGS)": Published(28.8, 70.0, 39.8, 81.5, 4.50, 9, 6.02, 9),
 }
-"""Tables I and II, in their order."""
+"""Variant -> its numbers, in the order of the tables."""
 
 
 def variant_name(schedule: str) -> str:
-    """`w2v2_vgs` -> `(W2V2, VGS)`; kinds that the paper does not have keep their names."""
-    names = [KINDS.get(kind, kind) for kind in schedule.split("_")]
+    """The paper's name of a schedule: `w2v2_vgs` -> `(W2V2, VGS)`; unknown phases keep their names."""
+    names = [PHASES.get(phase, phase) for phase in schedule.split("_")]
     return names[0] if len(names) == 1 else f"({', '.join(names)})"
 
 
 def kinds_of(variant: str) -> tuple[str, ...]:
-    """`(W2V2, VGS)` -> `("W2V2", "VGS")`: what was trained, in order."""
+    """The phases of a variant, in order: `(W2V2, VGS)` -> `("W2V2", "VGS")`."""
     return tuple(name.strip() for name in variant.strip("()").split(","))
 
 
 def in_papers_order(variants: list[str]) -> list[str]:
-    """Those of the paper first, in its order, then the others in theirs."""
+    """The paper's variants in its order, then the others in the given order."""
     order = list(PUBLISHED)
     return sorted(variants, key=lambda name: order.index(name) if name in order else len(order))

@@ -9,12 +9,12 @@ from markupsafe import Markup
 
 from fairseq_mtssl.report.page import render
 
-SMALL_PX = 64  # pixels of smaller pictures are shown as squares instead of being blurred
+SMALL_PX = 64  # a smaller image is enlarged without smoothing, so that its pixels can be seen
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An image. name: its id; uri: its data, None without a file to show; side_px: the side of its square."""
+    """An image. name: its id. uri: its data URI, None without a file. side_px: the side of its square."""
 
     name: str
     uri: str | None
@@ -28,13 +28,13 @@ class Picture:
 
     @property
     def is_small(self) -> bool:
-        """Whether its pixels stay visible on the page."""
+        """Whether it is enlarged without smoothing."""
         return self.side_px < SMALL_PX
 
 
 @dataclass(frozen=True)
 class Clip:
-    """A spoken caption. name: its id; text: its words, "" if unknown; uri: its sound of so many seconds."""
+    """A spoken caption. name: its id. text: its words, "" if unknown. uri: its sound as a data URI."""
 
     name: str
     text: str
@@ -51,7 +51,7 @@ class Clip:
 
 @dataclass(frozen=True)
 class Answer:
-    """A candidate that was retrieved. right: whether it is relevant."""
+    """A retrieved candidate. right: whether it is relevant."""
 
     item: Picture | Clip
     score: float
@@ -60,10 +60,11 @@ class Answer:
 
 @dataclass(frozen=True)
 class Query:
-    """A query and the candidates that it retrieved, best first.
+    """A query and its best candidates, in the order of their ranks.
 
-    own: the image that a caption describes. rank: that of the best right candidate among all candidates, from
-    1, the mean over the orders of ties; None if none is right. right_score: the score of that candidate.
+    rank: of the best relevant candidate among all `candidates`, from 1, the mean over the possible orders of
+    ties; None if no candidate is relevant. right_score: the score of that candidate. own: the image that a
+    caption describes.
     """
 
     item: Picture | Clip
@@ -75,7 +76,7 @@ class Query:
 
     @property
     def hit(self) -> bool:
-        """Whether a right candidate is among those shown."""
+        """Whether a relevant candidate is among the answers."""
         return any(answer.right for answer in self.answers)
 
     @property
@@ -85,14 +86,14 @@ class Query:
 
     @property
     def place(self) -> str:
-        """`rank 3 of 10`, or `rank 3.5 of 10` where the best right candidate ties; "" if none is right."""
+        """Text such as `rank 3 of 10` (`rank 3.5 of 10` for a tie); "" if no candidate is relevant."""
         if self.rank is None:
             return ""
         return f"rank {self.rank:.1f}".removesuffix(".0") + f" of {self.candidates}"
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """What the opened card says."""
+        """The pairs of name and text on the opened card."""
         facts = [("label", self.item.label)]
         if isinstance(self.item, Clip):
             facts = [("caption", self.item.name), ("speaker", self.item.speaker), *facts]
@@ -107,8 +108,7 @@ class Query:
 def gallery_markup(queries: Sequence[Query], name: str) -> Markup:
     """A card for each query, which a click opens, and a choice of hits, misses or all (`gallery.js`).
 
-    name: letters, different from the name of every other gallery of the page. Without the script all cards
-    are open.
+    Without the script all cards are open. name: letters, different for every gallery of the page.
     """
     hits = sum(query.hit for query in queries)
     choices = [("all", "All", len(queries)), ("hit", "Hits", hits), ("miss", "Misses", len(queries) - hits)]

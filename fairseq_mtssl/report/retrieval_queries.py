@@ -1,4 +1,4 @@
-"""Captions and images of a split with the candidates that they retrieve, for galleries."""
+"""Chooses captions and images of a split for galleries, with the candidates that they retrieve."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from fairseq_mtssl.report.inline import PICTURE_PX, audio_uri, picture_uri
 from fairseq_mtssl.report.retrieval_gallery import Answer, Clip, Picture, Query
 
 TOP = 5
-MOST_IMAGES = 8  # queries among the images: each answer is a caption to be heard, which makes a page big
+MOST_IMAGES = 8  # the answers to an image are sounds, which make the page large
 
 
 @dataclass
 class Gallery:
-    """Both directions. absent: ids of images on the page without a file that can be shown -> the reason."""
+    """The queries of both directions. absent: ids of images that cannot be shown -> the reason."""
 
     captions: list[Query]
     images: list[Query]
@@ -41,11 +41,12 @@ def build_gallery(
     count: int,
     max_samples: int | None = None,
 ) -> Gallery:
-    """Queries are captions at equal distances through the split, whatever they score, and their images.
+    """Choose captions at equal distances in the split, regardless of their scores, and some of their images.
 
     speech: (N, D), a row for each caption; image: (M, D), a row for each image id; float32 on the CPU.
-    relevance: image or label, what makes an answer right. count: captions, each of another image; at most
-    MOST_IMAGES of their images are queries. max_samples: the part of a clip that the model has heard.
+    relevance: `image` or `label`, which decides which answers are right. count: the number of captions, each
+    of another image; at most MOST_IMAGES of these images are queries. max_samples: the length to which the
+    model cuts clips.
     Raises: AudioError for a caption that cannot be read.
     """
     image_ids = manifest.unique_image_ids
@@ -75,7 +76,7 @@ def draw_retrieved(
     out: str | Path,
     title: str,
 ) -> Path:
-    """Draw the captions of `build_gallery` with their best images into a PNG; returns out.
+    """Draw the captions of `build_gallery` with their best images into a PNG. Returns: out.
 
     Raises: ImageError where the manifest has no image files, MissingExtraError without matplotlib.
     """
@@ -95,22 +96,22 @@ def draw_retrieved(
 
 
 def equally_spaced(rows: Sequence[int], count: int) -> list[int]:
-    """So many of the rows at equal distances, or all where there are fewer."""
+    """Choose `count` of the rows at equal distances, or all if there are fewer."""
     count = min(count, len(rows))
     return [rows[i * len(rows) // count] for i in range(count)]
 
 
-Found = tuple[list[tuple[int, float, bool]], float | None, float | None]
-"""(candidate, score, right), best first; then the rank and the score of the best right candidate, if any."""
+Retrieved = tuple[list[tuple[int, float, bool]], float | None, float | None]
+"""(candidate, score, is right) of the best; then rank and score of the best right candidate, if any."""
 
 
 def _retrieve(
     queries: Tensor, candidates: Tensor, query_group: np.ndarray, candidate_group: np.ndarray, rows: list[int]
-) -> list[Found]:
-    """What these rows of the queries retrieve among all candidates."""
+) -> list[Retrieved]:
+    """The best candidates of some rows of the queries among all candidates."""
     asked, groups = queries[torch.tensor(rows)], torch.from_numpy(query_group[rows])
     order, scores = top_candidates(asked, candidates, TOP)
-    # (Q, D) and (C, D) -> (4, Q); both scaled by powers of two, which changes no rank
+    # (Q, D), (C, D) -> (4, Q); both are scaled by powers of two, which changes no rank
     compared = compare(
         exact_scale(asked, "query"),
         exact_scale(candidates, "candidate"),
@@ -118,21 +119,21 @@ def _retrieve(
         torch.from_numpy(candidate_group),
     )
     counts = tie_counts(*compared).numpy()
-    found: list[Found] = []
+    retrieved: list[Retrieved] = []
     for query, (best, scored) in enumerate(zip(order.tolist(), scores.tolist(), strict=True)):
         right = candidate_group == query_group[rows[query]]
         shown = [(i, score, bool(right[i])) for i, score in zip(best, scored, strict=True)]
         if not right.any():
-            found.append((shown, None, None))
+            retrieved.append((shown, None, None))
             continue
         rank = expected_rank(*(counts[:3, query : query + 1]))[0]
         relevant = candidates[torch.from_numpy(np.flatnonzero(right))].double()
-        found.append((shown, float(rank), float((relevant @ asked[query].double()).max())))
-    return found
+        retrieved.append((shown, float(rank), float((relevant @ asked[query].double()).max())))
+    return retrieved
 
 
 class _Items:
-    """Clips and pictures of a split, each read once."""
+    """The clips and images of a split. Each file is read once."""
 
     def __init__(self, manifest: PairManifest, max_samples: int | None) -> None:
         self.manifest = manifest
@@ -161,7 +162,7 @@ class _Items:
             label = self.manifest.image_label(image_id)
             try:
                 uri, side = picture_uri(self.manifest.image_path(image_id), PICTURE_PX)
-            except ImageError as error:  # a model of region features needs none of the files
+            except ImageError as error:  # models of region features do not need the files
                 self.absent[image_id] = str(error)
                 self._pictures[image_id] = Picture(image_id, None, label=label)
             else:

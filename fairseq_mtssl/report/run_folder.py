@@ -1,4 +1,4 @@
-"""What a training left in its folder: its checkpoint, configuration, command and where it ran."""
+"""The folder of a training: its checkpoint, its configuration and the command that started it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class RunFolder:
     """A finished or running training.
 
     cfg: the whole configuration as plain values. updates, seconds: of the training until the checkpoint was
-    saved; parameters: the number of its weights. command: that started the training, in the folder cwd; None
-    where Hydra left no record. recipe: its --config-name.
+    saved. parameters: the number of weights. command, cwd: the command that started the training and the
+    folder in which it was started; None if Hydra left no record. recipe: its --config-name.
     """
 
     path: Path
@@ -40,11 +40,11 @@ class RunFolder:
     recipe: str | None = None
 
     def section(self, name: str) -> dict[str, Any]:
-        """A part of the configuration, such as task."""
+        """A section of the configuration, such as task."""
         return dict(self.cfg.get(name) or {})
 
     def why_no_retrieval(self) -> str:
-        """Why the model cannot retrieve anything, in a sentence; "" if it can."""
+        """A sentence that says why the model cannot retrieve; "" if it can."""
         task = self.section("task")
         if task.get("_name") not in RETRIEVAL_TASKS:
             return f"The task {task.get('_name')} trains no retrieval."
@@ -63,14 +63,14 @@ class RunFolder:
 
     @property
     def command_text(self) -> str:
-        """The command, an override a line; "" where it is not known."""
+        """The command with a line for each override; "" if it is unknown."""
         if self.command is None:
             return ""
         return " \\\n    ".join(shlex.join(words) for words in _lines(self.command))
 
 
 def pick_checkpoint(path: Path, checkpoint: str | None) -> Path:
-    """The checkpoint asked for, else the folder's best, else its last.
+    """The given checkpoint, or else the best one of the folder, or else the last one.
 
     Raises: CheckpointError if there is none.
     """
@@ -88,9 +88,10 @@ def pick_checkpoint(path: Path, checkpoint: str | None) -> Path:
 def data_folder(run: RunFolder, data: str | None, split: str | None) -> tuple[Path, str]:
     """The folder and the split of the pairs to retrieve from.
 
-    data: the folder; None: that of the training, relative to here or to where the training was started.
-    split: None for test, or else valid.
-    Raises: ConfigError where the pairs are not.
+    data: the folder. If None, it is that of the training, relative to the current folder or to the folder in
+        which the training was started.
+    split: if None, it is test, or valid where there are no pairs of test.
+    Raises: ConfigError if there are no such pairs.
     """
     name = data if data is not None else str(run.section("task").get("data"))
     splits = [split] if split is not None else ["test", "valid"]
@@ -107,7 +108,7 @@ def data_folder(run: RunFolder, data: str | None, split: str | None) -> tuple[Pa
 
 
 def hydra_record(path: Path) -> dict[str, Any]:
-    """command, cwd and recipe from the .hydra folder; nothing where it is absent or another program's."""
+    """command, cwd and recipe from the .hydra folder; empty if it is absent or of another program."""
     try:
         hydra = yaml.safe_load((path / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))["hydra"]
         recipe, overrides = hydra["job"]["config_name"], list(hydra["overrides"]["task"])
@@ -123,9 +124,9 @@ def hydra_record(path: Path) -> dict[str, Any]:
 
 
 def variant_and_seed(folder: Path) -> tuple[str | None, str | None]:
-    """The paper's name of a run's schedule, and its seed, by its configuration; None if it lacks them.
+    """The paper's name of the schedule and the seed in the configuration of a run; None for what it lacks.
 
-    Raises: ConfigError for a configuration that is no YAML.
+    Raises: ConfigError if the configuration is not YAML.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -141,7 +142,7 @@ def variant_and_seed(folder: Path) -> tuple[str | None, str | None]:
 
 
 def _lines(command: list[str]) -> Iterator[list[str]]:
-    """The program with its options, then an override each."""
+    """The words of each line: the program with its options, then one override at a time."""
     start = next((place for place, word in enumerate(command) if "=" in word), len(command))
     yield command[:start]
     yield from ([word] for word in command[start:])

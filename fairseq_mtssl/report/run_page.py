@@ -1,4 +1,4 @@
-"""The page of a run: curves, health, layers, retrieval to be heard and seen, record of the training."""
+"""The page of a run: training curves, health, results by layer, retrieval galleries, command and versions."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def write_run_page(
     out: str | Path,
     name: str = "",
 ) -> Path:
-    """Write the page of a run, and return its path.
+    """Write the page of a run. Returns: its path.
 
     phases: (first update, name) of each. retrieval: sections of scores and galleries, or `no_retrieval`.
-    name: of the run, "" for that of its folder.
+    name: of the run; "" stands for the name of its folder.
     Raises: TrainingLogError for a log without losses, MissingExtraError without matplotlib.
     """
     name = name or run.path.resolve().name
@@ -41,7 +41,7 @@ def write_run_page(
 
 
 def no_retrieval(why: str) -> list[Section]:
-    """In place of the galleries: the reason why there are none, a sentence."""
+    """The section in place of the galleries. why: a sentence that says why there are none."""
     return [Section("Retrieval", f"There is none on this page, and no gallery. {why}")]
 
 
@@ -59,7 +59,7 @@ def _record_sections(run: RunFolder) -> list[Section]:
 
 
 def _facts(run: RunFolder, log: TrainingLog) -> list[tuple[str, str]]:
-    """What a reader asks first."""
+    """The pairs of name and text at the top of the page."""
     done = f"after {run.updates} updates and {_duration(run.seconds)}"
     return [
         ("recipe", run.recipe or ""),

@@ -1,4 +1,4 @@
-"""The sections of the page of a run: training, measures by layer, retrieval and its galleries."""
+"""The sections of the page of a run: training, health, results by layer, retrieval and its galleries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ WAYS = {"speech_to_image": "speech → image", "image_to_speech": "image → spe
 
 
 def training_section(log: TrainingLog, name: str, phases: Sequence[tuple[int, str]]) -> Section:
-    """Curves and, folded, the numbers of every validation.
+    """The training curves and, hidden until a click, the numbers of every validation.
 
     Raises: TrainingLogError for a log without losses.
     """
@@ -41,9 +41,9 @@ def training_section(log: TrainingLog, name: str, phases: Sequence[tuple[int, st
 
 
 def health_section(runs: Mapping[str, Sequence[PhaseHealth]]) -> Section:
-    """For each phase a sentence and a table of its measures.
+    """A sentence and a table of measures for each phase.
 
-    runs: name -> phases; a single run can have the name "".
+    runs: name -> phases; a single run may have the name "".
     """
     text = (
         "Judged by the last quarter of a phase's updates, against what is known without learning anything. "
@@ -53,7 +53,7 @@ def health_section(runs: Mapping[str, Sequence[PhaseHealth]]) -> Section:
 
 
 def layer_sections(layers: Sequence[LayerResult]) -> list[Section]:
-    """A section for each measure, or one section that says that there is none."""
+    """A section for each series of results, or one section that says that there are none."""
     sections = []
     for place, series in enumerate(in_series(layers)):
         last = series[-1]
@@ -68,7 +68,7 @@ def layer_sections(layers: Sequence[LayerResult]) -> list[Section]:
 
 
 def scores_section(scores: Mapping[str, Any]) -> Section:
-    """Both directions with chance. scores: what `mtssl evaluate-retrieval` writes as JSON."""
+    """Both directions with chance. scores: the JSON of `mtssl evaluate-retrieval`."""
     measured = scores["speech_to_image"]
     # r1, r5, r10; with relevance label also p1, p5, p10, of which p1 is r1
     names = {key: f"{key[0].upper()}@{key[1:]} %" for key in measured if key != "median_rank"}
@@ -88,7 +88,7 @@ def scores_section(scores: Mapping[str, Any]) -> Section:
 
 
 def gallery_sections(captions: Sequence[Query], images: Sequence[Query], absent: int = 0) -> list[Section]:
-    """Both galleries. absent: images without a file that can be shown."""
+    """The galleries of both directions. absent: the number of images that cannot be shown."""
     first, other = captions[0], images[0]
     texts = [
         f"{len(captions)} captions at equal distances through the split, whatever they score, each with its "

@@ -1,8 +1,8 @@
-"""fairseq's JSON training log as numbers.
+"""Reads the numbers of fairseq's JSON training log.
 
-Read are the lines that `common.log_format=json` writes, in any of the three places it writes them to: the
-bare `common.log_file`, Hydra's `[time][train_inner][INFO] - {…}` job log, and the
-`time | INFO | train_inner | {…}` of the terminal. Every other line is passed over.
+With `common.log_format=json`, fairseq writes JSON to three places, all of which can be read: bare to
+`common.log_file`, as `[time][train_inner][INFO] - {…}` to Hydra's job log, and as
+`time | INFO | train_inner | {…}` to the terminal. All other lines are skipped.
 """
 
 from __future__ import annotations
@@ -18,18 +18,19 @@ from typing import Any
 
 from fairseq_mtssl.errors import ConfigError, TrainingLogError
 
-# Where a line says its tag: "[time][tag][INFO] - {" or "time | INFO | tag | {"
+# what comes before the JSON: "[time][tag][INFO] - " or "time | INFO | tag | "
 TAG = re.compile(r"(?:\]\[([\w.-]+)\]\[\w+\] - |\| \w+ \| ([\w.-]+) \| )$")
 LOG_NAMES = ("train.log", "hydra_train.log")
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line.
+    """One line of the log.
 
-    kind: train_inner (every log_interval updates), train (an epoch's mean), or the name of the subset that
-        was validated: valid, test, ….
-    updates: updates done when it was written. values: the numbers of the line, without `train_` or `valid_`.
+    kind: `train_inner` (written every log_interval updates), `train` (the mean of an epoch), or the name of
+        the validated subset, such as `valid`.
+    updates: the number of updates when the line was written.
+    values: the numbers of the line, their keys without `train_` or `valid_`.
     """
 
     kind: str
@@ -39,9 +40,9 @@ class Record:
 
 @dataclass(frozen=True)
 class TrainingLog:
-    """The records of one run in the order of their updates.
+    """The records of one run in the order of updates.
 
-    broken: lines that begin like a record and are none (a run killed while writing); they are left out.
+    broken: the number of incomplete records, which a killed run leaves behind; they are left out.
     """
 
     path: Path
@@ -49,19 +50,19 @@ class TrainingLog:
     broken: int = 0
 
     def series(self, key: str, kind: str = "train_inner") -> tuple[list[int], list[float]]:
-        """Updates and values of one key; NaN where a line of that kind lacks it. Empty if no line has it."""
+        """Updates and values of a key in lines of a kind, NaN where a line lacks it; empty if all lack it."""
         lines = [record for record in self.records if record.kind == kind]
         if not any(key in record.values for record in lines):
             return [], []
         return [line.updates for line in lines], [line.values.get(key, math.nan) for line in lines]
 
     def training_series(self, key: str) -> tuple[list[int], list[float]]:
-        """The finest training series there is: every log interval, or else every epoch."""
+        """`series` by log interval, or by epoch if no log interval has the key."""
         inner = self.series(key, "train_inner")
         return inner if inner[0] else self.series(key, "train")
 
     def keys(self, kind: str) -> list[str]:
-        """Every key that lines of this kind carry, in order of appearance."""
+        """Every key in lines of this kind, in order of appearance."""
         return list(
             dict.fromkeys(key for record in self.records if record.kind == kind for key in record.values)
         )
@@ -72,12 +73,13 @@ class TrainingLog:
 
 
 def read_training_log(path: str | Path) -> TrainingLog:
-    """Read one log file, or find it in a run folder.
+    """Read a log file, or the log in the folder of a run.
 
-    path: the file, or a folder that holds `train.log`, `hydra_train.log` or another `.log` (searched in that
-        order, then below it) with JSON records.
-    A record that is written twice (fairseq adds a file handler every epoch) is taken once. Where a resumed
-    run goes back to an earlier update, what it wrote anew replaces what was there.
+    A record that was written twice (fairseq adds a file handler in every epoch) is taken once. Where a run
+    resumed from an earlier update, its new records replace the old ones.
+
+    path: the file, or a folder. In a folder the first of these that has JSON records is read: `train.log`,
+        `hydra_train.log`, other `.log` files, `.log` files in subfolders.
     Raises: TrainingLogError if there is no such file, or no record in it.
     """
     path = Path(path)
@@ -99,8 +101,9 @@ def read_training_log(path: str | Path) -> TrainingLog:
 def read_runs(runs: Sequence[tuple[str, Path]]) -> dict[str, TrainingLog]:
     """Name -> log of several runs, each given as (name, path).
 
-    A run whose name is "" is called after its folder; a name that is taken is followed by the path.
-    Raises: ConfigError if a run is given twice, TrainingLogError as `read_training_log`.
+    The name "" stands for the name of the run's folder. A name that another run has is replaced by what the
+    user gave: `NAME=PATH`, or the path.
+    Raises: ConfigError if a run is given twice; TrainingLogError as in `read_training_log`.
     """
     logs: dict[str, TrainingLog] = {}
     for given, path in runs:
@@ -115,11 +118,11 @@ def read_runs(runs: Sequence[tuple[str, Path]]) -> dict[str, TrainingLog]:
 
 
 def phase_starts(log: TrainingLog) -> list[tuple[int, str]]:
-    """First update and name of each phase, from the `phase` (a number) and `alpha` that our criterions log.
+    """First update and name of each phase, from the keys `phase` (a number) and `alpha` of our criterions.
 
-    Exact to the log interval: a phase is taken to start at the last logged update of the one before it. The
-    name is the paper's for the weight of L_AV: W2V2 at 0, VGS at 1, VGS+ in between. Empty for a log without
-    `phase`.
+    The first update is that of the last line of the phase before, hence exact to the log interval. The name
+    is the paper's for alpha, the weight of L_AV: W2V2 at 0, VGS at 1, VGS+ between them. Empty for a log
+    without `phase`.
     """
     starts: list[tuple[int, str]] = []
     last: tuple[int, float] | None = None
@@ -142,8 +145,8 @@ def _phase_name(phase: float, alpha: float) -> str:
 
 def _log_files(folder: Path) -> list[Path]:
     named = [folder / name for name in LOG_NAMES]
-    found = [*named, *sorted(folder.glob("*.log")), *sorted(folder.rglob("*.log"))]
-    return [path for path in dict.fromkeys(found) if path.is_file()]
+    paths = [*named, *sorted(folder.glob("*.log")), *sorted(folder.rglob("*.log"))]
+    return [path for path in dict.fromkeys(paths) if path.is_file()]
 
 
 def _read_file(path: Path) -> TrainingLog:
@@ -167,7 +170,7 @@ def _read_file(path: Path) -> TrainingLog:
 
 
 def _append(records: list[Record], record: Record) -> None:
-    """Add a record; going back in updates first removes what a resumed run is about to write anew."""
+    """Add a record, and remove those that it replaces: of later updates, or of the same update and kind."""
     while records and records[-1].updates > record.updates:
         records.pop()
     same_update = list(takewhile(lambda other: other.updates == record.updates, reversed(records)))
@@ -178,7 +181,7 @@ def _append(records: list[Record], record: Record) -> None:
 
 
 def _record(text: str, tag: str) -> Record | None:
-    """The record in a line's JSON; None when it is none."""
+    """The record in the JSON of a line; None if it is not a record."""
     try:
         stats = json.loads(text)
     except json.JSONDecodeError:
@@ -194,7 +197,7 @@ def _record(text: str, tag: str) -> Record | None:
 
 
 def _kind(stats: dict[str, Any], tag: str) -> tuple[str, str]:
-    """Kind and key prefix. Only train_inner lines carry `update`, the epoch as a fraction, and no prefix."""
+    """The kind of a line and the prefix of its keys, which lines of kind train_inner do not have."""
     if tag == "train_inner" or "num_updates" in stats:
         return "train_inner", ""
     if tag == "train" or "train_num_updates" in stats:
@@ -204,7 +207,7 @@ def _kind(stats: dict[str, Any], tag: str) -> tuple[str, str]:
 
 
 def _number(value: Any) -> float | None:
-    """fairseq writes most numbers as strings; None for what is no number."""
+    """The number, which fairseq may have written as a string; None if it is not a number."""
     try:
         return None if isinstance(value, Sequence) and not isinstance(value, str) else float(value)
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""What decides numbers: Python, the machine and the packages, as they are now."""
+"""The versions that results depend on: Python, the system and the packages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Version by name, of those that are installed."""
-    found = {"python": platform.python_version(), "machine": platform.platform()}
+    """Name -> version of Python, of the system and of the packages that are installed."""
+    known = {"python": platform.python_version(), "machine": platform.platform()}
     for name in PACKAGES:
         try:
-            found[name] = version(name)
+            known[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return known
