@@ -47,7 +47,7 @@ DOORS: dict[str, set[str]] = {
     "fairseq_patches": BASE | {"checkpoints", "resuming"},
     "resuming": BASE | {"checkpoints"},
     "config": set(),
-    "corpora": BASE | {"frames", "data"},
+    "corpora": BASE | {"frames", "data", "registry"},
 }
 REGISTERED = ("models", "criterions", "tasks", "optim")
 KNOWS_NO_FAIRSEQ = ("errors", "frames", "schedule", "files", "evaluation", "decoding", "report", "corpora")
