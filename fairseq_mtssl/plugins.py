@@ -14,6 +14,8 @@ import warnings
 from importlib.metadata import entry_points
 
 GROUP = "fairseq_mtssl.plugins"
+loading: str | None = None
+"""The plugin that is being imported, by the name of its entry point; registries note it."""
 _is_loaded = False
 
 
@@ -22,11 +24,12 @@ def load() -> None:
 
     A module that cannot be imported is warned about and left out, since most commands do not need it.
     """
-    global _is_loaded
+    global _is_loaded, loading
     if _is_loaded:
         return
     _is_loaded = True  # first, because a module that registers something may ask a registry itself
     for entry in entry_points(group=GROUP):
+        loading = entry.name
         try:
             entry.load()
         except Exception as error:
@@ -34,3 +37,4 @@ def load() -> None:
             warnings.warn(
                 f"the plugin {entry.name} ({entry.value}) cannot be imported: {cause}", stacklevel=2
             )
+    loading = None

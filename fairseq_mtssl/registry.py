@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
@@ -26,6 +28,7 @@ class Registry(Generic[T]):
         self.noun = noun
         self.plural = plural
         self.items: dict[str, T] = {}
+        self.plugins: dict[str, str] = {}  # name -> the plugin that registered it
 
     def register(self, name: str) -> Callable[[Registered], Registered]:
         """Returns a decorator that registers a class or function and returns it unchanged.
@@ -37,6 +40,8 @@ class Registry(Generic[T]):
             if name in self.items:
                 raise ConfigError(self.key, [f"two {self.plural} are called {name!r}; rename one of them"])
             self.items[name] = item
+            if plugins.loading is not None:
+                self.plugins[name] = plugins.loading
             return item
 
         return decorate
@@ -54,6 +59,24 @@ class Registry(Generic[T]):
         if name not in self.names():
             raise ConfigError(self.key, [f"got {name!r}, wanted one of {', '.join(self.names())}"])
         return self.items[name]
+
+    def add_commands(self, commands: Any, add: Callable[[Any, str], None]) -> None:
+        """Add a subcommand for each registered name; what a plugin registered is left out if that fails.
+
+        commands: from `argparse.ArgumentParser.add_subparsers`. add: adds the subcommand of a name to them.
+        A plugin's is first added to a parser of its own, so that an exception leaves nothing behind; it is
+        warned about, since other commands do not need the plugin.
+        """
+        for name in self.names():
+            if name in self.plugins:
+                try:
+                    add(argparse.ArgumentParser().add_subparsers(), name)
+                except Exception as error:
+                    cause = f"{type(error).__name__}: {error}"
+                    what = f"the {self.noun} {name!r} of the plugin {self.plugins[name]}"
+                    warnings.warn(f"{what} is left out, since its options fail: {cause}", stacklevel=2)
+                    continue
+            add(commands, name)
 
     def read_options(self, kind: Any, model: Mapping[str, Any], own: Mapping[str, Any]) -> Any:
         """The options of a registered class, as an instance of its dataclass `kind.Options`.

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
-from fairseq_mtssl.cli.options import pick_device
-from fairseq_mtssl.cli.target_options import add_data_argument, add_feature_arguments, open_frames
+from fairseq_mtssl.cli.options import (
+    add_data_argument,
+    add_feature_arguments,
+    add_shard_arguments,
+    open_frames,
+)
 
 HELP = "store features of a split as {split}_{rank}_{nshard}.npy and .len"
 
@@ -16,22 +19,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of the subcommand."""
     add_data_argument(parser)
     add_feature_arguments(parser)
-    parser.add_argument("--split", default="train", help="split to dump (train)")
-    parser.add_argument("--shard", default="0/1", metavar="R/N", help="one of N parts, from 0 (0/1)")
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder to write")
+    add_shard_arguments(parser, "dump")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Dump one shard and note beside it what the features are."""
+    """Store one shard, with a description of the features beside it."""
     from fairseq_mtssl.features import stored
-    from fairseq_mtssl.labels.pipeline import dump_shard
+    from fairseq_mtssl.features.utterances import dump_shard
+    from fairseq_mtssl.inference.devices import pick_device
 
-    rank, nshard = stored.parse_shard(args.shard)
+    shard = stored.parse_shard(args.shard)
     frames = open_frames(args, pick_device(args.device))
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    stored.write_description(out, frames.about)
-    utterances = dump_shard(frames, out, rank, nshard)
-    print(f"{utterances} utterances, {json.dumps(frames.about)}")
-    print(f"wrote {stored.shard_path(out, args.split, rank, nshard, '.npy')}")
+    described = stored.write_description(Path(args.out), frames.about)
+    print(f"{dump_shard(frames, Path(args.out), *shard)} utterances, {described}")
+    print(f"wrote {stored.shard_path(Path(args.out), args.split, *shard, '.npy')}")
     return 0

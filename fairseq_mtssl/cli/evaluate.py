@@ -13,17 +13,16 @@ HELP = "run an evaluation by its name, one of this package or of a plugin"
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add a subcommand for each registered evaluation. Returns: the parser."""
     evaluations = parser.add_subparsers(dest="evaluation", required=True, metavar="NAME")
-    for name in EVALUATIONS.names():
-        add_evaluation(evaluations, name, name)
+    EVALUATIONS.add_commands(evaluations, add_evaluation)
     return parser
 
 
 def add_evaluation(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], command: str, name: str
+    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, command: str | None = None
 ) -> None:
-    """Add a subcommand, called `command`, that runs the evaluation `name`."""
+    """Add a subcommand that runs an evaluation. command: what it is called, if not as the evaluation."""
     evaluation = EVALUATIONS.named(name)
-    parser = commands.add_parser(command, help=evaluation.help, description=evaluation.help)
+    parser = commands.add_parser(command or name, help=evaluation.help, description=evaluation.help)
     evaluation.add_arguments(parser)
     parser.add_argument("--json", metavar="FILE", help="also write the results here")
     parser.set_defaults(run=run, evaluation=name)

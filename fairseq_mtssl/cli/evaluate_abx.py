@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fairseq_mtssl.cli.options import (
+    FEATURES,
     Renamed,
     add_compute_arguments,
     add_random_argument,
-    pick_device,
     random_seed,
 )
-from fairseq_mtssl.cli.target_options import FEATURES
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 
@@ -77,9 +76,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> EvaluationResult:
-    """Measure."""
+    """Measure the frames that the options name."""
+    from fairseq_mtssl.data.manifest import utterance_ids
+    from fairseq_mtssl.evaluation.abx_cells import Subsampler
+    from fairseq_mtssl.evaluation.abx_items import read_items, rows_of_files
+    from fairseq_mtssl.inference.abx import Comparison, measure_abx
+    from fairseq_mtssl.inference.devices import pick_device
+
     check(args)
-    return EvaluationResult(*evaluate(args))
+    split, device = args.split or Path(args.item).stem, pick_device(args.device)
+    items = read_items(args.item)
+    rows = rows_of_files(items, utterance_ids(args.data, split), str(Path(args.data) / f"{split}.tsv"))
+    frames = open_frames(args, split, device)
+    distance = args.distance or ("angular" if args.units is None else "units")
+    sampling = Subsampler(args.max_tokens_per_group or None, args.max_x_across or None, args.seed)
+    comparison = Comparison(args.context, args.slicing, distance, sampling)
+    return EvaluationResult(*measure_abx(frames, items, rows, comparison, device))
 
 
 def check(args: argparse.Namespace) -> None:
@@ -91,73 +103,28 @@ def check(args: argparse.Namespace) -> None:
         errors.append("--random-weights goes with --checkpoint, whose sizes the network has")
     if args.distance is not None and args.units is not None:
         errors.append("--units has its own distance, 0 or 1; leave --distance out")
-    for name in ("max_tokens_per_group", "max_x_across"):
-        if getattr(args, name) < 0:
-            errors.append(f"--{name.replace('_', '-')}: got {getattr(args, name)}, wanted 0 (all) or more")
+    limits = {"--max-tokens-per-group": args.max_tokens_per_group, "--max-x-across": args.max_x_across}
+    errors += [f"{name}: got {limit}, wanted 0 (all) or more" for name, limit in limits.items() if limit < 0]
     if errors:
         raise ConfigError("evaluate-abx", errors)
-
-
-def evaluate(args: argparse.Namespace) -> tuple[str, dict[str, Any]]:
-    """The table and what --json writes. Raises: MtsslError of whatever does not fit."""
-    import torch
-    from tqdm import tqdm
-
-    from fairseq_mtssl.data.manifest import utterance_ids
-    from fairseq_mtssl.evaluation import abx
-    from fairseq_mtssl.evaluation.abx_cells import Subsampler
-    from fairseq_mtssl.evaluation.abx_items import read_items, rows_of_files
-
-    device = pick_device(args.device)
-    items = read_items(args.item)
-    split = args.split or Path(args.item).stem
-    table = str(Path(args.data) / f"{split}.tsv")
-    rows = rows_of_files(items, utterance_ids(args.data, split), table)
-    frames = open_frames(args, split, device)
-    sampling = Subsampler(args.max_tokens_per_group or None, args.max_x_across or None, args.seed)
-    plan = abx.plan_abx(items, frames.rate_hz, frames.counts[rows], args.slicing, args.context, sampling)
-    utterances = frames.read(rows[plan.file].tolist(), "frames")
-    store = abx.collect_frames(plan, utterances, len(frames.names), frames.dim, frames.dtype)
-    distance = "units" if args.units is not None else args.distance or "angular"
-    bar = tqdm(frames.names, desc="ABX", disable=None, delay=1.0, leave=False)
-    scores = {
-        name: abx.score_abx(plan, torch.from_numpy(store[place]), distance, device)
-        for place, name in enumerate(bar)
-    }
-    how = {
-        "item": str(args.item),
-        "split": split,
-        "source": frames.about,
-        "rate_hz": frames.rate_hz,
-        "context": args.context,
-        "slicing": args.slicing,
-        "distance": distance,
-        "max_tokens_per_group": sampling.max_tokens,
-        "max_x_across": sampling.max_x_across,
-        "seed": sampling.seed,
-    }
-    heading = f"split {split}: {distance}, {args.slicing}, {args.context} context, {frames.rate_hz:g} Hz"
-    return f"{heading}\n{abx.format_table(scores, plan, frames.kind)}", {**how, **abx.to_json(scores, plan)}
 
 
 def open_frames(args: argparse.Namespace, split: str, device: torch.device) -> UtteranceFrames:
     """What --checkpoint, --features or --units names. Raises: ConfigError, CheckpointError, TargetError."""
     from fairseq_mtssl.data.splits import open_split
-    from fairseq_mtssl.features.base import batch_samples
-    from fairseq_mtssl.features.opening import open_features, open_layers, parse_layers
-    from fairseq_mtssl.features.utterances import computed, stored
+    from fairseq_mtssl.features.opening import compute_frames, open_features, open_layers, parse_layers
+    from fairseq_mtssl.features.utterances import stored
     from fairseq_mtssl.labels.measuring import units
 
     if args.units is not None:
         return units(args.units, args.data, split)
-    if args.features is not None and Path(args.features).is_dir():
-        return stored(Path(args.features), split, open_split(args.data, split))
-    if args.features is not None:
-        extractor = open_features(args.features, device)
-    else:
+    if args.checkpoint is not None:
         layers = parse_layers(args.layer, "--layer")
         extractor = open_layers(args.checkpoint, layers, device, random_seed=random_seed(args))
-    return computed(open_split(args.data, split), extractor, batch_samples(args.batch_seconds, device))
+        return compute_frames(extractor, args.data, split, device, args.batch_seconds)
+    if Path(args.features).is_dir():
+        return stored(Path(args.features), split, open_split(args.data, split))
+    return compute_frames(open_features(args.features, device), args.data, split, device, args.batch_seconds)
 
 
 register_evaluation(Evaluation(NAME, HELP, add_arguments, run))

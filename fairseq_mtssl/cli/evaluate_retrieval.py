@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 
-from fairseq_mtssl.cli.options import add_model_arguments, pick_device, positive_int
+from fairseq_mtssl.cli.options import add_model_arguments, positive_int
 from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 from fairseq_mtssl.files import prepare_output
 
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> EvaluationResult:
     """Encode the split and score it."""
+    from fairseq_mtssl.inference.devices import pick_device
     from fairseq_mtssl.inference.retrieval import evaluate_split
     from fairseq_mtssl.report.retrieval_queries import draw_retrieved
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import argparse
 
-from fairseq_mtssl.cli.options import pick_device
-from fairseq_mtssl.cli.target_options import (
+from fairseq_mtssl.cli.options import (
     add_data_argument,
     add_feature_arguments,
     add_kmeans_arguments,
     add_stored_argument,
+    format_fit,
+    kmeans_recipe,
     open_frames,
 )
 from fairseq_mtssl.files import prepare_output
@@ -30,25 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Sample, fit, save."""
+    """Learn the codebook and save it."""
+    from fairseq_mtssl.inference.devices import pick_device
     from fairseq_mtssl.labels.pipeline import fit_codebook
 
     out = prepare_output(args.out).with_suffix(".npy")
     device = pick_device(args.device)
-    frames = open_frames(args, device)
-    codebook = fit_codebook(
-        frames,
-        clusters=args.clusters,
-        seed=args.seed,
-        sample_frames=args.sample_frames,
-        kmeans=args.kmeans,
-        device=device,
-    )
+    codebook = fit_codebook(open_frames(args, device), kmeans_recipe(args), device)
     codebook.save(out)
-    fit = codebook.fit
-    print(
-        f"{args.clusters} clusters of {fit['frames']} frames by {fit['backend']}, "
-        f"mean squared distance {fit['inertia']:.6g}"
-    )
+    print(format_fit(args.clusters, codebook.fit))
     print(f"wrote {out}")
     return 0

@@ -74,7 +74,7 @@ def build_parser() -> argparse.ArgumentParser:
     modules = {name: import_module(f"fairseq_mtssl.cli.{stem}") for name, stem in COMMANDS.items()}
     for name, stem in EVALUATION_COMMANDS.items():
         evaluation = import_module(f"fairseq_mtssl.cli.{stem}").NAME
-        modules["evaluate"].add_evaluation(commands, name, evaluation)
+        modules["evaluate"].add_evaluation(commands, evaluation, name)
     for name, module in modules.items():
         command = commands.add_parser(name, help=module.HELP, description=module.HELP)
         module.add_arguments(command)

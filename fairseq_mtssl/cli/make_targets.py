@@ -6,8 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.cli.options import add_random_argument, pick_device, random_seed
-from fairseq_mtssl.cli.target_options import add_data_argument, add_feature_arguments, add_kmeans_arguments
+from fairseq_mtssl.cli.options import (
+    add_data_argument,
+    add_feature_arguments,
+    add_kmeans_arguments,
+    add_random_argument,
+    format_fit,
+    kmeans_recipe,
+    random_seed,
+)
 from fairseq_mtssl.errors import ConfigError
 
 HELP = "make offline targets: features, one codebook, labels of every split; run again to go on after a stop"
@@ -31,32 +38,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make, or go on making, and say what came out."""
+    """Make the labels, or continue after a stop, and print a summary."""
     from fairseq_mtssl.data.manifest import find_splits
-    from fairseq_mtssl.data.splits import open_split
-    from fairseq_mtssl.features.base import batch_samples
-    from fairseq_mtssl.features.opening import open_features
-    from fairseq_mtssl.features.utterances import computed
-    from fairseq_mtssl.labels.pipeline import Recipe, make_targets
+    from fairseq_mtssl.features.opening import compute_frames, open_features
+    from fairseq_mtssl.inference.devices import pick_device
+    from fairseq_mtssl.labels.pipeline import make_targets
 
     if not args.shard_minutes > 0:
         raise ConfigError("--shard-minutes", [f"got {args.shard_minutes}, wanted more than 0"])
     device = pick_device(args.device)
-    splits = [open_split(args.data, name) for name in find_splits(args.data, args.splits)]
-    recipe = Recipe(
-        clusters=args.clusters,
-        seed=args.seed,
+    names = find_splits(args.data, args.splits)
+    recipe = kmeans_recipe(
+        args,
         fit_split=args.fit_split,
-        sample_frames=args.sample_frames,
-        kmeans=args.kmeans,
         store_features=args.store_features,
         shard_minutes=args.shard_minutes,
     )
     extractor = open_features(args.features, device, args.precision, random_seed(args))
-    batch = batch_samples(args.batch_seconds, device)
-    about = make_targets(
-        [computed(split, extractor, batch) for split in splits], Path(args.out), recipe, device
-    )
+    splits = [compute_frames(extractor, args.data, name, device, args.batch_seconds) for name in names]
+    about = make_targets(splits, Path(args.out), recipe, device)
     print(format_summary(about))
     print(f"wrote {args.out}")
     return 0
@@ -64,11 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def format_summary(about: dict[str, Any]) -> str:
     """A line for the codebook and one for each split."""
-    fit = about["kmeans"]
-    lines = [
-        f"codebook: {about['clusters']} clusters of {fit['frames']} frames by {fit['backend']}, "
-        f"mean squared distance {fit['inertia']:.6g}"
-    ]
+    lines = [f"codebook: {format_fit(about['clusters'], about['kmeans'])}"]
     for name, split in about["splits"].items():
         lines.append(
             f"{name}: {split['utterances']} utterances, {split['frames']} labels at {about['rate_hz']:g} Hz, "

@@ -9,23 +9,30 @@ HELP = "make the data folder of a corpus: manifests, and what belongs to its rec
 
 def add_arguments(parser: argparse.ArgumentParser) -> argparse.ArgumentParser:
     """Add a subcommand for each corpus, with the options of that corpus. Returns: the parser."""
-    from fairseq_mtssl.corpora import base
+    from fairseq_mtssl.corpora.base import CORPORA
 
     corpora = parser.add_subparsers(dest="corpus", required=True, metavar="CORPUS")
-    for name, corpus in base.registered().items():
-        command = corpora.add_parser(
-            name,
-            help=corpus.summary,
-            description=corpus.description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
-        corpus.add_arguments(command)
+    CORPORA.add_commands(corpora, add_corpus)
     return parser
+
+
+def add_corpus(commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str) -> None:
+    """Add a subcommand that prepares a corpus."""
+    from fairseq_mtssl.corpora.base import CORPORA
+
+    corpus = CORPORA.named(name)
+    parser = commands.add_parser(
+        name,
+        help=corpus.summary,
+        description=corpus.description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    corpus.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepare the corpus that was named."""
-    from fairseq_mtssl.corpora import base
+    from fairseq_mtssl.corpora.base import CORPORA
 
-    base.registered()[args.corpus].prepare(args)
+    CORPORA.named(args.corpus).prepare(args)
     return 0

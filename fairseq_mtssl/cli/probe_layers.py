@@ -7,13 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.cli.options import (
-    add_compute_arguments,
-    add_random_argument,
-    pick_device,
-    positive_int,
-    random_seed,
-)
+from fairseq_mtssl.cli.options import add_compute_arguments, add_random_argument, positive_int, random_seed
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 from fairseq_mtssl.files import prepare_output
@@ -53,14 +47,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> EvaluationResult:
     """Train the probes and measure them."""
+    from fairseq_mtssl.data.phones import read_phone_names, read_phone_splits
+    from fairseq_mtssl.evaluation.probing import ProbeRecipe
+    from fairseq_mtssl.features.base import Extractor
+    from fairseq_mtssl.features.mfcc import Mfcc
+    from fairseq_mtssl.features.opening import compute_frames, open_layers, parse_layers
+    from fairseq_mtssl.inference.devices import pick_device
+    from fairseq_mtssl.inference.probing import probe_phones
     from fairseq_mtssl.report.canvas import new_figure
     from fairseq_mtssl.report.layer_plot import draw_layers
 
     check(args)
     if args.plot:
         prepare_output(args.plot)
-        new_figure(1.0, 1.0)  # told now, rather than after the training, if matplotlib is absent
-    measured = probe_layers(args)
+        new_figure(1.0, 1.0)  # if matplotlib is absent, this is said before the training
+    device = pick_device(args.device)
+    names = read_phone_names(Path(args.data) / "dict.phn.txt")
+    phones = read_phone_splits(args.data, names)
+    extractor: Extractor = Mfcc()
+    if args.checkpoint:
+        layers = parse_layers(args.layers, "--layers")
+        extractor = open_layers(args.checkpoint, layers, device, random_seed=random_seed(args))
+    splits = {name: compute_frames(extractor, args.data, name, device, args.batch_seconds) for name in phones}
+    recipe = ProbeRecipe(args.updates, args.batch_frames, args.lr, args.seed)
+    scores = probe_phones(splits, phones, len(names), recipe, args.max_frames, device)
+    measured = {"source": extractor.source, **scores}
     draw = partial(draw_layers, measured, args.plot)
     return EvaluationResult(format_table(measured), measured, [draw] if args.plot else [])
 
@@ -78,42 +89,6 @@ def check(args: argparse.Namespace) -> None:
         errors.append(f"--seed: got {args.seed}, wanted 0 or more")
     if errors:
         raise ConfigError("probe-layers", errors)
-
-
-def probe_layers(args: argparse.Namespace) -> dict[str, Any]:
-    """What --json writes: scores of each layer and split, and the layer that is best on valid.
-
-    Raises: ManifestError for phones that do not fit, ConfigError, CheckpointError.
-    """
-    from fairseq_mtssl.data.phones import phones_of_frames, read_phone_names, read_phone_splits
-    from fairseq_mtssl.data.splits import open_split
-    from fairseq_mtssl.evaluation import probing
-    from fairseq_mtssl.features.base import Extractor, batch_samples
-    from fairseq_mtssl.features.mfcc import Mfcc
-    from fairseq_mtssl.features.opening import open_layers, parse_layers
-    from fairseq_mtssl.features.utterances import computed
-
-    device = pick_device(args.device)
-    names = read_phone_names(Path(args.data) / "dict.phn.txt")
-    aligned = read_phone_splits(args.data, names)
-    extractor: Extractor = Mfcc()
-    if args.checkpoint:
-        layers = parse_layers(args.layers, "--layers")
-        extractor = open_layers(args.checkpoint, layers, device, random_seed=random_seed(args))
-    splits = {}
-    for name, phones in aligned.items():
-        frames = computed(open_split(args.data, name), extractor, batch_samples(args.batch_seconds, device))
-        labels = [
-            phones_of_frames(each, count, extractor.hop_samples)
-            for each, count in zip(phones, frames.counts.tolist(), strict=True)
-        ]
-        splits[name] = probing.LabelledFrames(labels, partial(frames.read, task=name))
-    recipe = probing.ProbeRecipe(args.updates, args.batch_frames, args.lr, args.seed)
-    sizes = (extractor.names, extractor.dim, len(names))
-    return {
-        "source": extractor.source,
-        **probing.probe_layers(splits, *sizes, recipe, args.max_frames, device),
-    }
 
 
 def format_table(measured: dict[str, Any]) -> str:

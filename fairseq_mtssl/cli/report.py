@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fairseq_mtssl.cli.options import name_and_path, pick_device, positive_int
+from fairseq_mtssl.cli.options import name_and_path, positive_int
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.files import prepare_output
 
@@ -136,6 +136,7 @@ def print_page(args: argparse.Namespace, log: TrainingLog, phases: list[tuple[in
 def retrieval_sections(args: argparse.Namespace, about: RunFolder) -> list[Section]:
     """Scores and galleries of the run's checkpoint, or why there are none; warns of images without a file."""
     from fairseq_mtssl.frames import SAMPLE_RATE_HZ
+    from fairseq_mtssl.inference.devices import pick_device
     from fairseq_mtssl.inference.retrieval import evaluate_split
     from fairseq_mtssl.report.retrieval_queries import build_gallery
     from fairseq_mtssl.report.run_folder import data_folder

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fairseq_mtssl.cli.options import add_model_arguments, pick_device, positive_int
+from fairseq_mtssl.cli.options import add_model_arguments, positive_int
 from fairseq_mtssl.files import prepare_output, write_json
 
 HELP = "answer a spoken query with the best images of a folder, or an image with the best recordings"
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Encode the folder and the query, rank, print."""
+    from fairseq_mtssl.inference.devices import pick_device
     from fairseq_mtssl.inference.retrieval import rank_folder
 
     if args.json:

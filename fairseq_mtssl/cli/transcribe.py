@@ -6,7 +6,7 @@ import argparse
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from fairseq_mtssl.cli.options import add_compute_arguments, pick_device, positive_int
+from fairseq_mtssl.cli.options import add_compute_arguments, positive_int
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.evaluation.base import Evaluation, EvaluationResult, register_evaluation
 from fairseq_mtssl.files import prepare_output, write_output
@@ -51,6 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> EvaluationResult:
     """Transcribe a split, or recordings."""
+    from fairseq_mtssl.inference.devices import pick_device
     from fairseq_mtssl.inference.transcription import Transcriber
 
     if (args.data is None) == (not args.audio):

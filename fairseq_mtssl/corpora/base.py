@@ -12,8 +12,8 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fairseq_mtssl import plugins
-from fairseq_mtssl.errors import ConfigError, MtsslError
+from fairseq_mtssl.errors import MtsslError
+from fairseq_mtssl.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -37,26 +37,17 @@ class Corpus:
         return self.description.strip().partition("\n")[0]
 
 
-CORPORA: dict[str, Corpus] = {}
-"""Name, as in `mtssl prepare NAME` -> corpus. `registered` gives those of plugins, too."""
+CORPORA: Registry[Corpus] = Registry("mtssl prepare", "corpus", "corpora")
 
 
 def register_corpus(corpus: Corpus) -> None:
-    """Make a corpus known. Raises: ConfigError if another corpus has its name."""
-    if corpus.name in CORPORA:
-        raise ConfigError("corpora", [f"two corpora are called {corpus.name!r}; rename one of them"])
-    CORPORA[corpus.name] = corpus
-
-
-def registered() -> dict[str, Corpus]:
-    """All corpora by name: ours, and those of installed plugins."""
-    plugins.load()
-    return CORPORA
+    """Make a corpus known by its name. Raises: ConfigError if the name is taken."""
+    CORPORA.register(corpus.name)(corpus)
 
 
 def parse(name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Parse the options of a corpus. argv: the words of the command line, by default those of the program."""
-    corpus = registered()[name]
+    corpus = CORPORA.named(name)
     parser = argparse.ArgumentParser(
         description=corpus.description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -66,7 +57,7 @@ def parse(name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def prepare(name: str, argv: Sequence[str] | None = None) -> None:
     """Write the data folder of a corpus. argv: its options as words. Raises: MtsslError for faulty input."""
-    registered()[name].prepare(parse(name, argv))
+    CORPORA.named(name).prepare(parse(name, argv))
 
 
 def run_script(main: Callable[[], object]) -> int:

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fairseq_mtssl.data.dictionary import read_symbols
 from fairseq_mtssl.data.manifest import read_lines
 from fairseq_mtssl.data.text_source import SplitText, normalise_text
 from fairseq_mtssl.data.tokenizers import (
-    SPECIALS,
     Letters,
     SentencePieces,
     Tokenizer,
@@ -52,23 +52,6 @@ def choose_units(
         raise ConfigError(str(path), [f"cannot be read ({error.strerror}); {hint}"]) from error
 
 
-def read_symbols(path: Path) -> list[str]:
-    """Read the symbols of a fairseq dictionary file, which has `symbol count` on each line and no specials.
-
-    Raises: ManifestError if the file is absent or malformed.
-    """
-    errors = []
-    symbols = []
-    for number, line in enumerate(read_lines(path), start=1):
-        symbol, _, count = line.rstrip().rpartition(" ")
-        if not symbol or not count.isdecimal() or symbol in SPECIALS:
-            errors.append(f"line {number}: got {line!r}, wanted symbol and count. Make the file again.")
-        symbols.append(symbol)
-    if errors or not symbols:
-        raise ManifestError(path, errors or ["holds no symbol. Prepare the training split too."])
-    return symbols
-
-
 def prepare(
     splits: Mapping[str, SplitText],
     units: Tokenizer,
@@ -90,7 +73,7 @@ def prepare(
     ext = units.extension
     encoded = {name: [units.encode(text) for text in split.texts] for name, split in splits.items()}
     if given or train not in splits:
-        symbols = set(read_symbols(dictionary))
+        symbols = set(read_symbols(dictionary, "symbol", "Prepare the training split too."))
         if given:
             prepared.files[f"dict.{ext}.txt"] = "\n".join(read_lines(dictionary)) + "\n"
     else:

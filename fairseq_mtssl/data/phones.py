@@ -10,12 +10,14 @@ A data folder holds three kinds of files, which `mtssl prepare aligned_phones` w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from fairseq_mtssl.data.dictionary import read_symbols
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest, read_lines
 from fairseq_mtssl.errors import ManifestError
 from fairseq_mtssl.files import write_text
@@ -25,6 +27,21 @@ NO_PHONE = "<pad>"
 PHONE_COLUMNS = ("caption_id", "start_s", "end_s", "phone", "word")
 LABEL_HOP_SAMPLES, LABEL_WINDOW_SAMPLES = 320, 400  # those of wav2vec 2.0's convolutions
 _REMAKE_HINT = "Make it again: mtssl prepare aligned_phones."
+
+
+@dataclass(frozen=True, eq=False)
+class Segments:
+    """The phones of one utterance in the order of time: (P,) start and end in seconds, and P names."""
+
+    starts_s: np.ndarray
+    ends_s: np.ndarray
+    phones: list[str]
+
+    def at(self, times_s: np.ndarray) -> list[str | None]:
+        """Return the phone at each time, None where there is none."""
+        indices = np.searchsorted(self.starts_s, times_s, side="right") - 1
+        inside = (indices >= 0) & (times_s < self.ends_s[np.maximum(indices, 0)])
+        return [self.phones[index] if ok else None for index, ok in zip(indices.tolist(), inside.tolist())]
 
 
 @dataclass(frozen=True)
@@ -65,26 +82,43 @@ def write_phone_rows(path: Path, rows: Iterable[Sequence[str]]) -> None:
     write_text(path, "".join("\t".join(row) + "\n" for row in (PHONE_COLUMNS, *rows)))
 
 
-def read_phone_names(path: str | Path) -> list[str]:
-    """Read the phones of `dict.phn.txt`.
+def read_phone_segments(path: str | Path) -> dict[str, Segments]:
+    """Read `{split}.phones.tsv`: the phones of each utterance, with their times.
 
-    Raises: ManifestError if the file is absent, empty or malformed, or repeats a phone.
+    Raises: ManifestError listing every error: a malformed line, times that end before they start, phones of
+    one utterance that overlap, a file without phones.
     """
-    line_of: dict[str, int] = {}
-    errors = []
-    for number, line in enumerate(read_lines(Path(path)), start=1):
-        phone, _, count = line.partition(" ")
-        if not phone or not count.strip().isdecimal():
-            errors.append(f"line {number}: got {line!r}, wanted <phone> <count>.")
-        elif phone in line_of:
-            errors.append(f"line {number}: phone {phone!r} is on line {line_of[phone]} already.")
-        else:
-            line_of[phone] = number
-    if not line_of and not errors:
-        errors.append(f"holds no phone. {_REMAKE_HINT}")
+    rows, errors = read_phone_rows(path)
+    spoken: dict[str, list[PhoneRow]] = {}
+    for row in rows:
+        if not 0 <= row.start_s <= row.end_s < math.inf:
+            got = f"from {row.start_s} s to {row.end_s} s"
+            errors.append(f"line {row.line}: {got}, wanted 0 ≤ start ≤ end. Align again.")
+        spoken.setdefault(row.utterance, []).append(row)
+    if not rows and not errors:
+        errors.append("holds no phones. Write the header, then one line per phone.")
+    for utterance, phones in spoken.items():
+        phones.sort(key=lambda row: (row.start_s, row.end_s))
+        errors += [
+            f"line {after.line}: {utterance} overlaps line {before.line}. Align again."
+            for before, after in zip(phones, phones[1:])
+            if after.start_s < before.end_s - 1e-6
+        ]
     if errors:
         raise ManifestError(path, errors)
-    return list(line_of)
+    return {
+        utterance: Segments(
+            np.array([row.start_s for row in phones]),
+            np.array([row.end_s for row in phones]),
+            [row.phone for row in phones],
+        )
+        for utterance, phones in spoken.items()
+    }
+
+
+def read_phone_names(path: str | Path) -> list[str]:
+    """Read the phones of `dict.phn.txt`. Raises: ManifestError as `read_symbols` does."""
+    return read_symbols(path, "phone", _REMAKE_HINT)
 
 
 def read_phone_frames(path: str | Path, manifest: AudioManifest, names: Sequence[str]) -> list[np.ndarray]:

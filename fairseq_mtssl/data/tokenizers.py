@@ -11,8 +11,6 @@ from fairseq_mtssl.errors import ConfigError, import_extra
 
 WORD_END = "|"
 PIECE_WORD_START = "▁"
-SPECIALS = ("<s>", "<pad>", "</s>", "<unk>")
-"""The special symbols with which every fairseq dictionary begins; the first is the blank of CTC."""
 
 
 def word_joining(symbols: Iterable[str]) -> str:

@@ -19,19 +19,6 @@ from fairseq_mtssl.frames import ConvLayer, conv_length
 _PREPARE = "mtssl prepare-text writes it."
 
 
-def read_dictionary(path: str | Path) -> Dictionary:
-    """Read `dict.ltr.txt`, which has `<symbol> <count>` on each line, with fairseq's reader.
-
-    Raises: ManifestError if the file is absent, empty or malformed.
-    """
-    if not read_lines(Path(path)):
-        raise ManifestError(path, [f"holds no symbol. {_PREPARE}"])
-    try:
-        return Dictionary.load(str(path))
-    except (ValueError, RuntimeError) as error:
-        raise ManifestError(path, [f"is not a fairseq dictionary: {error}. {_PREPARE}"]) from error
-
-
 def read_transcripts(path: str | Path, manifest: AudioManifest, dictionary: Dictionary) -> list[Tensor]:
     """Read one transcript per utterance: (L,) long tensors of dictionary indices.
 
@@ -47,7 +34,7 @@ def read_transcripts(path: str | Path, manifest: AudioManifest, dictionary: Dict
         symbols = line.split()
         unknown = sorted({symbol for symbol in symbols if symbol not in dictionary})
         if not symbols:
-            errors.append(f"line {number} has no words. Remove the utterance from the manifest.")
+            errors.append(f"line {number} is empty. Remove the utterance from the manifest.")
         if unknown:
             errors.append(
                 f"line {number}: {', '.join(map(repr, unknown))} not in the dictionary of the training. "

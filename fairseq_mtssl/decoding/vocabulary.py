@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from fairseq_mtssl.data.tokenizers import PIECE_WORD_START, SPECIALS, WORD_END, word_joining
+from fairseq_mtssl.data.dictionary import SPECIALS
+from fairseq_mtssl.data.tokenizers import PIECE_WORD_START, WORD_END, word_joining
 from fairseq_mtssl.errors import ConfigError
 
 BLANK = SPECIALS.index("<s>")

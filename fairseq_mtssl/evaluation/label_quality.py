@@ -6,30 +6,21 @@ Source: Hsu et al. 2021, arXiv 2106.07447, section IV-C.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from fairseq_mtssl.errors import TargetError
 
-PHONE_COLUMNS = 4  # utterance, start s, end s, phone; further columns, such as the word, are ignored
 
-
-@dataclass(frozen=True, eq=False)
-class Segments:
-    """The phones of one utterance in the order of time: (P,) start and end in seconds, and P names."""
-
-    starts_s: np.ndarray
-    ends_s: np.ndarray
-    phones: list[str]
+class PhoneSegments(Protocol):
+    """The phones of one utterance."""
 
     def at(self, times_s: np.ndarray) -> list[str | None]:
         """Return the phone at each time, None where there is none."""
-        indices = np.searchsorted(self.starts_s, times_s, side="right") - 1
-        inside = (indices >= 0) & (times_s < self.ends_s[np.maximum(indices, 0)])
-        return [self.phones[index] if ok else None for index, ok in zip(indices.tolist(), inside.tolist())]
+        ...
 
 
 @dataclass(frozen=True)
@@ -48,49 +39,6 @@ class Quality:
     pnmi: float
 
 
-def read_phones(path: str | Path) -> dict[str, Segments]:
-    """Read `{split}.phones.tsv`: a header, then lines with utterance, start s, end s, phone.
-
-    Further columns are ignored. Returns: the phones of each utterance.
-    Raises: TargetError listing every error: absent or empty file, too few columns, times that are not numbers
-    or end before they start, phones of one utterance that overlap.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise TargetError(
-            path, [f"cannot be read ({error}). Write phone alignments of this split."]
-        ) from error
-    rows: dict[str, list[tuple[float, float, str, int]]] = {}
-    errors: list[str] = []
-    for number, line in enumerate(lines[1:], start=2):
-        cells = line.split("\t")
-        try:
-            utterance, start, end, phone = cells[0], float(cells[1]), float(cells[2]), cells[3]
-        except (ValueError, IndexError):
-            errors.append(
-                f"line {number}: got {line!r}, wanted utterance, start s, end s, phone, tab separated."
-            )
-            continue
-        if not 0 <= start <= end < math.inf:
-            errors.append(f"line {number}: from {start} s to {end} s, wanted 0 ≤ start ≤ end. Align again.")
-        rows.setdefault(utterance, []).append((start, end, phone, number))
-    if not rows and not errors:
-        errors.append("holds no phones. Write the header, then one line per phone.")
-    segments = {}
-    for utterance, spoken in rows.items():
-        spoken.sort(key=lambda row: row[:2])
-        for before, after in zip(spoken, spoken[1:]):
-            if after[0] < before[1] - 1e-6:
-                errors.append(f"line {after[3]}: {utterance} overlaps line {before[3]}. Align again.")
-        starts, ends, phones, _ = zip(*spoken)
-        segments[utterance] = Segments(np.array(starts), np.array(ends), list(phones))
-    if errors:
-        raise TargetError(path, errors)
-    return segments
-
-
 @dataclass
 class Contingency:
     """Counts how often each phone and each label occur on the same frame.
@@ -106,7 +54,7 @@ class Contingency:
     def __post_init__(self) -> None:
         self._rows: dict[str, np.ndarray] = {}
 
-    def add(self, labels: np.ndarray, segments: Segments | None, rate_hz: float) -> None:
+    def add(self, labels: np.ndarray, segments: PhoneSegments | None, rate_hz: float) -> None:
         """Count the labels (T,) of one utterance; the phone of frame i is that at (i + 0.5) / rate_hz s."""
         if segments is None:
             self.unaligned += 1
@@ -149,7 +97,7 @@ def quality_of(table: np.ndarray) -> Quality:
 def measure(
     labels: Iterable[np.ndarray],
     utterances: Sequence[str],
-    phones: dict[str, Segments],
+    phones: Mapping[str, PhoneSegments],
     *,
     rate_hz: float,
     clusters: int,

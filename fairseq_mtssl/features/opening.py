@@ -90,6 +90,20 @@ def parse_layers(text: str | None, option: str) -> list[int] | None:
     return [int(word) for word in words]
 
 
+def compute_frames(
+    extractor: Extractor,
+    data: str | Path,
+    split: str,
+    device: torch.device,
+    batch_seconds: float | None = None,
+) -> UtteranceFrames:
+    """The frames that an extractor computes of a split of a data folder. Raises: ManifestError.
+
+    batch_seconds: see `base.batch_samples`.
+    """
+    return computed(open_split(data, split), extractor, batch_samples(batch_seconds, device))
+
+
 def open_frames(
     split: str,
     device: torch.device,
@@ -110,4 +124,4 @@ def open_frames(
     if stored_folder is not None:
         return stored(Path(stored_folder), split)
     extractor = open_features(str(features), device, precision)
-    return computed(open_split(str(data), split), extractor, batch_samples(batch_seconds, device))
+    return compute_frames(extractor, str(data), split, device, batch_seconds)

@@ -66,16 +66,18 @@ def find_nshard(folder: Path, split: str, suffix: str) -> int:
     return ways[0]
 
 
-def write_description(folder: Path, about: dict[str, Any]) -> None:
-    """Write features.json, which says what the stored features are.
+def write_description(folder: Path, about: dict[str, Any]) -> str:
+    """Write features.json, which says what the stored features are, into a folder that is made if absent.
 
-    Raises: TargetError if the folder holds other features.
+    Returns: the description on one line. Raises: TargetError if the folder holds other features.
     """
     path = folder / DESCRIPTION
     if path.is_file() and read_description(folder) != about:
         got = f"holds {read_description(folder)}, now asked for {about}"
         raise TargetError(path, [f"{got}. Give another --out."])
+    folder.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(about, indent=2) + "\n")
+    return json.dumps(about)
 
 
 def read_description(folder: Path) -> dict[str, Any]:

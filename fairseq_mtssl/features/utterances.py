@@ -15,7 +15,7 @@ from tqdm import tqdm
 from fairseq_mtssl.data.splits import Split
 from fairseq_mtssl.errors import TargetError
 from fairseq_mtssl.features.base import Extractor, describe, stream
-from fairseq_mtssl.features.stored import FeatureShards, read_description
+from fairseq_mtssl.features.stored import FeatureShards, FeatureWriter, read_description, shard_rows
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, frame_count
 from fairseq_mtssl.prefetch import read_ahead
 
@@ -62,6 +62,15 @@ class UtteranceFrames:
                 got = f"row {row + 1}: features of {len(frames)} frames, wanted {self.counts[row]}"
                 raise TargetError(self.split, [f"{got}. Dump features again from this manifest."])
             yield frames
+
+
+def dump_shard(frames: UtteranceFrames, folder: Path, rank: int, nshard: int) -> int:
+    """Store the features of one shard, of one layer. Returns: the number of its utterances."""
+    rows = shard_rows(len(frames), rank, nshard)
+    with FeatureWriter(folder, frames.split, rank, nshard, frames.dim) as writer:
+        for each in frames.read(rows, f"features {frames.split} {rank + 1}/{nshard}"):
+            writer.append(each[:, 0])
+    return len(rows)
 
 
 def frame_counts(sizes: np.ndarray, about: dict[str, Any]) -> np.ndarray:

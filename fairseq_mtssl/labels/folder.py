@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from fairseq_mtssl.data.manifest import read_lines
+from fairseq_mtssl.data.dictionary import read_symbols
 from fairseq_mtssl.errors import TargetError
 from fairseq_mtssl.frames import (
     IGNORED_LABEL,
@@ -33,8 +33,6 @@ from fairseq_mtssl.frames import (
 from fairseq_mtssl.labels.km_files import LabelFile, open_labels
 
 TARGETS, DICTIONARY = "targets.json", "dict.km.txt"
-SPECIAL_NAMES = ("<s>", "<pad>", "</s>", "<unk>")
-"""What fairseq's dictionaries begin with: none of these is a label."""
 
 WINDOW_SAMPLES = SAMPLE_RATE_HZ // 40
 """25 ms: the window of MFCCs and of wav2vec 2.0's convolutions."""
@@ -107,27 +105,15 @@ class LabelFolder:
     def symbols(self) -> list[str]:
         """The labels of `dict.km.txt`, in its order.
 
-        Raises: ManifestError if the file is absent; TargetError if it is empty, malformed, repeats a label or
-        has more labels than `targets.json` counts clusters.
+        Raises: ManifestError as `read_symbols` does, or if there are more labels than `targets.json` counts
+        clusters.
         """
         path = self.path / DICTIONARY
-        lines: dict[str, int] = dict.fromkeys(SPECIAL_NAMES, 0)
-        errors = []
-        for number, line in enumerate(read_lines(path), start=1):
-            label, _, count = line.partition(" ")
-            if not label or not count.isdigit():
-                errors.append(f"line {number}: got {line!r}, wanted <label> <count>.")
-            elif label in lines:
-                errors.append(f"line {number}: label {label!r} is there already. Name each label once.")
-            lines.setdefault(label, number)
-        symbols = list(lines)[SPECIAL_SYMBOLS:]
+        symbols = read_symbols(path, "label", _AGAIN)
         clusters = self.about.get("clusters")
-        if not symbols and not errors:
-            errors.append(f"empty, it holds no label. {_AGAIN}")
-        if isinstance(clusters, int) and len(symbols) > clusters and not errors:
-            errors.append(f"{len(symbols)} labels, but {TARGETS} counts {clusters} clusters. {_AGAIN}")
-        if errors:
-            raise TargetError(path, errors)
+        if isinstance(clusters, int) and len(symbols) > clusters:
+            got = f"{len(symbols)} labels, but {TARGETS} counts {clusters} clusters"
+            raise TargetError(path, [f"{got}. {_AGAIN}"])
         return symbols
 
     @property

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from fairseq_mtssl.data.manifest import find_splits, read_audio_manifest, utterance_ids
+from fairseq_mtssl.data.phones import read_phone_segments
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.evaluation.label_quality import measure, read_phones
+from fairseq_mtssl.evaluation.label_quality import measure
 from fairseq_mtssl.features.utterances import UtteranceFrames
 from fairseq_mtssl.labels.folder import LabelFolder
 
@@ -63,7 +64,7 @@ def measure_labels(folder: str | Path, data: str | Path, names: str | None = Non
     splits = {}
     for name in chosen:
         labels = opened.labels(name, read_audio_manifest(Path(data) / f"{name}.tsv").sizes)
-        aligned = read_phones(phones[name])
+        aligned = read_phone_segments(phones[name])
         ids = utterance_ids(data, name)
         quality, counted = measure(labels, ids, aligned, rate_hz=labels.rate_hz, clusters=labels.clusters)
         splits[name] = {

@@ -18,7 +18,7 @@ import torch
 
 from fairseq_mtssl.errors import ConfigError, TargetError
 from fairseq_mtssl.features import stored
-from fairseq_mtssl.features.utterances import UtteranceFrames
+from fairseq_mtssl.features.utterances import UtteranceFrames, dump_shard
 from fairseq_mtssl.files import write_text
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ
 from fairseq_mtssl.labels import shards
@@ -56,35 +56,20 @@ class Recipe:
     shard_minutes: float = 30.0
 
 
-def dump_shard(frames: UtteranceFrames, folder: Path, rank: int, nshard: int) -> int:
-    """Store the features of one shard, of one layer. Returns: the number of its utterances."""
-    rows = stored.shard_rows(len(frames), rank, nshard)
-    with stored.FeatureWriter(folder, frames.split, rank, nshard, frames.dim) as writer:
-        for each in frames.read(rows, f"features {frames.split} {rank + 1}/{nshard}"):
-            writer.append(each[:, 0])
-    return len(rows)
-
-
-def fit_codebook(
-    frames: UtteranceFrames,
-    *,
-    clusters: int,
-    seed: int,
-    sample_frames: int | None = None,
-    kmeans: str = "auto",
-    device: torch.device | str = "cpu",
-) -> Codebook:
+def fit_codebook(frames: UtteranceFrames, recipe: Recipe, device: torch.device | str = "cpu") -> Codebook:
     """k-means over a sample of a split's frames, uniform among those of utterances drawn at random.
 
-    No more than sample_frames are in memory; the utterances visited hold OVERSAMPLING times as many.
+    No more than recipe.sample_frames are in memory; the utterances visited hold OVERSAMPLING times as many.
     """
-    size = sample_frames or sample_size(frames.dim)
-    rows = pick_utterances(frames.counts, OVERSAMPLING * size, seed)
-    sample = FrameSample(min(size, int(frames.counts[rows].sum())), frames.dim, seed)
-    for row, each in zip(rows.tolist(), frames.read(rows.tolist(), f"sample {frames.split}"), strict=True):
+    size = recipe.sample_frames or sample_size(frames.dim)
+    rows = pick_utterances(frames.counts, OVERSAMPLING * size, recipe.seed).tolist()
+    sample = FrameSample(min(size, int(frames.counts[rows].sum())), frames.dim, recipe.seed)
+    for row, each in zip(rows, frames.read(rows, f"sample {frames.split}"), strict=True):
         sample.add(row, each[:, 0])
-    centroids, fit = learn(sample.rows(), clusters, seed=seed, backend=kmeans, device=device)
-    fit |= {"seed": seed, "split": frames.split, "utterances": len(rows), "frames_seen": sample.seen}
+    centroids, fit = learn(
+        sample.rows(), recipe.clusters, seed=recipe.seed, backend=recipe.kmeans, device=device
+    )
+    fit |= {"seed": recipe.seed, "split": frames.split, "utterances": len(rows), "frames_seen": sample.seen}
     return Codebook(centroids, frames.about, fit)
 
 
@@ -135,16 +120,38 @@ def finish(out: Path, codebook: Codebook, splits: dict[str, Any], extra: dict[st
     return about
 
 
-def labelled_splits(folder: Path, codebook: Codebook) -> dict[str, Any]:
-    """The entries in targets.json of splits that were labelled before by the same codebook.
+def dump_labels(
+    frames: UtteranceFrames,
+    codebook: Codebook,
+    out: Path,
+    rank: int | None,
+    nshard: int,
+    device: torch.device | str = "cpu",
+) -> tuple[int, dict[str, Any] | None]:
+    """Label one shard of a split; once all its shards are there, merge them and write targets.json.
 
-    Raises: TargetError if the folder holds labels of another codebook.
+    rank: of the shard; None labels nothing and only merges.
+    Returns: the number of shards that are there, and after the merge the split's entry in targets.json.
+    Raises: ConfigError if nshard is not positive, or if the codebook is of other features; TargetError if the
+    folder holds labels of another codebook, or as `shards.merge_labels` does.
     """
-    about = LabelFolder(folder).about
+    if nshard < 1:
+        raise ConfigError("--merge", [f"got {nshard}, wanted the number of shards"])
+    if frames.about != codebook.source:
+        got = f"learned on {codebook.source}, but the features are {frames.about}"
+        raise ConfigError("--codebook", [f"{got}. Learn a codebook on these features"])
+    if rank is not None:
+        label_shard(frames, Quantizer(codebook.centroids, device), out, rank, nshard)
+        paths = [stored.shard_path(out, frames.split, each, nshard, ".km") for each in range(nshard)]
+        present = sum(path.is_file() for path in paths)
+        if present < nshard:
+            return present, None
+    about = LabelFolder(out).about
     if about and (about.get("source"), about.get("kmeans")) != (codebook.source, codebook.fit):
-        error = "is of another codebook. Give another --out for these labels."
-        raise TargetError(folder / TARGETS, [error])
-    return about.get("splits", {})
+        raise TargetError(out / TARGETS, ["is of another codebook. Give another --out for these labels."])
+    entry = merge_split(frames, codebook, out, out, nshard)
+    finish(out, codebook, about.get("splits", {}) | {frames.split: entry}, {})
+    return nshard, entry
 
 
 @lru_cache(maxsize=1)
@@ -288,14 +295,7 @@ def _store(frames: UtteranceFrames, folder: Path, recipe: Recipe) -> UtteranceFr
 def _codebook(frames: UtteranceFrames, out: Path, recipe: Recipe, device: torch.device | str) -> Codebook:
     path = out / CODEBOOK
     if not path.with_suffix(".json").exists():
-        fit_codebook(
-            frames,
-            clusters=recipe.clusters,
-            seed=recipe.seed,
-            sample_frames=recipe.sample_frames,
-            kmeans=recipe.kmeans,
-            device=device,
-        ).save(path)
+        fit_codebook(frames, recipe, device).save(path)
     return Codebook.load(path)
 
 

@@ -13,9 +13,10 @@ from omegaconf import MISSING, open_dict
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
 from fairseq_mtssl.data.clips import long_enough
+from fairseq_mtssl.data.dictionary import SPECIALS, read_symbols
 from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.data.tokenizers import word_joining
-from fairseq_mtssl.data.transcripts import TranscribedDataset, read_dictionary, read_transcripts, spellable
+from fairseq_mtssl.data.transcripts import TranscribedDataset, read_transcripts, spellable
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.tasks.base import BaseTask, BucketConfig
@@ -62,7 +63,8 @@ class SpeechCtcTask(BaseTask):
         self.state.add_factory("symbols", self._read_symbols)
 
     def _read_symbols(self) -> list[str]:
-        return list(read_dictionary(Path(self.cfg.data) / f"dict.{self.cfg.labels}.txt").symbols)
+        path = Path(self.cfg.data) / f"dict.{self.cfg.labels}.txt"
+        return [*SPECIALS, *read_symbols(path, "symbol", "mtssl prepare-text writes it.")]
 
     @property
     def target_dictionary(self) -> Dictionary:

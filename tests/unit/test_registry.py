@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 
@@ -43,3 +44,26 @@ def test_what_is_registered_is_returned_as_it_is_and_its_name_is_taken() -> None
     with pytest.raises(ConfigError, match="model.shape: two shapes are called 'round'; rename one of them"):
         shapes.register("round")(object())
     assert shapes.names() == ["round"] and shapes.named("round") is round_shape
+
+
+def test_a_command_of_a_plugin_that_fails_is_left_out_and_one_of_ours_is_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shapes: Registry[object] = Registry("model.shape", "shape", "shapes")
+    for plugin, name in (("p1", "broken"), ("p1", "sound"), (None, "ours")):
+        monkeypatch.setattr(plugins, "loading", plugin)
+        shapes.register(name)(object())
+    commands = argparse.ArgumentParser().add_subparsers()
+
+    def add(commands, name: str) -> None:
+        parser = commands.add_parser(name)
+        parser.add_argument("--json")
+        if name == "broken":
+            parser.add_argument("--json")
+
+    with pytest.warns(UserWarning, match="shape 'broken' of the plugin p1 is left out.*conflicting option"):
+        shapes.add_commands(commands, add)
+    assert list(commands.choices) == ["ours", "sound"]
+    shapes.plugins.clear()
+    with pytest.raises(argparse.ArgumentError):
+        shapes.add_commands(argparse.ArgumentParser().add_subparsers(), add)

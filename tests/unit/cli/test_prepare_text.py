@@ -43,12 +43,16 @@ def test_letters_dictionary_and_lexicon(data: Path, capsys: pytest.CaptureFixtur
 
 
 def test_fairseq_and_the_task_read_what_is_written(data: Path) -> None:
+    from fairseq.data import Dictionary
+
+    from fairseq_mtssl.data.dictionary import read_symbols
     from fairseq_mtssl.data.manifest import read_audio_manifest
-    from fairseq_mtssl.data.transcripts import read_dictionary, read_transcripts
+    from fairseq_mtssl.data.transcripts import read_transcripts
 
     assert prepare(data, "--splits", "train") == 0
-    dictionary = read_dictionary(data / "dict.ltr.txt")
+    dictionary = Dictionary.load(str(data / "dict.ltr.txt"))
     assert dictionary.symbols[:6] == ["<s>", "<pad>", "</s>", "<unk>", "L", "O"]
+    assert read_symbols(data / "dict.ltr.txt", "symbol", "") == dictionary.symbols[4:]
     spelled = read_transcripts(data / "train.ltr", read_audio_manifest(data / "train.tsv"), dictionary)
     assert dictionary.string(spelled[1]) == "O L D | W O R L D |"
 

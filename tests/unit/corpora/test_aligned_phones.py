@@ -11,8 +11,8 @@ import soundfile
 from fairseq_mtssl.corpora.alignments import FOLDS, read_alignments
 from fairseq_mtssl.corpora.base import prepare
 from fairseq_mtssl.data.manifest import PairRow, read_audio_manifest, utterance_ids, write_pair_manifest
+from fairseq_mtssl.data.phones import read_phone_segments
 from fairseq_mtssl.errors import ConfigError, ManifestError, MissingExtraError
-from fairseq_mtssl.evaluation.label_quality import read_phones
 from fairseq_mtssl.frames import conv_length, parse_conv_layers
 
 REAL = Path(__file__).resolve().parents[4] / "shared" / "data" / "speechocean"
@@ -101,7 +101,7 @@ def test_one_command_makes_splits_by_speaker_with_phones_in_our_columns(corpus) 
     speakers = []
     for split in ("train", "valid", "test"):
         ids = utterance_ids(out, split)
-        segments = read_phones(out / f"{split}.phones.tsv")
+        segments = read_phone_segments(out / f"{split}.phones.tsv")
         assert list(segments) == ids
         assert segments[ids[0]].phones == ["sil", "k", "ae", "t"]
         assert segments[ids[0]].ends_s.tolist() == [0.1, 0.2, 0.35, 0.45]
@@ -118,7 +118,7 @@ def test_every_frame_has_the_phone_at_its_middle(corpus) -> None:
     manifest = read_audio_manifest(out / "train.tsv")
     labels = lines[0].split()
     assert len(lines) == len(manifest) and len(labels) == conv_length(SAMPLES, WAV2VEC) == 24
-    segments = read_phones(out / "train.phones.tsv")[utterance_ids(out, "train")[0]]
+    segments = read_phone_segments(out / "train.phones.tsv")[utterance_ids(out, "train")[0]]
     middles_s = (np.arange(24) + 0.5) / 50
     assert [None if label == "<pad>" else label for label in labels] == segments.at(middles_s)
     assert labels[4:6] == ["sil", "k"] and labels[-2:] == ["<pad>", "<pad>"]
@@ -210,7 +210,7 @@ def test_timit_names_that_repeat_become_links_with_names_of_their_own(timit) -> 
     out = run(timit, alignment="in")
     names = utterance_ids(out, "train") + utterance_ids(out, "valid")
     assert len(set(names)) == 8 and "TRAIN_DR1_FAA0_SA1" in names
-    segments = read_phones(out / "train.phones.tsv")
+    segments = read_phone_segments(out / "train.phones.tsv")
     assert list(segments) == utterance_ids(out, "train")
     assert segments[names[0]].ends_s[1] == 3201 / 16000
     manifest = read_audio_manifest(out / "train.tsv")
@@ -223,7 +223,7 @@ def test_timit_names_that_repeat_become_links_with_names_of_their_own(timit) -> 
 
 def test_timit_folds_to_39_phones_and_drops_the_glottal_stop(timit) -> None:
     out = run(timit, "--fold", "timit39", alignment="in")
-    segments = next(iter(read_phones(out / "train.phones.tsv").values()))
+    segments = next(iter(read_phone_segments(out / "train.phones.tsv").values()))
     assert segments.phones == ["sil", "ah", "sil", "ih"]
     vowels = "aa ae ah ao aw ax ax-h axr ay eh er ey ih ix iy ow oy uh uw ux"
     stops = "b d g p t k dx q bcl dcl gcl pcl tcl kcl jh ch"
@@ -314,7 +314,7 @@ def test_items_of_single_phones_are_an_alignment_and_stay_items(corpus) -> None:
     (corpus / "phone.item").write_text("\n".join(lines) + "\n")
     out = run(corpus, "--valid-speakers", "c", alignment="phone.item")
     assert (out / "valid.item").read_text().splitlines()[1:] == lines[-2:]
-    assert read_phones(out / "valid.phones.tsv")["c1"].phones == ["k", "ae"]
+    assert read_phone_segments(out / "valid.phones.tsv")["c1"].phones == ["k", "ae"]
 
 
 def test_items_of_triphones_are_refused_as_alignment(corpus) -> None:
@@ -335,7 +335,7 @@ def test_splits_of_a_data_folder_get_phones_by_caption_id(corpus, capsys) -> Non
     (data / "other.tsv").write_text(f"{corpus / 'in'}\nwav/f9.flac\t{SAMPLES}\n")
     (corpus / "in" / "phones.tsv").write_text(table_of(["a1", "id-b1"]))
     prepare("aligned_phones", ["--data", str(data), "--alignment", str(corpus / "in" / "phones.tsv")])
-    assert list(read_phones(data / "valid.phones.tsv")) == ["id-a1", "id-b1"]
+    assert list(read_phone_segments(data / "valid.phones.tsv")) == ["id-a1", "id-b1"]
     frames = (data / "valid.phn").read_text().splitlines()
     assert [len(line.split()) for line in frames] == [24, 0, 24]
     assert not (data / "other.phones.tsv").exists()
@@ -364,7 +364,7 @@ def test_alignments_of_other_recordings_are_refused(corpus) -> None:
 
 def test_a_folder_that_holds_a_table_and_recordings_is_an_alignment(corpus) -> None:
     out = run(corpus, alignment="in")
-    assert len(read_phones(out / "train.phones.tsv")) == 10
+    assert len(read_phone_segments(out / "train.phones.tsv")) == 10
 
 
 @pytest.mark.skipif(not REAL.is_dir(), reason="real recordings are not here")
@@ -381,4 +381,4 @@ def test_real_speech_is_split_by_speaker(tmp_path) -> None:
     speakers = dict(line.split("\t")[:2] for line in (REAL / "text.tsv").read_text().splitlines())
     train, valid = ({speakers[name] for name in utterance_ids(out, split)} for split in ("train", "valid"))
     assert train and valid and not train & valid
-    assert list(read_phones(out / "valid.phones.tsv")) == utterance_ids(out, "valid")
+    assert list(read_phone_segments(out / "valid.phones.tsv")) == utterance_ids(out, "valid")

@@ -45,13 +45,13 @@ register_corpus(Corpus("beeps", __doc__, add_arguments, prepare))
 '''
 
 
-def run_outside(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def run_outside(folder: Path, *words: str, corpus: str = OUTSIDE_CORPUS) -> subprocess.CompletedProcess[str]:
     """Run `mtssl` where a package outside ours, which names one plugin, is installed in a folder."""
     about = folder / "beeping-1.0.dist-info"
     about.mkdir(parents=True, exist_ok=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: beeping\nVersion: 1.0\n")
     (about / "entry_points.txt").write_text("[fairseq_mtssl.plugins]\nbeeps = beeping_corpus\n")
-    (folder / "beeping_corpus.py").write_text(OUTSIDE_CORPUS)
+    (folder / "beeping_corpus.py").write_text(corpus)
     command = [sys.executable, "-m", "fairseq_mtssl.cli.main", *words]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     return subprocess.run(command, env=environment, capture_output=True, text=True)
@@ -70,8 +70,29 @@ def test_help_lists_the_corpora_of_plugins_beside_ours(tmp_path: Path) -> None:
     assert "Beeps of a made-up corpus." in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("found", "faulty"),
+    [
+        ('    parser.add_argument("--beeps"', "    1 / 0\n" + '    parser.add_argument("--beeps"'),
+        ('"beeps", __doc__', '"beeps", None'),
+    ],
+    ids=["options", "description"],
+)
+def test_a_corpus_of_a_plugin_that_cannot_add_its_command_is_left_out_with_a_warning(
+    found: str, faulty: str, tmp_path: Path
+) -> None:
+    corpus = OUTSIDE_CORPUS.replace(found, faulty)
+    assert corpus != OUTSIDE_CORPUS
+    done = run_outside(tmp_path, "user-dir", corpus=corpus)
+    assert done.returncode == 0 and done.stdout.strip() == str(ROOT / "fairseq_mtssl")
+    assert "the corpus 'beeps' of the plugin beeps is left out" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run_outside(tmp_path, "prepare", "beeps", "--out", str(tmp_path / "out"), corpus=corpus)
+    assert done.returncode == 2 and "invalid choice: 'beeps'" in done.stderr
+
+
 def test_the_corpora_of_earlier_versions_are_registered_and_keep_their_scripts() -> None:
-    assert set(OURS) <= set(base.registered())
+    assert set(OURS) <= set(base.CORPORA.names())
     assert sorted(path.stem for path in (ROOT / "manifests").glob("*.py")) == sorted(OURS)
 
 
@@ -118,10 +139,10 @@ def test_the_help_of_a_corpus_is_its_description(name: str, capsys) -> None:
     assert caught.value.code == 0
     printed = capsys.readouterr().out
     assert f"mtssl prepare {name}" in printed and "--out" in printed
-    assert base.registered()[name].summary in printed.replace("\n", " ")
+    assert base.CORPORA.named(name).summary in printed.replace("\n", " ")
 
 
 def test_two_corpora_of_one_name_are_refused() -> None:
-    corpus = base.registered()["scenes"]
+    corpus = base.CORPORA.named("scenes")
     with pytest.raises(ConfigError, match="two corpora are called 'scenes'"):
         base.register_corpus(corpus)

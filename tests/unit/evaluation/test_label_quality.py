@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import homogeneity_score
 
-from fairseq_mtssl.errors import TargetError
-from fairseq_mtssl.evaluation.label_quality import Contingency, Segments, measure, quality_of, read_phones
+from fairseq_mtssl.data.phones import Segments, read_phone_segments
+from fairseq_mtssl.errors import ManifestError, TargetError
+from fairseq_mtssl.evaluation.label_quality import Contingency, measure, quality_of
 
 
 def test_hand_arithmetic() -> None:
@@ -64,7 +65,7 @@ def test_frames_and_utterances_without_phones_are_skipped_and_counted() -> None:
 def test_phones_are_read_by_position_and_sorted(tmp_path: Path) -> None:
     path = tmp_path / "p.tsv"
     path.write_text("utt\tstart\tend\tphone\tword\nu\t0.5\t0.7\tB\tbe\nu\t0\t0.5\tSIL\t\nv\t0\t1\tA\n")
-    phones = read_phones(path)
+    phones = read_phone_segments(path)
     assert phones["u"].phones == ["SIL", "B"] and phones["u"].ends_s.tolist() == [0.5, 0.7]
     assert phones["v"].at(np.array([0.2])) == ["A"]
 
@@ -83,5 +84,5 @@ def test_phones_are_read_by_position_and_sorted(tmp_path: Path) -> None:
 def test_broken_phones_are_refused_with_the_line(tmp_path: Path, rows: str, message: str) -> None:
     path = tmp_path / "p.tsv"
     path.write_text(f"utt\tstart\tend\tphone\tword\n{rows}")
-    with pytest.raises(TargetError, match=message):
-        read_phones(path)
+    with pytest.raises(ManifestError, match=message):
+        read_phone_segments(path)

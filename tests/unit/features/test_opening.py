@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fairseq_mtssl.cli import target_options
+from fairseq_mtssl.cli import options
 from fairseq_mtssl.errors import ConfigError, TargetError
 from fairseq_mtssl.features.base import batch_samples
 from fairseq_mtssl.features.opening import open_features
@@ -17,7 +17,7 @@ from fairseq_mtssl.modules import precision
 
 
 def test_mfccs_have_no_precision_to_choose() -> None:
-    assert target_options.PRECISIONS == precision.PRECISIONS
+    assert options.PRECISIONS == precision.PRECISIONS
     with pytest.raises(ConfigError, match="--precision.*mfcc-cmn is always in float32"):
         open_features("mfcc-cmn", torch.device("cpu"), "bfloat16")
     assert open_features("mfcc", torch.device("cpu"), "auto").source == {"features": "mfcc"}
@@ -46,4 +46,4 @@ def test_stored_features_of_another_kind_are_not_mixed(tmp_path: Path) -> None:
 
 
 def test_the_backends_offered_are_those_there_are() -> None:
-    assert target_options.BACKENDS == kmeans.BACKENDS
+    assert options.BACKENDS == kmeans.BACKENDS

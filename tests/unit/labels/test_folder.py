@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 from fairseq.data import Dictionary
 
-from fairseq_mtssl.errors import TargetError
+from fairseq_mtssl.data.dictionary import SPECIALS
+from fairseq_mtssl.errors import ManifestError, TargetError
 from fairseq_mtssl.frames import SPECIAL_SYMBOLS, conv_length, frame_count
 from fairseq_mtssl.labels import shards
-from fairseq_mtssl.labels.folder import SPECIAL_NAMES, LabelFolder, Labels
+from fairseq_mtssl.labels.folder import LabelFolder, Labels
 from fairseq_mtssl.tasks.label_sets import dictionary_of
 
 SIZES = [16_000, 8_000, 399, 12_345]
@@ -240,9 +241,9 @@ def test_a_file_cut_short_within_its_last_number_is_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("", "empty, it holds no label"),
-        ("0 1\n0 1\n", "line 2: label '0' is there already"),
-        ("<unk> 1\n", "line 1: label '<unk>' is there already"),
+        ("", "holds no label"),
+        ("0 1\n0 1\n", "line 2: label '0' is on line 1 already"),
+        ("<unk> 1\n", "line 1: got '<unk> 1'; <unk> is a special symbol"),
         ("0\n", "line 1: got '0', wanted <label> <count>"),
         ("0 1\n1 1\n2 1\n3 1\n4 1\n", "5 labels, but targets.json counts 4 clusters"),
     ],
@@ -250,7 +251,7 @@ def test_a_file_cut_short_within_its_last_number_is_refused(tmp_path: Path) -> N
 def test_a_broken_dictionary_is_refused(tmp_path: Path, text: str, error: str) -> None:
     folder = folder_of(tmp_path, "")
     (tmp_path / "dict.km.txt").write_text(text)
-    with pytest.raises(TargetError, match=error):
+    with pytest.raises(ManifestError, match=error):
         folder.labels("train", [])
 
 
@@ -266,4 +267,4 @@ def test_the_dictionary_is_fairseqs_and_comes_back(tmp_path: Path) -> None:
     loaded = Dictionary.load(str(tmp_path / "dict.km.txt"))
     assert list(loaded.symbols) == [*Dictionary().symbols, *folder.symbols]
     assert dictionary_of(loaded.symbols).indices == loaded.indices
-    assert tuple(Dictionary().symbols) == SPECIAL_NAMES
+    assert tuple(Dictionary().symbols) == SPECIALS
