@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 from fairseq.distributed import ModuleProxyWrapper
-from tiny_grounding import build_joint
+from fixed_negatives import next_frames
+from tiny_encoder import NO_DROPOUT
+from tiny_grounding import build_joint, build_joint_criterion
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.modules import quantizer
 from fairseq_mtssl.schedule import StepWeights
@@ -20,9 +21,7 @@ SETTINGS: dict[str, Any] = {
     # of 16 pixels four convolutions leave one cell a channel, which a group norm makes 0 whatever the image
     "image_size": 64,
     "mask_length": 4,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
-    "dropout_input": 0.0,
+    **NO_DROPOUT,
     "dropout_features": 0.0,
 }
 
@@ -30,16 +29,11 @@ SETTINGS: dict[str, Any] = {
 def without_chance() -> None:
     """Draw no random numbers, of which two processes would draw others than one."""
 
-    def negatives(self: Wav2vec2, count: Tensor, start: Tensor) -> Tensor:
-        own = torch.arange(len(count)) - start
-        step = 1 + torch.arange(self.negatives)[None] % (count[:, None] - 1).clamp(min=1)
-        return start[:, None] + (own[:, None] + step) % count[:, None]
-
     def softmax(logits: Tensor, tau: float, hard: bool) -> Tensor:
         soft = torch.softmax(logits / tau, -1)
         return nn.functional.one_hot(soft.argmax(-1), soft.size(-1)) + soft - soft.detach()
 
-    Wav2vec2._draw_negatives = negatives  # type: ignore[method-assign]
+    Wav2vec2._draw_negatives = next_frames  # type: ignore[method-assign]
     quantizer.nn.functional.gumbel_softmax = softmax  # type: ignore[assignment]
 
 
@@ -71,7 +65,7 @@ def batch(rows: list[int]) -> dict[str, Any]:
 
 def learn(model: Any, rows: list[int], alpha: float, counted: bool = True) -> dict[str, Any]:
     """The loss of a batch and, for the model behind any wrapper, its gradients and running statistics."""
-    criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
+    criterion = build_joint_criterion()
     step = StepWeights(0, "phase", 0, alpha, 1 - alpha, 1.0)
     model.begin_batch(counted)
     loss, _, log = criterion(model, {**batch(rows), "step": step})

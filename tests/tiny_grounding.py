@@ -1,11 +1,14 @@
-"""A tiny joint model; what it has beside its speech encoder: the smallest image encoder and speech branch."""
+"""A tiny joint model; what it has beside its speech encoder: the smallest image encoder and speech head."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from tiny_encoder import ENCODER
 
+from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 
 GROUNDING: dict[str, Any] = {
@@ -22,13 +25,8 @@ GROUNDING: dict[str, Any] = {
     "final_dim": 8,
 }
 JOINT: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
+    **ENCODER,
     "conv_pos": 8,
-    "conv_pos_groups": 2,
     **GROUNDING,
     "latent_vars": 8,
     "num_negatives": 5,
@@ -36,7 +34,16 @@ JOINT: dict[str, Any] = {
 }
 
 
-def build_joint(weight_seed: int = 0, **changes: Any) -> JointSslVgsModel:
-    """With wav2vec 2.0 unless changed, in training mode; weight_seed: of the weights it begins with."""
+def build_joint(weight_seed: int = 0, classes: list[int] | None = None, **changes: Any) -> JointSslVgsModel:
+    """With wav2vec 2.0 unless changed, in training mode.
+
+    weight_seed: of the weights it begins with. classes: entries of each label set's dictionary.
+    """
     torch.manual_seed(weight_seed)
-    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**JOINT, **changes}))
+    config = JointSslVgsConfig(**{**JOINT, **changes})
+    return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=classes or []))
+
+
+def build_joint_criterion() -> JointSslVgsCriterion:
+    """In training mode."""
+    return JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()

@@ -15,6 +15,7 @@ from fairseq import tasks
 from fairseq.data import Dictionary
 from fairseq.dataclass.configs import FairseqConfig
 from omegaconf import OmegaConf
+from tiny_encoder import FAIRSEQ_ENCODER
 from training import compose
 
 from fairseq_mtssl.checkpoints import load_upstream, read_encoder, trained_on_normalised
@@ -25,16 +26,6 @@ from fairseq_mtssl.features.opening import open_features
 from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
-SIZES: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 24,
-    "encoder_ffn_embed_dim": 48,
-    "encoder_attention_heads": 3,
-    "encoder_layers": 3,
-    "conv_pos": 15,
-    "conv_pos_groups": 3,
-}
-
 
 def build(name: str, **more: Any) -> tuple[Any, Any, Any]:
     """A model of fairseq's, its configuration, and a function for its own features of a layer."""
@@ -42,7 +33,7 @@ def build(name: str, **more: Any) -> tuple[Any, Any, Any]:
     if name == "wav2vec2":
         from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 
-        cfg = Wav2Vec2Config(**SIZES, **more, quantize_targets=True, latent_vars=8, final_dim=8)
+        cfg = Wav2Vec2Config(**FAIRSEQ_ENCODER, **more, quantize_targets=True, latent_vars=8, final_dim=8)
         model = Wav2Vec2Model(cfg)
         return model, cfg, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
     if name == "hubert":
@@ -50,11 +41,11 @@ def build(name: str, **more: Any) -> tuple[Any, Any, Any]:
 
         words = Dictionary()
         words.add_symbol("0")
-        cfg = HubertConfig(**SIZES, **more, label_rate=50, untie_final_proj=True, final_dim=8)
+        cfg = HubertConfig(**FAIRSEQ_ENCODER, **more, label_rate=50, untie_final_proj=True, final_dim=8)
         model = HubertModel(cfg, SimpleNamespace(sample_rate=16_000), [words, words])
         return model, cfg, lambda wav, n: model.extract_features(wav, output_layer=n)[0]
     module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
-    cfg = module.Data2VecAudioConfig(**SIZES, **more, pos_conv_depth=2, max_update=10)
+    cfg = module.Data2VecAudioConfig(**FAIRSEQ_ENCODER, **more, pos_conv_depth=2, max_update=10)
     model = module.Data2VecAudioModel(cfg)
     model.make_ema_teacher()
     return model, cfg, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
@@ -215,8 +206,14 @@ def test_a_pre_training_that_starts_from_a_checkpoint_goes_on_with_its_waveforms
 ) -> None:
     model, model_cfg, _ = build("wav2vec2")
     path = save(tmp_path / "c.pt", "wav2vec2", model, model_cfg, normalize)
-    sizes = {f"model.{name}": value for name, value in SIZES.items()} | {"model.extractor_mode": "default"}
-    settings = {**sizes, "model.padding_exact": False, "model.pos_conv_depth": 1, "task.labels": []}
+    sizes = {f"model.{name}": value for name, value in FAIRSEQ_ENCODER.items()}
+    settings = {
+        **sizes,
+        "model.extractor_mode": "default",
+        "model.padding_exact": False,
+        "model.pos_conv_depth": 1,
+        "task.labels": [],
+    }
     settings |= {"model.average_top_k_layers": 2, "task.min_duration_s": 0.1, "task.data": str(quiet)}
     cfg = compose("mt4ssl_small", **settings, **{"model.init_from": str(path)})
     task = tasks.setup_task(cfg.task)

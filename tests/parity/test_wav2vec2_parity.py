@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
+from noise_batches import noise
+from tiny_encoder import encoder_sizes
 
 from fairseq_mtssl.checkpoints import initialise, read_start, rename_wav2vec2
 from fairseq_mtssl.errors import CheckpointError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2, Wav2vec2Options
 
-CONV = "[(32,10,5)] + [(32,3,2)] * 4 + [(32,2,2)] * 2"
 SIZES = {
-    "conv_feature_layers": CONV,
+    "conv_feature_layers": "[(32,10,5)] + [(32,3,2)] * 4 + [(32,2,2)] * 2",
     "encoder_embed_dim": 48,
     "encoder_ffn_embed_dim": 96,
     "encoder_attention_heads": 4,
@@ -50,20 +50,7 @@ def fairseq_model(mode: str = "default") -> Wav2Vec2Model:
 
 
 def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncoder, Wav2vec2]:
-    sizes = EncoderSizes(
-        conv_layers=CONV,
-        extractor_mode=mode,
-        conv_bias=False,
-        dim=48,
-        ffn_dim=96,
-        heads=4,
-        layers=4,
-        conv_pos=16,
-        conv_pos_groups=4,
-        use_cls=False,
-        padding_exact=False,
-    )
-    encoder = SpeechEncoder(sizes)
+    encoder = SpeechEncoder(encoder_sizes(SIZES, mode))
     options = Wav2vec2Options(
         final_dim=32,
         latent_vars=20,
@@ -81,10 +68,9 @@ def our_parts(theirs: Wav2Vec2Model, mode: str = "default") -> tuple[SpeechEncod
 
 
 def batch(lengths: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    torch.manual_seed(1)
-    source = torch.randn(len(lengths), max(lengths))
-    padded = torch.arange(max(lengths))[None] >= torch.tensor(lengths)[:, None]
-    return source.masked_fill(padded, 0.0), torch.tensor(lengths), padded
+    clips = noise(lengths)
+    padded = torch.arange(max(lengths))[None] >= clips["lengths"][:, None]
+    return clips["source"], clips["lengths"], padded
 
 
 @pytest.mark.parametrize("mode", ["default", "layer_norm"])

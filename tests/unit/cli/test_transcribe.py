@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import torch
 from omegaconf import OmegaConf
+from tiny_encoder import ENCODER, encoder_sizes
 from torch import Tensor, nn
 
 from fairseq_mtssl import checkpoints
@@ -265,20 +266,8 @@ def test_nan_is_a_fault_of_its_recording() -> None:
 def test_the_real_model_says_the_same_alone_and_in_a_batch() -> None:
     from fairseq_mtssl.models.speech_ctc import SpeechCtcConfig, SpeechCtcModel
 
-    sizes = {
-        "conv_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-        "extractor_mode": "layer_norm",
-        "conv_bias": False,
-        "dim": 16,
-        "ffn_dim": 32,
-        "heads": 2,
-        "layers": 2,
-        "conv_pos": 8,
-        "conv_pos_groups": 2,
-        "pos_conv_depth": 1,
-        "use_cls": False,
-        "padding_exact": True,
-    }
+    tiny = {**ENCODER, "encoder_layers": 2, "conv_pos": 8}
+    sizes = encoder_sizes(tiny, "layer_norm", padding_exact=True).plain()
     torch.manual_seed(0)
     model = SpeechCtcModel(SpeechCtcConfig(encoder=sizes), len(SYMBOLS)).eval()
     clips = [

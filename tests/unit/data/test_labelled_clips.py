@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from tiny_encoder import WAVEFORM_LAYERS
 
 from fairseq_mtssl.data.clips import WIDTH_STEP
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
@@ -18,7 +19,6 @@ from fairseq_mtssl.frames import SPECIAL_SYMBOLS
 from fairseq_mtssl.labels.folder import Labels
 from fairseq_mtssl.labels.km_files import LabelFile
 
-CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
 HOP, WINDOW = 320, 400
 
 
@@ -48,7 +48,7 @@ def dataset(manifest: AudioManifest, training: bool = True, **changes: object) -
     options = {"max_samples": 10_000, "training": training, "seed": 3, **changes}
     labels = [numbered(manifest), numbered(manifest, per_frame=2)]
     rows = np.array([0, 1, 3])
-    return LabelledClipDataset(manifest, rows, labels, CONV, **options)  # type: ignore[arg-type]
+    return LabelledClipDataset(manifest, rows, labels, WAVEFORM_LAYERS, **options)  # type: ignore[arg-type]
 
 
 def start_of(clips: LabelledClipDataset, index: int) -> int:
@@ -142,7 +142,7 @@ def of_sizes(sizes: np.ndarray, **options: Any) -> LabelledClipDataset:
     rows = np.arange(len(sizes))
     manifest = AudioManifest(Path("train.tsv"), Path("."), [str(row) for row in rows], sizes)
     given = {"max_samples": 320_000, "training": True, "seed": 1, **options}
-    return LabelledClipDataset(manifest, rows, [], CONV, **given)
+    return LabelledClipDataset(manifest, rows, [], WAVEFORM_LAYERS, **given)
 
 
 def test_training_keeps_similar_lengths_together_in_another_order_each_epoch() -> None:

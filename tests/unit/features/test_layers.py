@@ -8,26 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_encoder import FAIRSEQ_ENCODER, FBANK, WAVEFORM_LAYERS, encoder_sizes
 
 from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features import base as features
 from fairseq_mtssl.features.layers import ModelLayers
-from fairseq_mtssl.frames import conv_length, frame_count, parse_conv_layers
-from fairseq_mtssl.modules.encoder_options import EncoderSizes, Regularisation
+from fairseq_mtssl.frames import conv_length, frame_count
+from fairseq_mtssl.modules.encoder_options import Regularisation
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
 LENGTHS = (6000, 2345, 400, 9001, 4001, 399, 2000)
-CONV = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
-SIZES: dict[str, Any] = {
-    "conv_feature_layers": CONV,
-    "encoder_embed_dim": 24,
-    "encoder_ffn_embed_dim": 48,
-    "encoder_attention_heads": 3,
-    "encoder_layers": 3,
-    "conv_pos": 15,
-    "conv_pos_groups": 3,
-}
 
 
 def waves() -> list[np.ndarray]:
@@ -41,38 +32,26 @@ def fairseq_model(name: str, mode: str) -> tuple[Any, Any]:
     if name == "wav2vec2":
         from fairseq.models.wav2vec.wav2vec2 import Wav2Vec2Config, Wav2Vec2Model
 
-        model = Wav2Vec2Model(Wav2Vec2Config(**SIZES, extractor_mode=mode))
+        model = Wav2Vec2Model(Wav2Vec2Config(**FAIRSEQ_ENCODER, extractor_mode=mode))
         return model, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
     if name == "hubert":
         from types import SimpleNamespace
 
         from fairseq.models.hubert import HubertConfig, HubertModel
 
-        cfg = HubertConfig(**SIZES, extractor_mode=mode, label_rate=50)
+        cfg = HubertConfig(**FAIRSEQ_ENCODER, extractor_mode=mode, label_rate=50)
         model = HubertModel(cfg, SimpleNamespace(sample_rate=16_000), [None])
         return model, lambda wav, n: model.extract_features(wav, output_layer=n)[0]
     module = importlib.import_module("fairseq.examples.data2vec.models.data2vec_audio")
-    cfg = module.Data2VecAudioConfig(**SIZES, extractor_mode=mode, pos_conv_depth=3)
+    cfg = module.Data2VecAudioConfig(**FAIRSEQ_ENCODER, extractor_mode=mode, pos_conv_depth=3)
     model = module.Data2VecAudioModel(cfg)
     return model, lambda wav, n: model.extract_features(wav, None, layer=n - 1)["x"]
 
 
 def our_model(mode: str, use_cls: bool, **changes: Any) -> Any:
     torch.manual_seed(0)
-    sizes = EncoderSizes(
-        conv_layers=changes.pop("conv_layers", CONV),
-        extractor_mode=mode,
-        conv_bias=False,
-        dim=24,
-        ffn_dim=48,
-        heads=3,
-        layers=3,
-        conv_pos=15,
-        conv_pos_groups=3,
-        use_cls=use_cls,
-        padding_exact=mode == "layer_norm",
-        **changes,
-    )
+    exact = mode == "layer_norm"
+    sizes = encoder_sizes(FAIRSEQ_ENCODER, mode, use_cls=use_cls, padding_exact=exact, **changes)
     regularisation = Regularisation(dropout=0.1, attention_dropout=0.1, input_dropout=0.1, layerdrop=0.5)
     encoder = SpeechEncoder(sizes, regularisation)
     model = torch.nn.Module()
@@ -106,7 +85,7 @@ def test_a_batch_changes_no_feature(name: str, mode: str, batch_samples: int) ->
     extractor = layers(model, 3)
     alone = list(features.stream(extractor, waves()))
     batched = list(features.stream(extractor, waves(), batch_samples))
-    wanted = [conv_length(length, parse_conv_layers(CONV)) for length in LENGTHS]
+    wanted = [conv_length(length, WAVEFORM_LAYERS) for length in LENGTHS]
     assert [len(each) for each in alone] == [len(each) for each in batched] == wanted
     for one, other in zip(alone, batched, strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
@@ -115,7 +94,7 @@ def test_a_batch_changes_no_feature(name: str, mode: str, batch_samples: int) ->
 @pytest.mark.parametrize("use_cls", [False, True])
 @pytest.mark.parametrize("batch_samples", [1000, 12_000, 100_000])
 def test_a_batch_changes_no_feature_over_filterbanks(use_cls: bool, batch_samples: int) -> None:
-    fbank = {"conv_layers": "[(80,400,160)] + [(16,5,2,2)] * 2", "feature_extractor": "fbank"}
+    fbank = {"conv_layers": FBANK, "feature_extractor": "fbank"}
     extractor = layers(our_model("layer_norm", use_cls, **fbank), 3)
     assert (extractor.window_samples, extractor.hop_samples) == (400, 640)
     alone = list(features.stream(extractor, waves()))
@@ -173,7 +152,7 @@ def test_window_and_hop_count_the_frames_of_the_convolutions() -> None:
     extractor = layers(our_model("layer_norm", False))
     assert (extractor.window_samples, extractor.hop_samples) == (400, 320)
     for samples in range(0, 3000, 37):
-        assert frame_count(samples, 320, 400) == conv_length(samples, parse_conv_layers(CONV))
+        assert frame_count(samples, 320, 400) == conv_length(samples, WAVEFORM_LAYERS)
 
 
 @pytest.mark.parametrize("layer", [0, 4])

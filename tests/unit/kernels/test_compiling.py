@@ -9,6 +9,7 @@ import pytest
 import torch
 from compiler import Traced
 from fairseq.models.wav2vec.wav2vec2 import TransformerSentenceEncoderLayer
+from tiny_encoder import WAVEFORM_LAYERS
 from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
@@ -188,15 +189,12 @@ def test_an_old_torch_is_refused_with_what_to_do(monkeypatch: pytest.MonkeyPatch
 # -- convolutions
 
 
-CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
-
-
 @WHOLE
 @pytest.mark.parametrize("mode", ["layer_norm", "default"])
 def test_compiled_convolutions_give_the_features_and_gradients_of_fairseqs(traced: Traced, mode: str) -> None:
     torch.manual_seed(0)
-    plain = ConvFeatures(CONV, mode=mode, conv_bias=True, fast=False)
-    module = ConvFeatures(CONV, mode=mode, conv_bias=True, fast=False, compiled=True)
+    plain = ConvFeatures(WAVEFORM_LAYERS, mode=mode, conv_bias=True, fast=False)
+    module = ConvFeatures(WAVEFORM_LAYERS, mode=mode, conv_bias=True, fast=False, compiled=True)
     module.load_state_dict(plain.state_dict())
     source, found = torch.randn(2, 4000), []
     for each in (module, plain):
@@ -210,6 +208,6 @@ def test_compiled_convolutions_give_the_features_and_gradients_of_fairseqs(trace
 
 
 def test_convolutions_that_have_a_faster_way_on_a_cpu_take_it(traced: Traced) -> None:
-    module = ConvFeatures(CONV, mode="layer_norm", conv_bias=False, compiled=True).train()
+    module = ConvFeatures(WAVEFORM_LAYERS, mode="layer_norm", conv_bias=False, compiled=True).train()
     module(torch.randn(2, 4000)).sum().backward()
     assert traced.graphs() == 0

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fairseq.data import Dictionary
+from tiny_encoder import FBANK_LAYERS, WAVEFORM_LAYERS
 
 from fairseq_mtssl.data.dictionary import SPECIALS
 from fairseq_mtssl.errors import ManifestError, TargetError
@@ -18,8 +19,6 @@ from fairseq_mtssl.labels.folder import LabelFolder, Labels
 from fairseq_mtssl.tasks.label_sets import dictionary_of
 
 SIZES = [16_000, 8_000, 399, 12_345]
-CONV = [(16, 10, 5)] + [(16, 3, 2)] * 4 + [(16, 2, 2)] * 2
-FBANK = [(80, 400, 160)] + [(16, 5, 2, 2)] * 2
 
 
 def folder_of(
@@ -47,7 +46,7 @@ def line(count: int, first: int = 0) -> str:
 
 
 def read(folder: LabelFolder, *sizes: int) -> Labels:
-    return folder.labels("train", sizes, conv_layers=CONV)
+    return folder.labels("train", sizes, conv_layers=WAVEFORM_LAYERS)
 
 
 def test_labels_come_back_per_utterance(tmp_path: Path) -> None:
@@ -61,12 +60,12 @@ def test_labels_may_be_off_by_a_frame_of_50_hz(tmp_path: Path, rate_hz: int) -> 
     slack = rate_hz // 50
     for off in (-slack, slack):
         folder = counted(tmp_path, rate_hz, SIZES[:1], off)
-        for conv_layers in (None, CONV, FBANK):
+        for conv_layers in (None, WAVEFORM_LAYERS, FBANK_LAYERS):
             labels = folder.labels("train", SIZES[:1], conv_layers=conv_layers)
             assert len(labels[0]) == frame_count(16_000, 16_000 // rate_hz, 400) + off
     for off in (-slack - 1, slack + 1):
         folder = counted(tmp_path, rate_hz, SIZES[:1], off)
-        for conv_layers in (None, CONV, FBANK):
+        for conv_layers in (None, WAVEFORM_LAYERS, FBANK_LAYERS):
             with pytest.raises(TargetError, match=f"may differ by {slack}"):
                 folder.labels("train", SIZES[:1], conv_layers=conv_layers)
 
@@ -168,8 +167,8 @@ def test_frames_at_25_hz_take_the_label_at_their_centre(
     tmp_path: Path, rate_hz: float, count: int, wanted: list[int]
 ) -> None:
     folder = folder_of(tmp_path, " ".join(map(str, range(count))) + "\n", clusters=count, rate_hz=rate_hz)
-    labels = folder.labels("train", [16_000], conv_layers=FBANK)
-    frames = conv_length(16_000, FBANK)
+    labels = folder.labels("train", [16_000], conv_layers=FBANK_LAYERS)
+    frames = conv_length(16_000, FBANK_LAYERS)
     found = labels.frames(0, 0, frames)
     assert frames == 25 and (found[[0, 1, 2, 24]] - SPECIAL_SYMBOLS).tolist() == wanted
     # a crop that begins at the third frame
@@ -183,7 +182,7 @@ def test_frames_past_the_last_label_have_none(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("samples", [400, 719, 720, 16_000, 238_720, 238_721])
 def test_as_many_labels_are_wanted_as_the_encoder_makes_frames(tmp_path: Path, samples: int) -> None:
-    frames = int(conv_length(samples, CONV))
+    frames = int(conv_length(samples, WAVEFORM_LAYERS))
     for count in (max(frames - 1, 0), frames, frames + 1):
         assert len(read(folder_of(tmp_path, line(count)), samples)) == 1
     with pytest.raises(TargetError, match="line 1"):

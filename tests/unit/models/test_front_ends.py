@@ -2,67 +2,33 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_grounding
+import tiny_mt4ssl
 import torch
+from noise_batches import numbered_noise
 from ssl_figures import loss_of, total
+from tiny_encoder import FROM_FBANK, NO_DROPOUT, WAVEFORM
 
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
-from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
-from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
+from fairseq_mtssl.models.mt4ssl import Mt4sslModel
 from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
 
-WAVEFORM = "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"
-FBANK = "[(80,400,160)] + [(16,5,2,2)] * 2"
-ENCODER: dict[str, Any] = {
-    "feature_extractor": "fbank",
-    "conv_feature_layers": FBANK,
-    "conv_bias": True,
-    "encoder_embed_dim": 24,
-    "encoder_ffn_embed_dim": 48,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
-    "conv_pos_groups": 4,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
-    "mask_length": 3,
-    "seed": 1,
-}
-JOINT = {
-    "image_encoder": "cnn",
-    "image_layers": 1,
-    "image_channels": [8, 8, 8],
-    "image_grid": 2,
-    "image_size": 16,
-    "shared_layers": 2,
-    "conv_pos": 8,
-    "speech_in_channels": 8,
-    "speech_channels": [8, 24],
-    "speech_strides": [2, 2],
-}
-
 
 def build(classes: list[int] | None = None, **changes: Any) -> Mt4sslModel:
-    torch.manual_seed(0)
-    tiny = {"conv_pos": 15, "average_top_k_layers": 2, "encoder_layerdrop": 0.0}
-    task = SimpleNamespace(label_classes=[12] if classes is None else classes)
-    return Mt4sslModel.build_model(Mt4sslConfig(**{**ENCODER, **tiny, **changes}), task)
+    return tiny_mt4ssl.build(classes, **{**FROM_FBANK, "dropout_input": 0.1, **changes})
 
 
 def build_joint(**changes: Any) -> JointSslVgsModel:
-    torch.manual_seed(0)
-    return JointSslVgsModel.build_model(JointSslVgsConfig(**{**ENCODER, **JOINT, **changes}))
+    return tiny_grounding.build_joint(**{**FROM_FBANK, "mask_length": 3, **NO_DROPOUT, **changes})
 
 
 def batch(*lengths: int) -> dict[str, Any]:
-    torch.manual_seed(1)
-    sizes = torch.tensor(lengths)
-    source = torch.randn(len(lengths), max(lengths))
-    source[torch.arange(max(lengths)) >= sizes[:, None]] = 0
-    return {"source": source, "lengths": sizes, "ids": torch.arange(len(lengths))}
+    return numbered_noise(lengths)
 
 
 def test_padding_changes_neither_states_nor_targets_nor_losses() -> None:

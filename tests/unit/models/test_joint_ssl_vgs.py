@@ -2,51 +2,26 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from tiny_grounding import JOINT, build_joint
+from noise_batches import noise, pair_sample
+from tiny_encoder import NO_DROPOUT
+from tiny_grounding import build_joint, build_joint_criterion
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.errors import ClipTooShortError, ConfigError
-from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.schedule import StepWeights
 
 
-def build_criterion() -> JointSslVgsCriterion:
-    return JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
-
-
-def batch(lengths: list[int], padding: int = 0) -> dict[str, torch.Tensor]:
-    torch.manual_seed(1)
-    source = torch.randn(len(lengths), max(lengths))
-    sizes = torch.tensor(lengths)
-    source[torch.arange(max(lengths))[None] >= sizes[:, None]] = 0
-    return {"source": torch.nn.functional.pad(source, (0, padding)), "lengths": sizes}
-
-
-def sample(lengths: list[int]) -> dict[str, Any]:
-    count = len(lengths)
-    images = torch.arange(count * 3 * 16 * 16).view(count, 3, 16, 16).to(torch.uint8)
-    return {
-        "net_input": {**batch(lengths), "images": images, "image_index": torch.arange(count)},
-        "id": torch.arange(count),
-        "image_group": torch.arange(count),
-        "image_row": torch.arange(count),
-        "ntokens": sum(lengths),
-        "nsentences": count,
-    }
-
-
 def test_modern_embeddings_do_not_depend_on_the_amount_of_padding() -> None:
     model = build_joint().eval()
-    speech = batch([8000, 5000, 3001])
+    speech = noise([8000, 5000, 3001])
     with torch.no_grad():
         together = model.encode_speech(**speech)
-        wider = model.encode_speech(**batch([8000, 5000, 3001], padding=4000))
+        wider = model.encode_speech(**noise([8000, 5000, 3001], width=12_000))
         alone = [
             model.encode_speech(speech["source"][i : i + 1, :n], torch.tensor([n]))
             for i, n in enumerate([8000, 5000, 3001])
@@ -59,15 +34,15 @@ def test_modern_embeddings_do_not_depend_on_the_amount_of_padding() -> None:
 def test_paper_embeddings_see_the_padding_which_is_why_modern_exists() -> None:
     model = build_joint(preset="paper").eval()
     with torch.no_grad():
-        near = model.encode_speech(**batch([8000, 5000]))
-        far = model.encode_speech(**batch([8000, 5000], padding=4000))
+        near = model.encode_speech(**noise([8000, 5000]))
+        far = model.encode_speech(**noise([8000, 5000], width=12_000))
     assert (near - far).abs().max() > 1e-4
 
 
 def test_modern_embeddings_are_unit_vectors_and_the_scale_is_bounded() -> None:
     model = build_joint().eval()
     with torch.no_grad():
-        speech = model.encode_speech(**batch([8000, 5000]))
+        speech = model.encode_speech(**noise([8000, 5000]))
         image = model.encode_image(torch.randint(0, 255, (3, 3, 16, 16), dtype=torch.uint8))
         model.logit_scale.fill_(50.0)
     torch.testing.assert_close(speech.norm(dim=1), torch.ones(2))
@@ -79,9 +54,9 @@ def test_modern_embeddings_are_unit_vectors_and_the_scale_is_bounded() -> None:
 def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradient(
     vgs: float, ssl: float
 ) -> None:
-    model, criterion = build_joint().train(), build_criterion()
+    model, criterion = build_joint().train(), build_joint_criterion()
     step = StepWeights(0, "x", 0, vgs, ssl, 1.0)
-    loss, _, log = criterion(model, {**sample([8000, 6000, 7000]), "step": step})
+    loss, _, log = criterion(model, {**pair_sample(noise([8000, 6000, 7000])), "step": step})
     parts = [vgs * log["loss_vgs"] if vgs else 0, ssl * log["loss_ssl"] if ssl else 0]
     torch.testing.assert_close(loss.detach(), torch.as_tensor(sum(parts)))
     loss.backward()
@@ -91,21 +66,21 @@ def test_the_loss_is_the_weighted_sum_and_a_branch_without_weight_gets_no_gradie
 
 
 def test_a_branch_that_logs_no_variance_trains_on_at_the_update_that_looks_for_collapse() -> None:
-    model, criterion = build_joint().train(), build_criterion()
+    model, criterion = build_joint().train(), build_joint_criterion()
     model.set_num_updates(criterion.ssl.collapse_check_updates)
-    loss, _, _ = criterion(model, sample([8000, 6000]))
+    loss, _, _ = criterion(model, pair_sample(noise([8000, 6000])))
     assert torch.isfinite(loss) and model.num_updates == 500
 
 
 def test_collapse_is_warned_of_beside_grounding_too(caplog: pytest.LogCaptureFixture) -> None:
-    model, criterion = build_joint(ssl="data2vec", average_top_k_layers=2).train(), build_criterion()
+    model, criterion = build_joint(ssl="data2vec", average_top_k_layers=2).train(), build_joint_criterion()
     with torch.no_grad():
         model.ssl_head.regression.weight.zero_()
     model.set_num_updates(499)
-    criterion(model, sample([8000, 6000]))
+    criterion(model, pair_sample(noise([8000, 6000])))
     assert not caplog.records
     model.set_num_updates(500)
-    criterion(model, sample([8000, 6000]))
+    criterion(model, pair_sample(noise([8000, 6000])))
     (warning,) = [record.message for record in caplog.records]
     assert warning.startswith("update 500: prediction_var is 0, below 0.0001")
 
@@ -118,8 +93,8 @@ def test_both_branches_off_leave_what_they_share() -> None:
 
 
 def test_silence_and_clips_of_one_frame_train_without_nan() -> None:
-    model, criterion = build_joint().train(), build_criterion()
-    whole = sample([8000, 400, 6000])
+    model, criterion = build_joint().train(), build_joint_criterion()
+    whole = pair_sample(noise([8000, 400, 6000]))
     whole["net_input"]["source"][2] = 0.0
     loss, _, _ = criterion(model, whole)
     loss.backward()
@@ -140,9 +115,9 @@ def test_every_fault_of_a_model_configuration_is_reported_at_once() -> None:
 
 
 def test_the_regularising_mask_hides_frames_in_training_only() -> None:
-    model = build_joint(vgs_mask_prob=0.5, dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
-    plain = build_joint(dropout=0.0, attention_dropout=0.0, dropout_input=0.0)
-    net_input = sample([8000, 6000])["net_input"]
+    model = build_joint(vgs_mask_prob=0.5, **NO_DROPOUT)
+    plain = build_joint(**NO_DROPOUT)
+    net_input = pair_sample(noise([8000, 6000]))["net_input"]
     ids = torch.arange(2)
     masked = model.train()(**net_input, ids=ids, ssl=False)["speech"]
     assert (masked - plain.train()(**net_input, ids=ids, ssl=False)["speech"]).abs().max() > 1e-3
@@ -166,7 +141,7 @@ def test_the_paper_grounds_speech_masked_as_for_ssl_whatever_the_weights(
         return embed(front, mask, **options)
 
     monkeypatch.setattr(model.speech_encoder, "embed", spy)
-    net_input, ids = sample([16000, 12000, 9000])["net_input"], torch.arange(3)
+    net_input, ids = pair_sample(noise([16000, 12000, 9000]))["net_input"], torch.arange(3)
     out = model(**net_input, ids=ids, ssl=ssl)
     (mask,) = masks  # one pass
     lengths = model.speech_encoder.frame_lengths(net_input["lengths"])
@@ -188,7 +163,7 @@ def test_modern_grounds_unmasked_speech(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(
         model.speech_encoder, "embed", lambda front, mask=None: masks.append(mask) or embed(front, mask)
     )
-    model(**sample([8000, 6000])["net_input"], ids=torch.arange(2), ssl=False)
+    model(**pair_sample(noise([8000, 6000]))["net_input"], ids=torch.arange(2), ssl=False)
     assert masks == [None]
 
 
@@ -201,21 +176,19 @@ def test_modern_embeddings_start_out_apart_so_that_the_loss_is_not_flat() -> Non
     model = build_joint().train()
     images = torch.randint(0, 255, (16, 3, 16, 16), dtype=torch.uint8)
     with torch.no_grad():
-        speech = model.encode_speech(**batch([8000] * 16))
+        speech = model.encode_speech(**noise([8000] * 16))
         image = model.encode_image(images)
     for rows in (speech, image):
         others = (rows @ rows.T)[~torch.eye(16, dtype=torch.bool)]
         # centred over the batch, the cosines average −1/15; without the centring they are above 0.9
         assert abs(others.mean().item() + 1 / 15) < 0.05
-    alone = model.encode_speech(**batch([8000]))  # one row has no variance
+    alone = model.encode_speech(**noise([8000]))  # one row has no variance
     assert torch.isfinite(alone).all()
 
 
 def labelled(**changes: Any) -> JointSslVgsModel:
     """With one set of eight labels behind the special symbols."""
-    torch.manual_seed(0)
-    config = JointSslVgsConfig(**{**JOINT, "average_top_k_layers": 2, **changes})
-    return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=[12]))
+    return build_joint(classes=[12], **{"average_top_k_layers": 2, **changes})
 
 
 def test_hubert_scores_labels_by_cosines_over_a_temperature() -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_encoder
+import tiny_grounding
+import tiny_mt4ssl
 import torch
+from fixed_negatives import next_frames
+from noise_batches import numbered_noise, pair_sample, speech_sample
 from ssl_figures import loss_of, mean_of, of_sets, total
-from tiny_grounding import GROUNDING
+from tiny_encoder import NO_DROPOUT
+from tiny_grounding import build_joint_criterion
 from torch import Tensor, nn
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
 from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
 from fairseq_mtssl.errors import ConfigError
@@ -23,19 +27,13 @@ from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.base import SslBatch
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
 
-STILL: dict[str, Any] = {"dropout": 0.0, "attention_dropout": 0.0, "dropout_input": 0.0}
 ENCODER: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
+    **tiny_encoder.ENCODER,
+    **NO_DROPOUT,
     "conv_pos": 9,
-    "conv_pos_groups": 2,
     "average_top_k_layers": 2,
     "mask_length": 3,
     "seed": 1,
-    **STILL,
 }
 LENGTHS = (9_000, 7_000, 8_000)
 FRAMES = 27
@@ -43,57 +41,31 @@ VIEWS = 3
 
 
 def build(views: int = VIEWS, **changes: Any) -> Mt4sslModel:
-    torch.manual_seed(0)
-    config = Mt4sslConfig(**{**ENCODER, "encoder_layerdrop": 0.0, "clone_batch": views, **changes})
-    classes = [] if str(config.ssl) == "wav2vec2" else [12]
-    model = Mt4sslModel.build_model(config, SimpleNamespace(label_classes=classes))
+    classes = [] if changes.get("ssl") == "wav2vec2" else [12]
+    model = tiny_mt4ssl.build(classes, **{**ENCODER, "clone_batch": views, **changes})
     model.set_num_updates(5)
     return model.train()
 
 
 def build_joint(views: int = VIEWS, **changes: Any) -> JointSslVgsModel:
-    torch.manual_seed(0)
-    config = JointSslVgsConfig(**{**ENCODER, **GROUNDING, "clone_batch": views, "ssl": "mt4ssl", **changes})
-    classes = [] if str(config.ssl) in ("data2vec", "wav2vec2") else [12]
-    return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=classes)).train()
+    settings = {**ENCODER, "clone_batch": views, "ssl": "mt4ssl", **changes}
+    classes = [] if settings["ssl"] in ("data2vec", "wav2vec2") else [12]
+    return tiny_grounding.build_joint(classes=classes, **settings).train()
 
 
 def batch() -> dict[str, Any]:
-    torch.manual_seed(1)
-    lengths = torch.tensor(LENGTHS)
-    source = torch.randn(len(LENGTHS), max(LENGTHS))
-    source[torch.arange(max(LENGTHS)) >= lengths[:, None]] = 0.0
+    inputs = numbered_noise(LENGTHS)
     labels = torch.randint(4, 12, (len(LENGTHS), FRAMES))
     labels[0, 3] = 1
-    return {"source": source, "lengths": lengths, "ids": torch.arange(3), "labels": [labels]}
+    return {**inputs, "labels": [labels]}
 
 
 def sample() -> dict[str, Any]:
-    given = batch()
-    return {
-        "net_input": {key: given[key] for key in ("source", "lengths")},
-        "id": given["ids"],
-        "labels": given["labels"],
-        "ntokens": sum(LENGTHS),
-        "nsentences": len(LENGTHS),
-    }
+    return speech_sample(batch(), batch()["labels"])
 
 
-def pair_sample() -> dict[str, Any]:
-    rows = torch.arange(3)
-    images = torch.arange(3 * 3 * 16 * 16).view(3, 3, 16, 16).to(torch.uint8)
-    whole = sample()
-    return {
-        **whole,
-        "net_input": {**whole["net_input"], "images": images, "image_index": rows},
-        "image_group": rows,
-        "image_row": rows,
-    }
-
-
-def build_joint_criterion() -> JointSslVgsCriterion:
-    """In training."""
-    return JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
+def joint_sample() -> dict[str, Any]:
+    return pair_sample(batch(), batch()["labels"])
 
 
 def ssl_batch(model: Any, mask: Tensor, labels: list[Tensor] | None = None) -> SslBatch:
@@ -237,7 +209,7 @@ def test_the_joint_model_grounds_the_first_view_and_supervises_itself_on_all(
     ssl: str, vgs_masked: bool
 ) -> None:
     several, one = (build_joint(views, ssl=ssl, vgs_masked=vgs_masked) for views in (VIEWS, 1))
-    given = pair_sample()
+    given = joint_sample()
     inputs = {**given["net_input"], "ids": given["id"], "labels": given["labels"]}
     inputs["labels"] = None if ssl == "data2vec" else inputs["labels"]
     found, wanted = several(**inputs), one(**inputs)
@@ -251,7 +223,7 @@ def test_the_joint_model_grounds_the_first_view_and_supervises_itself_on_all(
 
 
 def test_the_joint_loss_is_a_mean_over_the_masked_frames_of_all_views() -> None:
-    model, criterion, given = build_joint(), build_joint_criterion(), pair_sample()
+    model, criterion, given = build_joint(), build_joint_criterion(), joint_sample()
     alone = [
         model.ssl_head(model.speech_encoder, ssl_batch(model, mask, given["labels"]))
         for mask in joint_masks(model)
@@ -276,12 +248,7 @@ def test_the_contrastive_loss_is_a_mean_over_the_masked_frames_of_all_views(
 ) -> None:
     """By hand from one pass a mask; the code book's perplexity alone is of all views at once."""
 
-    def following(self: Wav2vec2, count: Tensor, start: Tensor) -> Tensor:
-        own = torch.arange(len(count)) - start
-        step = 1 + torch.arange(self.negatives)[None] % (count[:, None] - 1).clamp(min=1)
-        return start[:, None] + (own[:, None] + step) % count[:, None]
-
-    monkeypatch.setattr(Wav2vec2, "_draw_negatives", following)
+    monkeypatch.setattr(Wav2vec2, "_draw_negatives", next_frames)
     options = {"ssl": "wav2vec2", "latent_vars": 8, "num_negatives": 5, "dropout_features": 0.0}
     model = build_model(**options)
     model.ssl_head.quantizer.eval()  # no noise in the choice of codes

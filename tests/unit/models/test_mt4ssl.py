@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_mt4ssl
 import torch
+from noise_batches import numbered_noise, random_labels, speech_sample
 from ssl_figures import loss_of, mean_of, of_sets, total
 
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
@@ -17,42 +18,19 @@ from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.ssl.masked_frames import variance
 from fairseq_mtssl.ssl.mt4ssl import loss_of_mean
 
-TINY: dict[str, Any] = {
-    "conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2",
-    "encoder_embed_dim": 24,
-    "encoder_ffn_embed_dim": 48,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 4,
-    "conv_pos": 15,
-    "conv_pos_groups": 4,
-    "average_top_k_layers": 3,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
-    "encoder_layerdrop": 0.0,
-    "mask_length": 3,
-    "seed": 1,
-}
+TINY = {**tiny_mt4ssl.ENCODER, "encoder_layers": 4, "average_top_k_layers": 3, "dropout_input": 0.1}
 
 
 def build(classes: list[int] | None = None, **changes: Any) -> Mt4sslModel:
-    torch.manual_seed(0)
-    task = SimpleNamespace(label_classes=[12] if classes is None else classes)
-    return Mt4sslModel.build_model(Mt4sslConfig(**{**TINY, **changes}), task)
+    return tiny_mt4ssl.build(classes, **{**TINY, **changes})
 
 
 def batch(*lengths: int) -> dict[str, Any]:
-    torch.manual_seed(1)
-    sizes = torch.tensor(lengths)
-    source = torch.randn(len(lengths), max(lengths))
-    source[torch.arange(max(lengths)) >= sizes[:, None]] = 0.0
-    return {"source": source, "lengths": sizes, "ids": torch.arange(len(lengths))}
+    return numbered_noise(lengths)
 
 
 def labels_of(model: Mt4sslModel, inputs: dict[str, Any], classes: int = 12) -> torch.Tensor:
-    frames = model.speech_encoder.frame_lengths(inputs["lengths"])
-    labels = torch.randint(4, classes, (len(frames), int(frames.max())))
-    labels[torch.arange(labels.size(1)) >= frames[:, None]] = 1
-    return labels
+    return random_labels(model.speech_encoder.frame_lengths(inputs["lengths"]), classes)
 
 
 def trained(model: torch.nn.Module) -> int:
@@ -136,7 +114,7 @@ def test_the_regression_loss_is_the_squared_distance_over_the_root_of_the_width(
     model.speech_encoder.forward_layers(model.speech_encoder.embed(front), 0, 4, results=results)
     normed = [torch.nn.functional.instance_norm(r.transpose(1, 2)).transpose(1, 2) for r in results[1:]]
     targets = sum(normed) / 3
-    expected = ((predictions - targets)[mask] ** 2).sum() / math.sqrt(24)
+    expected = ((predictions - targets)[mask] ** 2).sum() / math.sqrt(32)
     torch.testing.assert_close(loss_of(out, "regression"), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(mean_of(out, "target_var"), targets[mask].var(0).mean())
     torch.testing.assert_close(mean_of(out, "prediction_var"), predictions[mask].var(0).mean())
@@ -281,7 +259,7 @@ def test_a_checkpoint_loads_without_teacher_and_heads_for_fine_tuning() -> None:
     model.remove_pretraining_modules(last_layer=2)
     assert len(model.speech_encoder.encoder.layers) == 3
     out = model.eval().extract_features(torch.randn(2, 9_000), torch.zeros(2, 9_000, dtype=torch.bool))
-    assert out["x"].shape == (2, 27, 24) and len(out["layer_results"]) == 3
+    assert out["x"].shape == (2, 27, 32) and len(out["layer_results"]) == 3
 
 
 def test_every_fault_of_a_configuration_is_told_at_once() -> None:
@@ -298,14 +276,7 @@ def build_criterion(**changes: float) -> Mt4sslCriterion:
 
 def sample_of(model: Mt4sslModel, *lengths: int) -> dict[str, Any]:
     inputs = batch(*lengths)
-    labels = [labels_of(model, inputs)]
-    return {
-        "net_input": {key: inputs[key] for key in ("source", "lengths")},
-        "id": inputs["ids"],
-        "labels": labels,
-        "ntokens": int(inputs["lengths"].sum()),
-        "nsentences": len(lengths),
-    }
+    return speech_sample(inputs, [labels_of(model, inputs)])
 
 
 def test_the_loss_weighs_both_targets_and_counts_masked_frames() -> None:

@@ -7,39 +7,32 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny_encoder
+import tiny_grounding
 import torch
+from noise_batches import pair_sample, speech_sample
 from ssl_figures import loss_of, of_sets
-from tiny_grounding import GROUNDING
+from tiny_encoder import NO_DROPOUT
+from tiny_grounding import build_joint_criterion
 from torch import Tensor
 
-from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.criterions.mt4ssl import Mt4sslCriterion
 from fairseq_mtssl.criterions.ssl_loss import SslLossConfig
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
+from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.modules.log_mel import log_mel
 from fairseq_mtssl.schedule import StepWeights
 
-WAVEFORM = {"conv_feature_layers": "[(16,10,5)] + [(16,3,2)] * 4 + [(16,2,2)] * 2"}
-FBANK = {
-    "feature_extractor": "fbank",
-    "conv_feature_layers": "[(40,400,160)] + [(16,5,2,2)] * 2",
-    "conv_bias": True,
-}
+FROM_WAVEFORM = {"conv_feature_layers": tiny_encoder.WAVEFORM}
+FROM_FBANK = {**tiny_encoder.FROM_FBANK, "conv_feature_layers": "[(40,400,160)] + [(16,5,2,2)] * 2"}
 FRONT_ENDS = pytest.mark.parametrize(
-    ("front_end", "stack"), [(WAVEFORM, 2), (FBANK, 4)], ids=["waveform at 50 Hz", "fbank at 25 Hz"]
+    ("front_end", "stack"), [(FROM_WAVEFORM, 2), (FROM_FBANK, 4)], ids=["waveform at 50 Hz", "fbank at 25 Hz"]
 )
 ENCODER: dict[str, Any] = {
-    "encoder_embed_dim": 16,
-    "encoder_ffn_embed_dim": 32,
-    "encoder_attention_heads": 2,
-    "encoder_layers": 3,
+    **tiny_encoder.ENCODER,
+    **NO_DROPOUT,
     "conv_pos": 9,
-    "conv_pos_groups": 2,
-    "dropout": 0.0,
-    "attention_dropout": 0.0,
-    "dropout_input": 0.0,
     "mask_length": 3,
     "same_mask_count": False,
     "seed": 1,
@@ -49,16 +42,14 @@ OPTIONS = {"codes": 12, "code_dim": 4, "code_books": 2, "mel_bins": 20}
 LENGTHS = (9_000, 7_131, 800, 8_000)  # of 27, 22, 2 and 24 frames at 50 Hz
 
 
-def build(front_end: dict[str, Any] = WAVEFORM, seed: int = 0, **options: Any) -> Mt4sslModel:
+def build(front_end: dict[str, Any] = FROM_WAVEFORM, seed: int = 0, **options: Any) -> Mt4sslModel:
     torch.manual_seed(seed)
     settings = {**ENCODER, **front_end, "encoder_layerdrop": 0.0, "ssl_options": {**OPTIONS, **options}}
     return Mt4sslModel.build_model(Mt4sslConfig(**settings), SimpleNamespace(label_classes=[])).train()
 
 
-def build_joint(front_end: dict[str, Any] = WAVEFORM, **changes: Any) -> JointSslVgsModel:
-    torch.manual_seed(0)
-    config = JointSslVgsConfig(**{**ENCODER, **GROUNDING, **front_end, "ssl_options": OPTIONS, **changes})
-    return JointSslVgsModel.build_model(config, SimpleNamespace(label_classes=[])).train()
+def build_joint(front_end: dict[str, Any] = FROM_WAVEFORM, **changes: Any) -> JointSslVgsModel:
+    return tiny_grounding.build_joint(**{**ENCODER, **front_end, "ssl_options": OPTIONS, **changes}).train()
 
 
 def clip(samples: int, seed: int) -> Tensor:
@@ -77,14 +68,8 @@ def batch(lengths: tuple[int, ...] = LENGTHS, width: int = 0) -> dict[str, Tenso
     return {"source": source, "lengths": torch.tensor(lengths), "ids": torch.arange(len(lengths))}
 
 
-def sample(lengths: tuple[int, ...] = LENGTHS) -> dict[str, Any]:
-    given, rows = batch(lengths), torch.arange(len(lengths))
-    return {
-        "net_input": {name: given[name] for name in ("source", "lengths")},
-        "id": rows,
-        "ntokens": sum(lengths),
-        "nsentences": len(lengths),
-    }
+def sample() -> dict[str, Any]:
+    return speech_sample(batch())
 
 
 def labels_of(model: Mt4sslModel, given: dict[str, Tensor]) -> list[Tensor]:
@@ -303,12 +288,8 @@ def test_the_log_has_the_baselines_of_a_label_branch() -> None:
 def test_the_joint_model_trains_it_beside_grounding(
     front_end: dict[str, Any], stack: int, vgs_masked: bool
 ) -> None:
-    lengths = (9_000, 7_131, 8_000)
-    model, given, rows = build_joint(front_end, vgs_masked=vgs_masked), sample(lengths), torch.arange(3)
-    images = torch.randint(255, (3, 3, 16, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    given["net_input"] |= {"images": images, "image_index": rows}
-    given |= {"image_group": rows, "image_row": rows}
-    criterion = JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
+    model, criterion = build_joint(front_end, vgs_masked=vgs_masked), build_joint_criterion()
+    given = pair_sample(batch((9_000, 7_131, 8_000)))
     given["step"] = StepWeights(0, "x", 0, 0.5, 0.5, 1.0)
     model.set_num_updates(500)  # the update at which the criterion checks for collapse
     loss, _, log = criterion(model, given)
@@ -343,6 +324,6 @@ def test_all_invalid_options_are_reported_at_once(make: Any) -> None:
 
 
 def test_labels_from_outside_are_refused() -> None:
-    config = Mt4sslConfig(**{**ENCODER, **WAVEFORM})
+    config = Mt4sslConfig(**{**ENCODER, **FROM_WAVEFORM})
     with pytest.raises(ConfigError, match="ssl=best_rq takes no task.labels, and has 1 label sets"):
         Mt4sslModel.build_model(config, SimpleNamespace(label_classes=[12]))
