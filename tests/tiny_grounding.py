@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import nn
 
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 
@@ -40,3 +42,9 @@ def build_joint(weight_seed: int = 0, **changes: Any) -> JointSslVgsModel:
     """With wav2vec 2.0 unless changed, in training mode; weight_seed: of the weights it begins with."""
     torch.manual_seed(weight_seed)
     return JointSslVgsModel.build_model(JointSslVgsConfig(**{**JOINT, **changes}))
+
+
+def count_parameters(modules: Sequence[nn.Module] | nn.Module) -> int:
+    """Number of trained parameters of one module or several."""
+    several = [modules] if isinstance(modules, nn.Module) else modules
+    return sum(p.numel() for module in several for p in module.parameters() if p.requires_grad)

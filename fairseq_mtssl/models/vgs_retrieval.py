@@ -26,7 +26,7 @@ from fairseq_mtssl.models.grounding_config import (
     positions_see_padding,
     resolve,
 )
-from fairseq_mtssl.modules.attention import init_bert, init_std
+from fairseq_mtssl.modules.attention import BertOptions, init_bert, init_std
 from fairseq_mtssl.modules.contrastive import (
     gather_pairs,
     info_nce,
@@ -37,6 +37,7 @@ from fairseq_mtssl.modules.contrastive import (
 from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.rank_sums import RankSums
+from fairseq_mtssl.modules.resdavenet import ResDavenetOptions
 from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
 
@@ -70,17 +71,17 @@ class VgsRetrievalModel(BaseFairseqModel):
         super().__init__()
         self.cfg = cfg
         self.speech_encoder = speech_encoder
-        self.speech_head = VgsSpeechHead(
-            dim=cfg.encoder_embed_dim,
-            heads=cfg.encoder_attention_heads,
-            ffn_dim=cfg.encoder_ffn_embed_dim,
-            dropout=cfg.dropout,
+        bert = BertOptions(
+            cfg.encoder_embed_dim, cfg.encoder_attention_heads, cfg.encoder_ffn_embed_dim, cfg.dropout
+        )
+        resdavenet = ResDavenetOptions(
             in_channels=cfg.speech_in_channels,
             channels=tuple(cfg.speech_channels),
             kernel=cfg.speech_kernel,
             strides=tuple(cfg.speech_strides),
             masked=resolve(cfg, "padding_exact"),
         )
+        self.speech_head = VgsSpeechHead(bert, resdavenet)
         self.image_encoder = encoder_named(str(cfg.image_encoder))(image_options(cfg))
         cosine = resolve(cfg, "similarity") == "cosine"
         # 0.07: Radford et al. 2021, arXiv 2103.00020, section 2.5.
