@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fairseq_mtssl.checkpoints import LoadedModel
+from fairseq_mtssl.data.clips import ClipOptions
 from fairseq_mtssl.data.images import write_png
 from fairseq_mtssl.data.manifest import PairRow, read_pair_manifest, write_pair_manifest
 from fairseq_mtssl.data.pairs import ImageStore, PairDataset
@@ -112,13 +113,13 @@ class FakeTask:
         self.cfg = SimpleNamespace(data=data, image_encoder=image_encoder, image_size=8)
         self.datasets: dict[str, PairDataset] = {}
 
-    def clip_options(self, training: bool) -> dict[str, Any]:
-        return {"max_samples": 10 * RATE_HZ, "training": training, "seed": 1}
+    def clip_options(self, training: bool) -> ClipOptions:
+        return ClipOptions(training=training, seed=1, max_samples=10 * RATE_HZ)
 
     def load_dataset(self, split: str) -> PairDataset:
         manifest = read_pair_manifest(str(self.cfg.data), split)
         images = ImageStore(manifest, self.cfg.image_size, None)
-        self.datasets[split] = PairDataset(manifest, images, **self.clip_options(training=False))
+        self.datasets[split] = PairDataset(manifest, images, self.clip_options(training=False))
         return self.datasets[split]
 
     def dataset(self, split: str) -> PairDataset:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from tiny_encoder import ENCODER
+from torch import nn
 
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
@@ -47,3 +49,9 @@ def build_joint(weight_seed: int = 0, classes: list[int] | None = None, **change
 def build_joint_criterion() -> JointSslVgsCriterion:
     """In training mode."""
     return JointSslVgsCriterion(JointSslVgsCriterionConfig(), None).train()
+
+
+def count_parameters(modules: Sequence[nn.Module] | nn.Module) -> int:
+    """Number of trained parameters of one module or several."""
+    several = [modules] if isinstance(modules, nn.Module) else modules
+    return sum(p.numel() for module in several for p in module.parameters() if p.requires_grad)

@@ -73,13 +73,13 @@ def parts(model: JointSslVgsModel, batch: int, image_size: int) -> list[tuple[st
     lengths[0] = longest
     source = torch.randn(batch, longest)
     images = torch.randint(0, 256, (batch, 3, image_size, image_size), dtype=torch.uint8)
-    front = encoder.front_end(source, lengths)
-    front.features = front.features.detach().requires_grad_()
-    embedded = encoder.embed(front)
+    extracted = encoder.forward_features(source, lengths)
+    extracted.features = extracted.features.detach().requires_grad_()
+    embedded = encoder.embed(extracted)
     hidden = Hidden(embedded.states.detach().requires_grad_(), embedded.padding)
     frames = encoder.frames(hidden).detach().requires_grad_()
     ids = torch.arange(batch)
-    mask = model.draw_mask(front, ids)
+    mask = model.draw_mask(extracted, ids)
 
     branch: Any = model.ssl_head
 
@@ -88,15 +88,18 @@ def parts(model: JointSslVgsModel, batch: int, image_size: int) -> list[tuple[st
 
     return [
         ("log-mel energies (no gradient)", lambda: log_mel(source, encoder.conv_layers[0][0])),
-        ("feature extractor with log-mel", lambda: backward(encoder.front_end(source, lengths).features)),
-        ("projection, positional convolution", lambda: backward(encoder.embed(front).states)),
+        (
+            "feature extractor with log-mel",
+            lambda: backward(encoder.forward_features(source, lengths).features),
+        ),
+        ("projection, positional convolution", lambda: backward(encoder.embed(extracted).states)),
         (f"{shared} shared layers", lambda: backward(encoder.forward_layers(hidden, 0, shared).states)),
         (
             "layers of SSL alone",
             lambda: backward(encoder.forward_layers(hidden, shared, encoder.num_layers).states),
         ),
-        ("SSL head", lambda: backward(branch.contrast(frames, front.features, mask).loss)),
-        ("speech head", lambda: backward(model.speech_head(frames, front.lengths, frames[:, 0]))),
+        ("SSL head", lambda: backward(branch.contrast(frames, extracted.features, mask).loss)),
+        ("speech head", lambda: backward(model.speech_head(frames, extracted.lengths, frames[:, 0]))),
         ("image encoder", lambda: backward(model.encode_image(images))),
     ]
 

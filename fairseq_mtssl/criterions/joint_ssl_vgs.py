@@ -41,9 +41,7 @@ class JointSslVgsCriterion(VgsRetrievalCriterion):
         if ssl:
             loss_ssl = self.ssl.weighted_sum(out["ssl"], is_sum=False)
             log["loss_ssl"] = loss_ssl.detach()
-            self.ssl.log(out["ssl"], log)
-            if model.training:
-                self.ssl.watch(log, int(model.num_updates))
+            self.ssl.log(out["ssl"], log, model)
             terms.append(step.ssl_weight * loss_ssl)
         if step.vgs_weight > 0:
             terms.append(step.vgs_weight * self.vgs_loss(model, out, sample, log))

@@ -45,9 +45,7 @@ class Mt4sslCriterion(FairseqCriterion):
             "sample_size": result.frames,
             "loss": loss.detach(),
         }
-        self.ssl.log([result], log)
-        if model.training:
-            self.ssl.watch(log, int(model.num_updates))
+        self.ssl.log([result], log, model)
         return loss, result.frames, log
 
     @classmethod

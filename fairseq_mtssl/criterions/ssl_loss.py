@@ -137,8 +137,11 @@ class SslLoss:
         loss: Tensor = sum(terms[1:], terms[0])
         return loss
 
-    def log(self, results: Sequence[SslResult], log: Dict[str, Any]) -> None:
-        """Add the measures of these results to a logging output, each as a sum and a count."""
+    def log(self, results: Sequence[SslResult], log: Dict[str, Any], model: Any = None) -> None:
+        """Add the measures of these results to a logging output, each as a sum and a count.
+
+        model: the model of the results, if collapse is to be watched for: this is done while it trains.
+        """
         by_name: Dict[str, List[Measure]] = {}
         for result in results:
             for name, measure in result.measures.items():
@@ -151,6 +154,8 @@ class SslLoss:
         for name, measures in by_name.items():
             log[name] = sum(measure.total for measure in measures)
             log[name + COUNT] = sum(measure.count for measure in measures)
+        if model is not None and model.training:
+            self.watch(log, int(model.num_updates))
 
     def watch(self, log: Dict[str, Any], update: int) -> None:
         """Log a warning, at the interval, for each variance below its floor. Waits for the device."""

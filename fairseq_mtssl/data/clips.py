@@ -6,6 +6,7 @@ import logging
 import math
 import multiprocessing
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -77,51 +78,57 @@ def long_enough(manifest: AudioManifest, min_samples: int) -> np.ndarray:
     return rows
 
 
-class ClipDataset(FairseqDataset):
-    """The waveforms of a manifest, one per row, each cut to its first max_samples samples.
+@dataclass(frozen=True)
+class ClipOptions:
+    """The options with which a dataset reads, changes and sorts clips.
 
     training: shuffles every epoch, applies speed perturbation and noise, and skips files that cannot be read
         (each is logged and counted). Otherwise such a file is an error, since it would change the evaluation.
+    seed: of the random numbers, which are drawn from (seed, epoch, row): they are the same in every worker
+        and after resuming.
+    max_samples: the length to which longer clips are cut; None: that of the longest clip.
+    resample: resamples audio that is not at 16 kHz; False: it is refused.
+    normalised: gives each clip zero mean and unit variance; False leaves the waveform as in the file.
     speed_perturb: p resamples each clip by a factor drawn from [1 − p, 1 + p], which changes the pitch too.
     noise_snr_db: (low, high) adds white noise at a signal-to-noise ratio drawn from this range; None: none.
     length_pool: sorts this many shuffled clips at a time by length, so that batches need less padding.
     num_buckets: number of widths to which training batches are padded, see `bucket_widths`; a clip then
         counts as long as its bucket when batches are cut to max_tokens. 0: any multiple of WIDTH_STEP.
+    """
+
+    training: bool
+    seed: int
+    max_samples: int | None = None
+    resample: bool = False
+    normalised: bool = True
+    speed_perturb: float = 0.0
+    noise_snr_db: tuple[float, float] | None = None
+    length_pool: int = 0
+    num_buckets: int = 0
+
+
+class ClipDataset(FairseqDataset):
+    """The waveforms of a manifest, one per row, each cut to its first max_samples samples.
+
     labels: the label sets of the rows, for clips that begin at 0 and keep their speed; None: no labels.
-    normalised: gives each clip zero mean and unit variance; False leaves the waveform as in the file.
-    Random numbers are drawn from (seed, epoch, row): they are the same in every worker and after resuming.
     """
 
     def __init__(
-        self,
-        manifest: AudioManifest,
-        *,
-        max_samples: int,
-        training: bool,
-        seed: int,
-        resample: bool = False,
-        speed_perturb: float = 0.0,
-        noise_snr_db: tuple[float, float] | None = None,
-        length_pool: int = 0,
-        num_buckets: int = 0,
-        labels: RowLabels | None = None,
-        normalised: bool = True,
+        self, manifest: AudioManifest, options: ClipOptions, labels: RowLabels | None = None
     ) -> None:
         super().__init__()
         self.audio = manifest
-        self.max_samples = max_samples
-        self.training = training
-        self.seed = seed
-        self.resample = resample
-        self.speed_perturb = speed_perturb if training else 0.0
-        self.noise_snr_db = noise_snr_db if training else None
-        self.length_pool = length_pool
+        self.options = options
+        self.training = options.training
         self.labels = labels
-        self.normalised = normalised
         self.epoch = 1
-        self._sizes = np.minimum(manifest.sizes, max_samples)
-        slowest = math.ceil(int(manifest.sizes.max(initial=0)) / (1.0 - self.speed_perturb))
-        self.widths = bucket_widths(self._sizes, num_buckets if training else 0, min(slowest, max_samples))
+        self.speed_perturb = options.speed_perturb if self.training else 0.0
+        longest = int(manifest.sizes.max(initial=0))
+        self.max_samples = longest if options.max_samples is None else options.max_samples
+        self._sizes = np.minimum(manifest.sizes, self.max_samples)
+        slowest = math.ceil(longest / (1.0 - self.speed_perturb))
+        buckets = options.num_buckets if self.training else 0
+        self.widths = bucket_widths(self._sizes, buckets, min(slowest, self.max_samples))
         self._tokens = self._sizes
         if len(self.widths):
             self._tokens = self.widths[np.searchsorted(self.widths, self._sizes)]
@@ -148,16 +155,17 @@ class ClipDataset(FairseqDataset):
 
     def rng(self, row: int, purpose: int) -> np.random.Generator:
         """Return a random generator for this row in this epoch; each purpose has its own."""
-        return np.random.default_rng([self.seed, self.epoch, row, purpose])
+        return np.random.default_rng([self.options.seed, self.epoch, row, purpose])
 
     def ordered_indices(self) -> np.ndarray:
         """Return all rows; in training shuffled anew in each epoch, each length pool sorted by length."""
         if not self.training:
             return np.arange(len(self))
-        rows = np.random.default_rng([self.seed, self.epoch]).permutation(len(self))
-        for start in range(0, len(rows), self.length_pool) if self.length_pool > 0 else ():
-            pool = rows[start : start + self.length_pool]
-            rows[start : start + self.length_pool] = pool[np.argsort(self._sizes[pool], kind="stable")]
+        rows = np.random.default_rng([self.options.seed, self.epoch]).permutation(len(self))
+        size = self.options.length_pool
+        for start in range(0, len(rows), size) if size > 0 else ():
+            pool = rows[start : start + size]
+            rows[start : start + size] = pool[np.argsort(self._sizes[pool], kind="stable")]
         return rows
 
     def num_tokens(self, index: int) -> int:
@@ -173,16 +181,17 @@ class ClipDataset(FairseqDataset):
         """Return (T,) float: the row's waveform, augmented in training."""
         path, rng = self.audio.audio_path(index), self.rng(index, purpose=0)
         factor = 1.0 + self.speed_perturb * rng.uniform(-1.0, 1.0)
-        wav = read_audio(path, max_samples=int(self.max_samples * max(factor, 1.0)), resample=self.resample)
+        limit = int(self.max_samples * max(factor, 1.0))
+        wav = read_audio(path, max_samples=limit, resample=self.options.resample)
         if self.speed_perturb > 0:
             wav = soxr.resample(wav, SAMPLE_RATE_HZ * factor, SAMPLE_RATE_HZ, quality="LQ")
         wav = wav[: self.max_samples]
         if not np.any(wav):
             logger.warning("%s is silent: kept as zeros", path)
         wav = self._as_trained(wav)
-        if self.noise_snr_db is not None:
-            amplitude = 10.0 ** (-rng.uniform(*self.noise_snr_db) / 20.0)
-            if not self.normalised:
+        if self.training and self.options.noise_snr_db is not None:
+            amplitude = 10.0 ** (-rng.uniform(*self.options.noise_snr_db) / 20.0)
+            if not self.options.normalised:
                 amplitude *= float(wav.std())
             noise = np.float32(amplitude) * rng.standard_normal(wav.shape, dtype=np.float32)
             wav = self._as_trained(wav + noise)
@@ -198,7 +207,7 @@ class ClipDataset(FairseqDataset):
 
     def _as_trained(self, wav: np.ndarray) -> np.ndarray:
         """Normalise a waveform (T,) float32 if this dataset does."""
-        return normalise(wav) if self.normalised else wav
+        return normalise(wav) if self.options.normalised else wav
 
     def _or_skip(self, read: Any) -> Any:
         """Return what ``read`` returns; if it fails in training, log and count the error and return None."""

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_audio
 from fairseq_mtssl.data.clip_labels import FrameLabels, RowLabels
-from fairseq_mtssl.data.clips import ClipDataset
+from fairseq_mtssl.data.clips import ClipDataset, ClipOptions
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import AudioError
 from fairseq_mtssl.frames import ConvLayer, hop_samples, min_samples
@@ -29,7 +29,7 @@ class LabelledClipDataset(ClipDataset):
     follow one another, so that all but its last batch of max_tokens have the same number of rows.
 
     rows: the rows of the manifest to use. labels: the label sets of the whole manifest, possibly none.
-    conv_layers: of the encoder.
+    conv_layers: of the encoder. options: speed_perturb, noise_snr_db and length_pool have no effect here.
     """
 
     def __init__(
@@ -38,24 +38,10 @@ class LabelledClipDataset(ClipDataset):
         rows: np.ndarray,
         labels: Sequence[FrameLabels],
         conv_layers: Sequence[ConvLayer],
-        *,
-        max_samples: int,
-        training: bool,
-        seed: int,
-        resample: bool = False,
-        num_buckets: int = 0,
-        normalised: bool = True,
+        options: ClipOptions,
     ) -> None:
-        super().__init__(
-            manifest.take(rows),
-            max_samples=max_samples,
-            training=training,
-            seed=seed,
-            resample=resample,
-            num_buckets=num_buckets,
-            normalised=normalised,
-            labels=RowLabels(rows, labels, conv_layers) if labels else None,
-        )
+        row_labels = RowLabels(rows, labels, conv_layers) if labels else None
+        super().__init__(manifest.take(rows), options, row_labels)
         self.conv_layers = list(conv_layers)
         self._hop = hop_samples(conv_layers)
 
@@ -69,7 +55,7 @@ class LabelledClipDataset(ClipDataset):
     def caption(self, index: int) -> Tensor:
         """Return (T,) float: this epoch's crop. Raises: AudioError if it is shorter than one frame."""
         path, start = self.audio.audio_path(index), self.first_frame(index) * self._hop
-        wav = read_audio(path, max_samples=start + self.max_samples, resample=self.resample)[start:]
+        wav = read_audio(path, max_samples=start + self.max_samples, resample=self.options.resample)[start:]
         if len(wav) < min_samples(self.conv_layers):
             raise AudioError(
                 path,

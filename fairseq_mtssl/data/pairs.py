@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from fairseq_mtssl.data.clip_labels import collate_labels
-from fairseq_mtssl.data.clips import ClipDataset, long_enough
+from fairseq_mtssl.data.clip_labels import RowLabels, collate_labels
+from fairseq_mtssl.data.clips import ClipDataset, ClipOptions, long_enough
 from fairseq_mtssl.data.images import RegionFeatures, read_image
 from fairseq_mtssl.data.manifest import PairManifest
 from fairseq_mtssl.errors import ConfigError, ManifestError
@@ -93,8 +93,9 @@ def longer_pairs(manifest: PairManifest, min_samples: int) -> PairManifest:
 
 
 class PairDataset(ClipDataset):
-    """Pairs of a spoken caption and its image, one pair per row; see ClipDataset for the speech.
+    """Pairs of a spoken caption and its image, one pair per row.
 
+    options, labels: of the captions, see ClipDataset.
     relevance: which images are not negatives of a caption: with ``image`` its own image, with ``label`` every
         image of its label.
     re_pairing: in training, each caption takes an image drawn from all images of its label.
@@ -108,6 +109,8 @@ class PairDataset(ClipDataset):
         self,
         manifest: PairManifest,
         images: ImageStore,
+        options: ClipOptions,
+        labels: RowLabels | None = None,
         *,
         relevance: str = "image",
         re_pairing: bool = False,
@@ -115,9 +118,8 @@ class PairDataset(ClipDataset):
         extra_ratio: float = 1.0,
         extra_alone: bool = False,
         requirements: Callable[[int], tuple[bool, bool]] | None = None,
-        **clip_options: Any,
     ) -> None:
-        super().__init__(manifest.audio, **clip_options)
+        super().__init__(manifest.audio, options, labels)
         self.manifest = manifest
         self.images = images
         self.extra = extra
@@ -125,23 +127,21 @@ class PairDataset(ClipDataset):
         self.extra_alone = extra_alone
         self.requirements = requirements
         self.image_rows = {image_id: row for row, image_id in enumerate(manifest.unique_image_ids)}
-        labels = [manifest.image_label(image_id) for image_id in manifest.unique_image_ids]
-        missing = labels.count("")
+        image_labels = [manifest.image_label(image_id) for image_id in manifest.unique_image_ids]
+        missing = image_labels.count("")
         if missing and (relevance == "label" or (re_pairing and self.training)):
-            raise ManifestError(
-                manifest.audio.path,
-                [f"{missing} of {len(labels)} images have no label; task.relevance=label needs one for each"],
-            )
+            got = f"{missing} of {len(image_labels)} images have no label"
+            raise ManifestError(manifest.audio.path, [f"{got}; task.relevance=label needs one for each"])
         self.relevance = relevance
         if relevance == "label":
-            numbers = {label: number for number, label in enumerate(dict.fromkeys(labels))}
-            self.groups = np.array([numbers[label] for label in labels])
+            numbers = {label: number for number, label in enumerate(dict.fromkeys(image_labels))}
+            self.groups = np.array([numbers[label] for label in image_labels])
         else:
-            self.groups = np.arange(len(labels))
+            self.groups = np.arange(len(image_labels))
         self._same_label: dict[str, list[str]] | None = None
         if re_pairing and self.training:
             self._same_label = {}
-            for image_id, label in zip(manifest.unique_image_ids, labels, strict=True):
+            for image_id, label in zip(manifest.unique_image_ids, image_labels, strict=True):
                 self._same_label.setdefault(label, []).append(image_id)
 
     def set_epoch(self, epoch: int) -> None:

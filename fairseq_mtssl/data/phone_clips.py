@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from fairseq_mtssl.data.audio import read_audio
-from fairseq_mtssl.data.clips import ClipDataset
+from fairseq_mtssl.data.clips import ClipDataset, ClipOptions
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.data.phones import phones_of_frames
 from fairseq_mtssl.frames import UNLABELLED, frame_count
@@ -21,20 +21,20 @@ class PhoneDataset(ClipDataset):
     """Whole utterances with their phones. Samples hold waveforms until `keep` is called, and then features.
 
     targets: per utterance (T,) one phone per 20 ms or, if `sequences`, (L,) the phones in spoken order.
-    hop_samples, window_samples: of a frame of the features. options: of ClipDataset.
+    hop_samples, window_samples: of a frame of the features.
     """
 
     def __init__(
         self,
         manifest: AudioManifest,
         targets: Sequence[np.ndarray],
+        options: ClipOptions,
         *,
         sequences: bool,
         hop_samples: int,
         window_samples: int,
-        **options: Any,
     ) -> None:
-        super().__init__(manifest, max_samples=int(manifest.sizes.max()), **options)
+        super().__init__(manifest, options)
         self.targets = list(targets)
         self.sequences = sequences
         self.hop_samples = hop_samples
@@ -51,7 +51,7 @@ class PhoneDataset(ClipDataset):
 
     def caption(self, index: int) -> Tensor:
         """Return (T,) float: the row's waveform, normalised as in the encoder's training."""
-        wav = read_audio(self.audio.audio_path(index), resample=self.resample)
+        wav = read_audio(self.audio.audio_path(index), resample=self.options.resample)
         return torch.from_numpy(self._as_trained(wav))
 
     def waveform(self, index: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from fairseq.data import Dictionary
 from torch import Tensor
 
-from fairseq_mtssl.data.clips import ClipDataset
+from fairseq_mtssl.data.clips import ClipDataset, ClipOptions
 from fairseq_mtssl.data.manifest import AudioManifest, read_lines
 from fairseq_mtssl.errors import ManifestError
 from fairseq_mtssl.frames import ConvLayer, conv_length
@@ -65,13 +65,13 @@ def spellable(
 class TranscribedDataset(ClipDataset):
     """Whole utterances with their transcripts; a crop would not contain all the words.
 
-    pad: the dictionary index with which transcripts are padded. options: of ClipDataset.
+    pad: the dictionary index with which transcripts are padded.
     """
 
     def __init__(
-        self, manifest: AudioManifest, transcripts: Sequence[Tensor], *, pad: int, **options: Any
+        self, manifest: AudioManifest, transcripts: Sequence[Tensor], options: ClipOptions, *, pad: int
     ) -> None:
-        super().__init__(manifest, max_samples=int(manifest.sizes.max()), **options)
+        super().__init__(manifest, options)
         self.transcripts = list(transcripts)
         self.pad = pad
 

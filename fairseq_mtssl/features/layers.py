@@ -22,7 +22,7 @@ from fairseq_mtssl.frames import (
 )
 from fairseq_mtssl.kernels.conv_features import conv_features, refusal
 from fairseq_mtssl.modules.precision import mixed, resolve, rounded_copy
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 
 
 class ModelLayers:
@@ -102,11 +102,13 @@ class _OurParts:
         encoder = self.encoder
         lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
         features = _apart(
-            clips, encoder.feature_extractor, lambda source, ends: encoder.front_end(source, ends).features
+            clips,
+            encoder.feature_extractor,
+            lambda source, ends: encoder.forward_features(source, ends).features,
         )
-        front = FrontEnd(features, encoder.frame_lengths(lengths), features.new_zeros(()))
-        with _silent_padding(encoder.encoder.pos_conv, front.lengths, int(encoder.cls_token is not None)):
-            hidden = encoder.embed(front)
+        extracted = ExtractedFeatures(features, encoder.frame_lengths(lengths), features.new_zeros(()))
+        with _silent_padding(encoder.encoder.pos_conv, extracted.lengths, int(encoder.cls_token is not None)):
+            hidden = encoder.embed(extracted)
         outputs: list[Tensor] = []
         encoder.forward_layers(hidden, 0, max(layers), collect=outputs)
         return [outputs[layer - 1] for layer in layers]
@@ -169,17 +171,19 @@ def _parts_of(model: Any, rounded: bool) -> _OurParts | _FairseqParts:
     )
 
 
-def _apart(clips: list[Tensor], extractor: nn.Module, front: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The conv features of clips, (B, T, C). front: (B, S) waveforms, (B,) lengths -> (B, T, C).
+def _apart(clips: list[Tensor], extractor: nn.Module, extract: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The conv features of clips, (B, T, C). extract: (B, S) waveforms, (B,) lengths -> (B, T, C).
 
     A group norm computes its statistics over time. With one, each clip is processed alone, because padding
     would change them.
     """
     lengths = torch.tensor([len(clip) for clip in clips], device=clips[0].device)
     if len(clips) > 1 and any(isinstance(module, nn.GroupNorm) for module in extractor.modules()):
-        alone = [front(clip.unsqueeze(0), size.view(1))[0] for clip, size in zip(clips, lengths, strict=True)]
+        alone = [
+            extract(clip.unsqueeze(0), size.view(1))[0] for clip, size in zip(clips, lengths, strict=True)
+        ]
         return nn.utils.rnn.pad_sequence(alone, batch_first=True)
-    return front(nn.utils.rnn.pad_sequence(clips, batch_first=True), lengths)
+    return extract(nn.utils.rnn.pad_sequence(clips, batch_first=True), lengths)
 
 
 @contextmanager

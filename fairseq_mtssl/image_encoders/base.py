@@ -9,7 +9,7 @@ from typing import Any, ClassVar, List
 
 from torch import Tensor, nn
 
-from fairseq_mtssl.modules.attention import ClsEncoder
+from fairseq_mtssl.modules.attention import BertOptions, ClsEncoder
 from fairseq_mtssl.registry import Registry
 
 
@@ -34,14 +34,14 @@ class TransformerOptions(ImageOptions):
 
 
 def cls_encoder(options: TransformerOptions) -> ClsEncoder:
-    """The BERT layers, with a CLS token, that the options describe."""
-    return ClsEncoder(
+    """Build the BERT layers, with a CLS token, that the options describe."""
+    bert = BertOptions(
         options.encoder_embed_dim,
-        options.image_layers,
         options.encoder_attention_heads,
         options.encoder_ffn_embed_dim,
         options.dropout,
     )
+    return ClsEncoder(bert, options.image_layers)
 
 
 class ImageEncoder(nn.Module):

@@ -72,7 +72,7 @@ class GridEncoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(options.dropout)
         self.encoder = cls_encoder(options)
-        self.projection = ClsProjection(dim, 2 * dim, dim)
+        self.projection = ClsProjection(dim, dim)
 
     def forward(self, cells: Tensor) -> Tensor:
         """cells: (M, grid · grid, dim), row by row -> (M, D)."""

@@ -1,4 +1,4 @@
-"""Image embeddings from region features, the boxes of a Faster R-CNN: the image encoder of the paper."""
+"""The image encoder of the paper: embeddings of images from the regions that a Faster R-CNN detects."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,7 @@ from fairseq_mtssl.image_encoders.base import (
     cls_encoder,
     register_image_encoder,
 )
-from fairseq_mtssl.modules.attention import ClsProjection, init_bert
-
-LN_EPS = 1e-12
+from fairseq_mtssl.modules.attention import BERT_EPS, ClsProjection, init_bert
 
 
 @dataclass
@@ -26,8 +24,9 @@ class RegionOptions(TransformerOptions):
 class RegionEncoder(ImageEncoder):
     """BERT layers over (LN(Linear features) + LN(Linear boxes)) / 2; the CLS token's output is projected.
 
-    There is no positional embedding: the order of the regions does not matter.
-    Parameters in the paper's size: embedding 1,580,544, CLS 768, 6 layers 42,527,232, projection 2,361,600.
+    There is no positional embedding: the order of the regions does not matter. In the paper's size there are
+    1,580,544 parameters in the embedding, 768 in the CLS token, 42,527,232 in 6 layers and 2,361,600 in the
+    projection.
     Source: Khorrami et al. 2023, arXiv 2306.02972; the embedding is LXMERT's, arXiv 1908.07490.
     """
 
@@ -38,28 +37,28 @@ class RegionEncoder(ImageEncoder):
         super().__init__(options)
         self.feature_dim, dim = options.image_feature_dim, options.encoder_embed_dim
         self.feature_projection = nn.Linear(self.feature_dim, dim)
-        self.feature_norm = nn.LayerNorm(dim, eps=LN_EPS)
+        self.feature_norm = nn.LayerNorm(dim, eps=BERT_EPS)
         self.box_projection = nn.Linear(4, dim)
-        self.box_norm = nn.LayerNorm(dim, eps=LN_EPS)
+        self.box_norm = nn.LayerNorm(dim, eps=BERT_EPS)
         for part in (self.feature_projection, self.feature_norm, self.box_projection, self.box_norm):
             init_bert(part)
         self.dropout = nn.Dropout(options.dropout)
         self.encoder = cls_encoder(options)
-        self.projection = ClsProjection(dim, 2 * dim, dim)
+        self.projection = ClsProjection(dim, dim)
 
     def draw_as_paper(self) -> None:
         """Draw the CLS token from N(0, 1)."""
         nn.init.normal_(self.encoder.cls)
 
     def forward(self, images: Mapping[str, Tensor]) -> Tensor:
-        """Regions as `ImageEncoder.forward` describes them, 36 in the paper -> (M, D), not normalised.
+        """Embed regions as `ImageEncoder.forward` describes them: -> (M, D), not normalised.
 
-        Raises: ImageError when regions and boxes do not fit.
+        In the paper an image has 36 regions. Raises: ImageError if regions and boxes do not fit.
         """
         regions, boxes = self._checked(images)
         features = self.feature_norm(self.feature_projection(regions))
-        places = self.box_norm(self.box_projection(boxes))
-        return self.projection(self.encoder(self.dropout((features + places) / 2)))
+        positions = self.box_norm(self.box_projection(boxes))
+        return self.projection(self.encoder(self.dropout((features + positions) / 2)))
 
     def _checked(self, images: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         hint = f"Give regions (M, R, {self.feature_dim}) and boxes (M, R, 4), or choose a raw-image encoder."

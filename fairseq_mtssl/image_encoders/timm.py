@@ -53,7 +53,7 @@ class TimmImageEncoder(ImageEncoder):
         if weights is not None:
             _load(self.network, Path(weights), name, settings.get("classifier"))
         features = getattr(self.network, "head_hidden_size", None) or self.network.num_features
-        self.projection = ClsProjection(features, 2 * features, options.encoder_embed_dim)
+        self.projection = ClsProjection(features, options.encoder_embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """images: (M, 3, H, W) uint8, of the size the network was built for -> (M, D), not normalised."""

@@ -149,7 +149,7 @@ def file_reader(task: Any) -> FileReader:
     audio = AudioManifest(nowhere, nowhere, [], np.zeros(0, dtype=np.int64))
     nothing = PairManifest(audio, nowhere, [], [], [], [], [], [])
     images = ImageStore(nothing, int(task.cfg.image_size), None)
-    return PairDataset(nothing, images, **task.clip_options(training=False))
+    return PairDataset(nothing, images, task.clip_options(training=False))
 
 
 def encode(

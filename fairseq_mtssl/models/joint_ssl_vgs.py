@@ -18,7 +18,7 @@ from fairseq_mtssl.models.grounding_config import (
 )
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
 from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalModel, speech_encoder_of
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult
 
 
@@ -119,55 +119,61 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
         shared = None
         on_captions = ssl and not (extra is not None and extra.get("alone", False))
         if vgs or on_captions:
-            front = self.speech_encoder.front_end(source, lengths)
+            extracted = self.speech_encoder.forward_features(source, lengths)
         if ssl:
             out["ssl"] = []
             if on_captions:
-                result = self._self_supervise(source, lengths, front, ids, labels, unmasked)
+                result = self._self_supervise(source, lengths, extracted, ids, labels, unmasked)
                 shared = result.shared
                 out["ssl"].append(result)
             if extra is not None:
                 clips = extra["source"], extra["lengths"]
-                frames = self.speech_encoder.front_end(*clips)
-                result = self._self_supervise(*clips, frames, extra["id"], extra.get("labels"), unmasked)
+                speech = self.speech_encoder.forward_features(*clips)
+                result = self._self_supervise(*clips, speech, extra["id"], extra.get("labels"), unmasked)
                 out["ssl"].append(result)
         if vgs:
             if shared is None or not (self.training and self.vgs_masked):
-                shared = self.forward_shared(front, self._vgs_mask(front, ids))
-            out.update(self.forward_vgs(front, shared, images, image_index))
+                shared = self.forward_shared(extracted, self._vgs_mask(extracted, ids))
+            out.update(self.forward_vgs(extracted, shared, images, image_index))
         return out
 
-    def _vgs_mask(self, front: FrontEnd, ids: Any) -> Optional[Tensor]:
+    def _vgs_mask(self, extracted: ExtractedFeatures, ids: Any) -> Optional[Tensor]:
         """(B, T) bool: the frames hidden from a VGS branch that has a pass of its own."""
         if not self.training:
             return None
         if self.vgs_masked:
-            return self.draw_mask(front, ids)
+            return self.draw_mask(extracted, ids)
         if self.cfg.vgs_mask_prob <= 0:
             return None
         spans = replace(self.masking, prob=self.cfg.vgs_mask_prob, min_spans=0, same_count=False)
-        return spans.draw(front.lengths, front.features.size(1), ids, self.num_updates)
+        return spans.draw(extracted.lengths, extracted.features.size(1), ids, self.num_updates)
 
     def _self_supervise(
-        self, source: Tensor, lengths: Tensor, front: FrontEnd, ids: Any, labels: Any, unmasked: bool
+        self,
+        source: Tensor,
+        lengths: Tensor,
+        extracted: ExtractedFeatures,
+        ids: Any,
+        labels: Any,
+        unmasked: bool,
     ) -> SslResult:
         """The SSL branch on one batch, with the first masked view's state at the last shared layer."""
         ranks = self.ranks if self._everywhere() else None
-        front = replace(front, penalty=self._penalty(front))
-        mask = self.draw_masks(front, ids)
-        batch = SslBatch(source, lengths, front, mask, labels, self.cfg.shared_layers, unmasked)
+        extracted = replace(extracted, penalty=self._penalty(extracted))
+        mask = self.draw_masks(extracted, ids)
+        batch = SslBatch(source, lengths, extracted, mask, labels, self.cfg.shared_layers, unmasked)
         return self.self_supervise(batch, ranks)
 
     def _everywhere(self) -> bool:
         """Whether means over frames are now those of all ranks."""
         return self.training and self.sync_ranks and self.ranks.several()
 
-    def _penalty(self, front: FrontEnd) -> Tensor:
+    def _penalty(self, extracted: ExtractedFeatures) -> Tensor:
         """The mean square of the conv features, or this rank's share in that of all ranks."""
         if not self._everywhere():
-            return front.penalty
-        frames = front.lengths.sum()
-        return front.penalty * (frames / self.ranks.mean_count(frames, frames.device).clamp(min=1))
+            return extracted.penalty
+        frames = extracted.lengths.sum()
+        return extracted.penalty * (frames / self.ranks.mean_count(frames, frames.device).clamp(min=1))
 
     def inactive_parameters(self, vgs: bool, ssl: bool) -> list[nn.Parameter]:
         """Parameters that get no gradient when a branch is off; they must not decay either."""

@@ -15,7 +15,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, feature_extractor_errors
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
 from fairseq_mtssl.modules.masking import Masking, ids_of_clips
-from fairseq_mtssl.modules.speech_encoder import FrontEnd
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures
 from fairseq_mtssl.ssl.base import SslBatch, SslResult
 
 
@@ -133,12 +133,12 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
         mask: (V·B, T) bool, of V views, instead of drawn ones; unmasked: classify the other frames, too.
         Raises: ConfigError after remove_pretraining_modules.
         """
-        front = self.speech_encoder.front_end(source, lengths)
+        extracted = self.speech_encoder.forward_features(source, lengths)
         if mask is None:
-            mask = self.draw_masks(front, ids)
-        return self.self_supervise(SslBatch(source, lengths, front, mask, labels, None, unmasked))
+            mask = self.draw_masks(extracted, ids)
+        return self.self_supervise(SslBatch(source, lengths, extracted, mask, labels, None, unmasked))
 
-    def _draw_channels(self, front: FrontEnd, ids: Tensor) -> Optional[Tensor]:
+    def _draw_channels(self, extracted: ExtractedFeatures, ids: Tensor) -> Optional[Tensor]:
         """(B, D) bool: the channels that fine-tuning sets to 0; None for none."""
         cfg, dim = self.cfg, self.speech_encoder.dim
         if cfg.mask_channel_prob is None:
@@ -150,7 +150,7 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
             return None
         seed = int(cfg.seed) + 1  # draws of their own
         spans = Masking(cfg.mask_channel_prob, cfg.mask_channel_length, seed, min_spans=0)
-        return spans.draw(torch.full_like(front.lengths, dim), dim, ids, self.draw_update)
+        return spans.draw(torch.full_like(extracted.lengths, dim), dim, ids, self.draw_update)
 
     # -- use after pre-training
 
@@ -168,12 +168,12 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
         lengths = source.new_full((rows,), samples, dtype=torch.long)
         if padding_mask is not None:
             lengths = (~padding_mask).sum(1)
-        front = self.speech_encoder.front_end(source, lengths)
+        extracted = self.speech_encoder.forward_features(source, lengths)
         drawn = channels = None
         if mask:
             ids = ids_of_clips(source, lengths)
-            drawn, channels = self.draw_mask(front, ids), self._draw_channels(front, ids)
-        hidden = self.speech_encoder.embed(front, drawn, channels)
+            drawn, channels = self.draw_mask(extracted, ids), self._draw_channels(extracted, ids)
+        hidden = self.speech_encoder.embed(extracted, drawn, channels)
         outputs: list[Tensor] = []
         stop = self.speech_encoder.num_layers if layer is None else layer + 1
         hidden = self.speech_encoder.forward_layers(hidden, 0, stop, collect=outputs)

@@ -112,18 +112,18 @@ class SpeechCtcModel(BaseFairseqModel):
     def _encode(self, source: Tensor, lengths: Tensor, ids: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         """(B, T, D) frames and their padding."""
         encoder, cfg = self.speech_encoder, self.cfg
-        front = encoder.front_end(source, lengths)
+        extracted = encoder.forward_features(source, lengths)
         mask = channels = None
         if self.training and cfg.mask_prob > 0:
             masking = Masking(cfg.mask_prob, cfg.mask_length, int(cfg.seed))
-            mask = masking.draw(front.lengths, front.features.size(1), ids, self.num_updates)
+            mask = masking.draw(extracted.lengths, extracted.features.size(1), ids, self.num_updates)
         if self.training and cfg.mask_channel_prob > 0:
             # channels are drawn independently of frames
             masking = Masking(cfg.mask_channel_prob, cfg.mask_channel_length, int(cfg.seed) + 1)
-            widths = torch.full_like(front.lengths, encoder.dim)
+            widths = torch.full_like(extracted.lengths, encoder.dim)
             channels = masking.draw(widths, encoder.dim, ids, self.num_updates)
-        hidden = encoder.forward_layers(encoder.embed(front, mask, channels), 0, encoder.num_layers)
-        padding = None if hidden.padding is None else hidden.padding[:, -front.features.size(1) :]
+        hidden = encoder.forward_layers(encoder.embed(extracted, mask, channels), 0, encoder.num_layers)
+        padding = None if hidden.padding is None else hidden.padding[:, -extracted.features.size(1) :]
         return encoder.frames(hidden), padding
 
     def get_logits(self, net_output: dict[str, Any]) -> Tensor:

@@ -12,7 +12,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.options import read_options
 from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.modules.rank_sums import RankSums
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.renamed import earlier_name
 from fairseq_mtssl.ssl.base import BRANCHES, SslBatch, SslBranch, SslResult
 from fairseq_mtssl.ssl.mt4ssl import Mt4sslOptions
@@ -105,15 +105,15 @@ class SslModel(nn.Module):
         """The update from which masks are drawn; in evaluation always the same one."""
         return self.num_updates if self.training else -1
 
-    def draw_mask(self, front: FrontEnd, ids: Any, view: int = 0) -> Tensor:
+    def draw_mask(self, extracted: ExtractedFeatures, ids: Any, view: int = 0) -> Tensor:
         """(B, T) bool: the frames to be predicted in a view; in evaluation the same ones every time."""
-        return self.masking.draw(front.lengths, front.features.size(1), ids, self.draw_update, view)
+        return self.masking.draw(extracted.lengths, extracted.features.size(1), ids, self.draw_update, view)
 
-    def draw_masks(self, front: FrontEnd, ids: Any) -> Tensor:
+    def draw_masks(self, extracted: ExtractedFeatures, ids: Any) -> Tensor:
         """(V·B, T) bool: the masks of all views, one after the other; in evaluation of one view."""
         views = self.cfg.clone_batch if self.training else 1
         # (B, T) each -> (V·B, T)
-        return torch.cat([self.draw_mask(front, ids, view) for view in range(views)])
+        return torch.cat([self.draw_mask(extracted, ids, view) for view in range(views)])
 
     def self_supervise(self, batch: SslBatch, ranks: Optional[RankSums] = None) -> SslResult:
         """Run the branch. ranks: where means over frames are to be those of all ranks.

@@ -26,7 +26,7 @@ from fairseq_mtssl.models.grounding_config import (
     positions_see_padding,
     resolve,
 )
-from fairseq_mtssl.modules.attention import init_bert, init_std
+from fairseq_mtssl.modules.attention import BertOptions, init_bert, init_std
 from fairseq_mtssl.modules.contrastive import (
     gather_pairs,
     info_nce,
@@ -37,7 +37,8 @@ from fairseq_mtssl.modules.contrastive import (
 from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.rank_sums import RankSums
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.resdavenet import ResDavenetOptions
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
 
 logger = logging.getLogger(__name__)
@@ -70,17 +71,17 @@ class VgsRetrievalModel(BaseFairseqModel):
         super().__init__()
         self.cfg = cfg
         self.speech_encoder = speech_encoder
-        self.speech_head = VgsSpeechHead(
-            dim=cfg.encoder_embed_dim,
-            heads=cfg.encoder_attention_heads,
-            ffn_dim=cfg.encoder_ffn_embed_dim,
-            dropout=cfg.dropout,
+        bert = BertOptions(
+            cfg.encoder_embed_dim, cfg.encoder_attention_heads, cfg.encoder_ffn_embed_dim, cfg.dropout
+        )
+        resdavenet = ResDavenetOptions(
             in_channels=cfg.speech_in_channels,
             channels=tuple(cfg.speech_channels),
             kernel=cfg.speech_kernel,
             strides=tuple(cfg.speech_strides),
             masked=resolve(cfg, "padding_exact"),
         )
+        self.speech_head = VgsSpeechHead(bert, resdavenet)
         self.image_encoder = encoder_named(str(cfg.image_encoder))(image_options(cfg))
         cosine = resolve(cfg, "similarity") == "cosine"
         # 0.07: Radford et al. 2021, arXiv 2103.00020, section 2.5.
@@ -187,19 +188,21 @@ class VgsRetrievalModel(BaseFairseqModel):
         image_index: (B,) which image belongs to each caption.
         Returns: speech (B, D), image (U, D), image_index, scale.
         """
-        front = self.speech_encoder.front_end(source, lengths)
-        return self.forward_vgs(front, self.forward_shared(front), images, image_index)
+        extracted = self.speech_encoder.forward_features(source, lengths)
+        return self.forward_vgs(extracted, self.forward_shared(extracted), images, image_index)
 
-    def forward_shared(self, front: FrontEnd, mask: Optional[Tensor] = None) -> Hidden:
+    def forward_shared(self, extracted: ExtractedFeatures, mask: Optional[Tensor] = None) -> Hidden:
         """The state after the last shared layer; mask: (B, T) bool, frames hidden from it."""
         return self.speech_encoder.forward_layers(
-            self.speech_encoder.embed(front, mask), 0, self.cfg.shared_layers
+            self.speech_encoder.embed(extracted, mask), 0, self.cfg.shared_layers
         )
 
-    def forward_vgs(self, front: FrontEnd, shared: Hidden, images: Any, image_index: Any) -> dict[str, Any]:
+    def forward_vgs(
+        self, extracted: ExtractedFeatures, shared: Hidden, images: Any, image_index: Any
+    ) -> dict[str, Any]:
         """The VGS outputs of a batch whose shared layers have been run."""
         return {
-            "speech": self._embed_speech(front, shared),
+            "speech": self._embed_speech(extracted, shared),
             "image": self.encode_image(images),
             "image_index": image_index,
             "scale": self.scale,
@@ -227,16 +230,16 @@ class VgsRetrievalModel(BaseFairseqModel):
 
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor:
         """(B, S) waveforms of (B,) samples -> (B, D), unmasked."""
-        front = self.speech_encoder.front_end(source, lengths)
-        return self._embed_speech(front, self.forward_shared(front))
+        extracted = self.speech_encoder.forward_features(source, lengths)
+        return self._embed_speech(extracted, self.forward_shared(extracted))
 
     def encode_image(self, images: Any) -> Tensor:
         """Images as the image encoder takes them -> (M, D)."""
         return self._on_sphere(self.image_encoder(images), self.image_norm)
 
-    def _embed_speech(self, front: FrontEnd, shared: Hidden) -> Tensor:
+    def _embed_speech(self, extracted: ExtractedFeatures, shared: Hidden) -> Tensor:
         frames = self.speech_encoder.frames(shared)
-        embedding = self.speech_head(frames, front.lengths, self.speech_encoder.cls(shared))
+        embedding = self.speech_head(frames, extracted.lengths, self.speech_encoder.cls(shared))
         return self._on_sphere(embedding, self.speech_norm)
 
     @staticmethod

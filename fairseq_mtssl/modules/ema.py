@@ -1,4 +1,4 @@
-"""A EMA copy of the transformer layers: the exponential moving average of the student's weights."""
+"""The EMA teacher: transformer layers whose weights are an exponential moving average of the student's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from fairseq_mtssl.modules.hidden import Hidden, run_layers
 
 
 def ema_decay(updates: int, start: float, end: float, anneal_updates: int) -> float:
-    """The decay of one step: linear from start to end over so many updates, then constant.
+    """Return the decay of one step: linear from start to end over anneal_updates, then constant.
 
-    updates: optimizer updates done, the one that this step follows included (1 for the first step).
+    updates: number of optimizer updates so far, including the one that this step follows (1 at the first).
     Source: Baevski et al. 2022, arXiv 2202.03555, section 3.3.
     """
     if updates >= anneal_updates:
@@ -24,14 +24,14 @@ def ema_decay(updates: int, start: float, end: float, anneal_updates: int) -> fl
 
 
 class EmaLayers(Frozen):
-    """Averaged copy of transformer layers and of the layer norm before them; never trained.
+    """The moving average of transformer layers and of the layer norm before them; never trained.
 
-    The convolutional front-end and the positional convolution are not copied: teacher and student share
-    them. Weights stay in 32 bits when the model around them is halved; with half-precision input they
-    are cast for the computation alone. Always in evaluation mode.
+    Teacher and student share the feature extractor and the positional convolution, which are not copied.
+    The weights stay in 32 bits when the model around them is halved; for half-precision input they are cast
+    during the computation only. The module is always in evaluation mode.
 
-    layers: fairseq transformer layers; norm: the layer norm between positional convolution and layers; fast:
-    as for `run_layers`.
+    layers: fairseq transformer layers; norm: the layer norm between positional convolution and layers;
+    fast: as in `run_layers`.
     Source: Ma et al. 2023, arXiv 2211.07321; data2vec, arXiv 2202.03555 (`ema_layers_only`).
     """
 
@@ -44,31 +44,27 @@ class EmaLayers(Frozen):
 
     @torch.no_grad()
     def copy_from(self, layers: nn.ModuleList, norm: nn.Module) -> None:
-        """Start the average anew at the student's present weights."""
-        own = [*self.layers.parameters(), *self.layer_norm.parameters()]
-        for mine, new in zip(own, (*layers.parameters(), *norm.parameters()), strict=True):
-            mine.copy_(new)
+        """Set the average to the student's present weights."""
+        student = (*layers.parameters(), *norm.parameters())
+        for average, weight in zip(self.parameters(), student, strict=True):
+            average.copy_(weight)
 
     @torch.no_grad()
     def step(self, layers: nn.ModuleList, norm: nn.Module, decay: float) -> None:
-        """One step: average ← decay · average + (1 − decay) · student, in 32 bits.
-
-        Call it once for each update that the optimizer has made.
-        """
-        own: list[Tensor] = [*self.layers.parameters(), *self.layer_norm.parameters()]
-        new = [p.detach().to(torch.float32) for p in (*layers.parameters(), *norm.parameters())]
-        torch._foreach_lerp_(own, new, 1.0 - decay)
+        """Set average ← decay · average + (1 − decay) · student, in 32 bits, once per optimizer update."""
+        student = [weight.detach().to(torch.float32) for weight in (*layers.parameters(), *norm.parameters())]
+        torch._foreach_lerp_(list(self.parameters()), student, 1.0 - decay)
 
     @torch.no_grad()
-    def forward(self, placed: Hidden, last: int, compiled: bool = False) -> list[Tensor]:
-        """The layer results (see `run_layers`) of the last so many layers, (T', B, D) each, lowest first.
+    def forward(self, positioned: Hidden, count: int, compiled: bool = False) -> list[Tensor]:
+        """Return the layer results (see `run_layers`) of the top `count` layers, lowest first, (T', B, D).
 
-        placed: what `SpeechEncoder.place` gives, unmasked; compiled: as for `run_layers`.
+        positioned: unmasked output of `SpeechEncoder.add_positions`; compiled: as in `run_layers`.
         """
-        half = placed.states.dtype in (torch.float16, torch.bfloat16)
-        device = placed.states.device.type
-        with torch.autocast(device, placed.states.dtype) if half else contextlib.nullcontext():
+        x = positioned.states
+        is_half = x.dtype in (torch.float16, torch.bfloat16)
+        with torch.autocast(x.device.type, x.dtype) if is_half else contextlib.nullcontext():
             results: list[Tensor] = []
-            hidden = Hidden(self.layer_norm(placed.states), placed.padding)
+            hidden = Hidden(self.layer_norm(x), positioned.padding)
             run_layers(self.layers, hidden, results=results, fast=self.fast, compiled=compiled)
-        return results[-last:]
+        return results[-count:]

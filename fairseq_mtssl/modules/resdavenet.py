@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,9 +15,9 @@ from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
 
 
 def output_lengths(lengths: Length, strides: Sequence[int]) -> Length:
-    """Frames left after each stage: ceil(T / stride), stage after stage.
+    """Return the numbers of frames after all stages, each of which makes ceil(T / stride) of T frames.
 
-    Exact for odd kernels padded by kernel // 2 and for the unpadded 1×1 shortcut.
+    This is exact for odd kernels padded by kernel // 2 and for the 1×1 shortcut without padding.
     lengths: an int or (B,) int; a length of 0 stays 0.
     """
     for stride in strides:
@@ -30,7 +31,7 @@ def zero_padding(x: Tensor, keep: Tensor | None) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """conv, BN, ReLU, conv, BN, plus the input (1×1 conv + BN where the shape changes), ReLU."""
+    """Conv, BN, ReLU, conv, BN, plus the input (after a 1×1 conv and BN if its shape differs), ReLU."""
 
     def __init__(self, in_channels: int, channels: int, kernel: int, stride: int) -> None:
         super().__init__()
@@ -46,8 +47,10 @@ class ResidualBlock(nn.Module):
             self.shortcut_norm = FrameBatchNorm(channels)
 
     def forward(self, x: Tensor, keep: Tensor | None) -> Tensor:
-        """x: (B, C_in, T), zero where padded; keep: (B, 1, ceil(T / stride)), 0 where the output is
-        padded and 1 elsewhere, or None."""
+        """Compute the block: (B, C_in, T), zero at padding -> (B, C, ceil(T / stride)).
+
+        keep: (B, 1, ceil(T / stride)), 0 where the output is padding and 1 elsewhere, or None.
+        """
         hidden = zero_padding(F.relu(self.norm1(self.conv1(x), keep)), keep)
         hidden = self.norm2(self.conv2(hidden), keep)
         if self.shortcut_conv is not None and self.shortcut_norm is not None:
@@ -55,51 +58,72 @@ class ResidualBlock(nn.Module):
         return zero_padding(F.relu(hidden + x), keep)
 
 
-class ResDavenet(nn.Module):
-    """Speech frames to fewer, wider frames: 16 times fewer in the paper's size.
+@dataclass(frozen=True)
+class ResDavenetOptions:
+    """The options of ResDAVEnet; the defaults are those of the paper.
 
-    Linear in_dim → in_channels, BN, ReLU; then one stage per entry of `channels`, each of
-    `blocks_per_stage` residual blocks of which the first has the stage's stride.
-    31,064,704 parameters in the paper's size.
-
-    masked: padded frames are zeroed before every convolution and batch-norm statistics are taken
-        over valid frames only, so that valid output frames do not depend on the amount of padding
-        (padded ones are 0). Without it the network sees the padding, as the paper's does.
-    Raises: ConfigError for an even kernel or lists that do not fit, all errors at once.
+    in_channels: channels before the first stage; channels, strides: of each stage; kernel: width of the
+    convolutions in frames, odd; blocks_per_stage: number of residual blocks.
+    masked: padded frames are zeroed before every convolution and batch-norm statistics are taken over valid
+        frames only, so that valid output frames do not depend on the amount of padding (padded ones are 0).
+        False: the network sees the padding, as that of the paper does.
     """
 
-    def __init__(
-        self,
-        in_dim: int = 768,
-        channels: Sequence[int] = (128, 256, 512, 768),
-        kernel: int = 9,
-        blocks_per_stage: int = 2,
-        in_channels: int = 128,
-        strides: Sequence[int] = (2, 2, 2, 2),
-        masked: bool = False,
-    ) -> None:
+    in_channels: int = 128
+    channels: Sequence[int] = (128, 256, 512, 768)
+    kernel: int = 9
+    strides: Sequence[int] = (2, 2, 2, 2)
+    blocks_per_stage: int = 2
+    masked: bool = False
+
+    def errors(self) -> list[str]:
+        """Return the errors in the options."""
+        errors = []
+        channels, strides = self.channels, self.strides
+        if self.kernel < 1 or self.kernel % 2 == 0:
+            errors.append(f"kernel {self.kernel} is not odd; frame counts need an odd width")
+        if len(channels) != len(strides) or not channels:
+            errors.append(f"{len(channels)} channels for {len(strides)} strides; give one of each per stage")
+        if self.blocks_per_stage < 1:
+            errors.append(f"{self.blocks_per_stage} blocks per stage; give at least 1")
+        if any(stride < 1 for stride in strides):
+            errors.append(f"strides {tuple(strides)}: each must be at least 1")
+        return errors
+
+
+class ResDavenet(nn.Module):
+    """Turns speech frames into fewer, wider frames; in the paper's size into a sixteenth of their number.
+
+    A linear layer, a batch norm and a ReLU are followed by the stages, in each of which the first residual
+    block has the stride of the stage. In the paper's size there are 31,064,704 parameters.
+
+    in_dim: width of the frames. Raises: ConfigError naming every error of the options.
+    """
+
+    def __init__(self, in_dim: int = 768, options: ResDavenetOptions | None = None) -> None:
         super().__init__()
-        _check_sizes(channels, kernel, blocks_per_stage, strides)
-        self.strides = tuple(strides)
-        self.masked = masked
-        self.input = nn.Linear(in_dim, in_channels)
-        self.input_norm = FrameBatchNorm(in_channels)
+        options = options or ResDavenetOptions()
+        if options.errors():
+            raise ConfigError("ResDAVEnet", options.errors())
+        self.strides = tuple(options.strides)
+        self.masked = options.masked
+        self.input = nn.Linear(in_dim, options.in_channels)
+        self.input_norm = FrameBatchNorm(options.in_channels)
         stages = []
-        width = in_channels
-        for stage_width, stride in zip(channels, strides, strict=True):
+        width = options.in_channels
+        for stage_width, stride in zip(options.channels, options.strides, strict=True):
             blocks = []
-            for index in range(blocks_per_stage):
-                blocks.append(ResidualBlock(width, stage_width, kernel, stride if index == 0 else 1))
+            for index in range(options.blocks_per_stage):
+                blocks.append(ResidualBlock(width, stage_width, options.kernel, stride if index == 0 else 1))
                 width = stage_width
             stages.append(nn.ModuleList(blocks))
         self.stages = nn.ModuleList(stages)
-        self.out_dim = width
 
     def draw_convolutions(self) -> None:
-        """Draw every convolution anew from N(0, 2 / (kernel · channels out)).
+        """Draw the weights of all convolutions anew from N(0, 2 / (kernel · channels out)).
 
-        As the published code of arXiv 2306.02972. torch's own weights are √6 times smaller where a
-        convolution has as many channels out as in.
+        The published code of arXiv 2306.02972 does so. torch's own weights are √6 times smaller in a
+        convolution with as many channels out as in.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv1d):
@@ -114,7 +138,7 @@ class ResDavenet(nn.Module):
             T' = `output_lengths(T, strides)`.
         """
         keep = self._keep(lengths, frames)
-        if keep is not None:  # not by a product: whatever lies in the padding must not get in
+        if keep is not None:  # not by a product, since padding may hold NaN or infinity
             frames = frames.masked_fill(keep.transpose(1, 2) == 0, 0.0)
         x = self.input(frames).transpose(1, 2)  # (B, T, C) -> (B, C, T), channels first until the end
         x = zero_padding(F.relu(self.input_norm(x, keep)), keep)
@@ -126,22 +150,11 @@ class ResDavenet(nn.Module):
         return x.transpose(1, 2), lengths
 
     def _keep(self, lengths: Tensor | None, frames: Tensor, size: int | None = None) -> Tensor | None:
-        """(B, 1, size) of the type of `frames`, (B, T, ·): 1 at valid frames, 0 at padded ones; size: T."""
+        """Return (B, 1, size), 1 at valid frames and 0 at padding, or None; of the type of frames, (B, T, ·).
+
+        size: frames of the padded batch; None: T.
+        """
         if not self.masked or lengths is None:
             return None
         padded = padding_mask(lengths, frames.shape[1] if size is None else size)
         return (~padded).to(frames.dtype)[:, None]  # (B, T) -> (B, 1, T): the same for every channel
-
-
-def _check_sizes(channels: Sequence[int], kernel: int, blocks_per_stage: int, strides: Sequence[int]) -> None:
-    errors = []
-    if kernel < 1 or kernel % 2 == 0:
-        errors.append(f"kernel {kernel} is not odd; frame counts need an odd width")
-    if len(channels) != len(strides) or not channels:
-        errors.append(f"{len(channels)} channels for {len(strides)} strides; give one of each a stage")
-    if blocks_per_stage < 1:
-        errors.append(f"{blocks_per_stage} blocks a stage; give at least 1")
-    if any(stride < 1 for stride in strides):
-        errors.append(f"strides {tuple(strides)}: each must be at least 1")
-    if errors:
-        raise ConfigError("ResDAVEnet", errors)

@@ -1,9 +1,8 @@
-"""The wav2vec 2.0 speech encoder, run in parts: front-end, shared layers, the layers above.
+"""The wav2vec 2.0 speech encoder, which runs in parts: feature extractor, shared layers, layers above them.
 
-Built of fairseq's own modules under fairseq's own parameter names, so that wav2vec 2.0 checkpoints
-load unchanged. What fairseq's forward cannot do and the joint model needs is here: a CLS token before
-the positional convolution, stopping at and going on from any layer, output that does not depend on
-the amount of padding.
+It consists of fairseq's own modules under fairseq's own parameter names, so that wav2vec 2.0 checkpoints load
+unchanged. It adds what the joint model needs and fairseq's forward lacks: a CLS token before the positional
+convolution, runs that begin and end at any layer, and an output that does not depend on the padding.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ from fairseq_mtssl.modules.precision import check_precision, mixed
 
 
 @dataclass
-class FrontEnd:
-    """What the convolutional front-end makes of a batch.
+class ExtractedFeatures:
+    """The output of the feature extractor for a batch.
 
-    features: (B, T, C) layer-normalised convolution outputs, unmasked; lengths: (B,) valid frames;
-    penalty: scalar, mean square of the convolution outputs before the layer norm.
+    features: (B, T, C) after the layer norm, not masked; lengths: (B,) valid frames;
+    penalty: scalar, the mean square of the feature extractor's output before the layer norm.
     """
 
     features: Tensor
@@ -48,7 +47,7 @@ Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def in_its_precision(method: Method) -> Method:
-    """A method of the encoder that runs in its precision."""
+    """Decorate a method of the encoder so that it runs in the encoder's precision."""
 
     @functools.wraps(method)
     def run(self: SpeechEncoder, *args: Any, **kwargs: Any) -> Any:
@@ -59,9 +58,9 @@ def in_its_precision(method: Method) -> Method:
 
 
 class SpeechEncoder(nn.Module):
-    """Conv stack → LN → linear → dropout → mask → CLS → positional conv → LN → transformer layers.
+    """Feature extractor → LN → linear → dropout → mask → CLS → positional conv → LN → transformer layers.
 
-    sizes: what the weights depend on; regularisation: what is done in training alone, by default nothing;
+    sizes: the sizes that determine the weights; regularisation: applied in training only, by default none;
     compute: how the encoder is computed.
     Source: Baevski et al. 2020, arXiv 2006.11477; CLS token: Peng & Harwath 2022, arXiv 2109.08186.
     """
@@ -104,7 +103,7 @@ class SpeechEncoder(nn.Module):
         )
 
     def _build_transformer(self) -> TransformerEncoder:
-        """fairseq's positional convolution, layer norm and transformer layers."""
+        """Build fairseq's positional convolution, layer norm and transformer layers."""
         sizes, regularisation = self.sizes, self.regularisation
         transformer = TransformerEncoder(
             Wav2Vec2Config(
@@ -121,7 +120,8 @@ class SpeechEncoder(nn.Module):
                 pos_conv_depth=sizes.pos_conv_depth,
             )
         )
-        # fairseq draws every linear layer with a standard deviation of 0.02, made for 768 wide ones.
+        # fairseq draws the weights of all linear layers with a standard deviation of 0.02, which is meant for
+        # a width of 768
         with torch.no_grad():
             for module in transformer.layers.modules():
                 if isinstance(module, nn.Linear):
@@ -133,28 +133,29 @@ class SpeechEncoder(nn.Module):
         return len(self.encoder.layers)
 
     def frame_lengths(self, lengths: Tensor) -> Tensor:
-        """(B,) samples -> (B,) frames."""
+        """Return the number of frames of clips: (B,) samples -> (B,) frames."""
         return conv_length(lengths, self.conv_layers)
 
     def computing(self) -> Any:
-        """The context of the encoder's precision: in training, unless the whole model has been halved."""
+        """Return the context of mixed precision, which has an effect only when a float32 model is trained."""
         weight = self.mask_emb
-        wanted = self.training and weight.dtype == torch.float32
-        return mixed(self.compute.precision if wanted else "float32", weight.device)
+        is_mixed = self.training and weight.dtype == torch.float32
+        return mixed(self.compute.precision if is_mixed else "float32", weight.device)
 
     def _layerdrop(self) -> float:
-        """The chance to skip a layer now: 0 in evaluation."""
+        """Return the probability of skipping a layer: 0 in evaluation."""
         return self.regularisation.layerdrop if self.training else 0.0
 
     @property
     def compiling(self) -> bool:
-        """Whether layers are compiled now: in training. The clips of an evaluation have any length."""
+        """Whether layers are compiled: in training only, since clips in evaluation can have any length."""
         return self.compute.compiled and self.training
 
     @in_its_precision
-    def front_end(self, source: Tensor, lengths: Tensor) -> FrontEnd:
-        """source: (B, S) waveforms, zero past their end; lengths: (B,) samples.
+    def forward_features(self, source: Tensor, lengths: Tensor) -> ExtractedFeatures:
+        """Run the feature extractor and the layer norm behind it.
 
+        source: (B, S) waveforms, zero past their end; lengths: (B,) samples.
         Raises: ClipTooShortError if a clip is shorter than one frame.
         """
         frames = self.frame_lengths(lengths)
@@ -177,25 +178,26 @@ class SpeechEncoder(nn.Module):
             penalty = squares.mean(-1)[valid].mean()
         else:
             penalty = squares.mean()
-        return FrontEnd(self._norm(self.layer_norm, features), frames, penalty)
+        return ExtractedFeatures(self._norm(self.layer_norm, features), frames, penalty)
 
     def _extract(self, source: Tensor, lengths: Tensor) -> Tensor:
-        """(B, C, T): a waveform's own convolutions ask for no lengths."""
-        known = (lengths,) if isinstance(self.feature_extractor, FbankFeatures) else ()
-        return self.feature_extractor(source, *known)
+        """Run the feature extractor, which takes lengths if it computes filterbanks: -> (B, C, T)."""
+        if isinstance(self.feature_extractor, FbankFeatures):
+            return self.feature_extractor(source, lengths)
+        return self.feature_extractor(source)
 
     def embed(
-        self, front: FrontEnd, mask: Tensor | None = None, channel_mask: Tensor | None = None
+        self, extracted: ExtractedFeatures, mask: Tensor | None = None, channel_mask: Tensor | None = None
     ) -> Hidden:
-        """Frames as the transformer's input.
+        """Return the input of the first transformer layer.
 
-        mask: (B, T) bool, frames replaced by the mask embedding; channel_mask: (B, D) bool, channels set
+        mask: (B, T) bool, frames to replace by the mask embedding; channel_mask: (B, D) bool, channels to set
         to 0 in all frames; None masks nothing.
         """
-        placed = self.add_positions(front, mask, channel_mask)
-        x = self._norm(self.encoder.layer_norm, placed.states)
+        positioned = self.add_positions(extracted, mask, channel_mask)
+        x = self._norm(self.encoder.layer_norm, positioned.states)
         rate = self.regularisation.dropout
-        return Hidden(nn.functional.dropout(x, p=rate, training=self.training), placed.padding)
+        return Hidden(nn.functional.dropout(x, p=rate, training=self.training), positioned.padding)
 
     def _norm(self, norm: nn.Module, x: Tensor) -> Tensor:
         return layer_norm(norm, x) if self.compute.fast else norm(x)
@@ -203,16 +205,19 @@ class SpeechEncoder(nn.Module):
     @in_its_precision
     def add_positions(
         self,
-        front: FrontEnd,
+        extracted: ExtractedFeatures,
         mask: Tensor | None = None,
         channel_mask: Tensor | None = None,
         dropout: bool = True,
     ) -> Hidden:
-        """Frames with the positional convolution added, before the layer norm that `embed` applies.
+        """Project the features, mask them and add the positional convolution; `embed` then normalises them.
 
-        mask, channel_mask: as for `embed`. dropout: of the projected features, in training.
+        mask, channel_mask: as in `embed`. dropout: whether to apply dropout, in training, to the projected
+        features.
         """
-        x = front.features if self.post_extract_proj is None else self.post_extract_proj(front.features)
+        x, lengths = extracted.features, extracted.lengths
+        if self.post_extract_proj is not None:
+            x = self.post_extract_proj(x)
         x = x.to(residual_dtype(x))
         if dropout:
             x = self.dropout_input(x)
@@ -220,7 +225,7 @@ class SpeechEncoder(nn.Module):
             x = torch.where(mask.unsqueeze(-1), self.mask_emb.to(x.dtype), x)
         if channel_mask is not None:
             x = x.masked_fill(channel_mask.unsqueeze(1), 0)
-        padding = padding_mask(front.lengths, x.size(1)) if int(front.lengths.min()) < x.size(1) else None
+        padding = padding_mask(lengths, x.size(1)) if int(lengths.min()) < x.size(1) else None
         if self.cls_token is not None:
             # (B, T, D) -> (B, 1 + T, D)
             x = torch.cat([self.cls_token.to(x.dtype).expand(x.size(0), -1, -1), x], dim=1)
@@ -231,17 +236,18 @@ class SpeechEncoder(nn.Module):
         return Hidden((x + self._positions(x, padding)).transpose(0, 1), padding)
 
     def _positions(self, x: Tensor, padding: Tensor | None) -> Tensor:
-        """The positional convolution of (B, T', D)."""
-        stacked = self.sizes.pos_conv_depth > 1
-        if stacked and self.compute.fast and fast_positions.refusal(self.encoder.pos_conv, x) is None:
-            silent = padding if self.sizes.padding_exact else None
-            return fast_positions.stacked_positions(self.encoder.pos_conv, x, silent)
-        x = x.transpose(1, 2)
-        if not stacked:
+        """Apply the positional convolution: (B, T', D) -> (B, T', D). padding: (B, T') bool or None."""
+        is_stacked = self.sizes.pos_conv_depth > 1
+        zeroed = padding if self.sizes.padding_exact else None
+        if is_stacked and self.compute.fast and fast_positions.refusal(self.encoder.pos_conv, x) is None:
+            return fast_positions.stacked_positions(self.encoder.pos_conv, x, zeroed)
+        x = x.transpose(1, 2)  # (B, T', D) -> (B, D, T'), and back at the end
+        if not is_stacked:
             return self.encoder.pos_conv(x).transpose(1, 2)
         for index, block in enumerate(self.encoder.pos_conv):
-            if self.sizes.padding_exact and padding is not None and index > 0:
-                x = x.masked_fill(padding.unsqueeze(1), 0)  # else each layer hands padding on to the next
+            if zeroed is not None and index > 0:
+                # otherwise the valid frames of this block would depend on the padding of the block below
+                x = x.masked_fill(zeroed.unsqueeze(1), 0)
             x = block(x)
         return x.transpose(1, 2)
 
@@ -254,32 +260,32 @@ class SpeechEncoder(nn.Module):
         collect: list[Tensor] | None = None,
         results: list[Tensor] | None = None,
     ) -> Hidden:
-        """Run layers start … stop − 1 (counted from 0).
+        """Run the layers start … stop − 1, counted from 0.
 
-        collect, results: lists that receive, as (B, T, D) with CLS left out, each layer's output and its
-        layer result (see `run_layers`).
+        collect, results: lists to which each layer's output and layer result (see `run_layers`) are appended,
+        as (B, T, D) without the CLS token.
         """
-        outputs: list[Tensor] = []
-        before: list[Tensor] = []
-        end = run_layers(
+        layer_outputs: list[Tensor] = []
+        layer_results: list[Tensor] = []
+        last = run_layers(
             self.encoder.layers[start:stop],
             hidden,
             layerdrop=self._layerdrop(),
-            outputs=None if collect is None else outputs,
-            results=None if results is None else before,
+            outputs=None if collect is None else layer_outputs,
+            results=None if results is None else layer_results,
             fast=self.compute.fast,
             compiled=self.compiling,
         )
-        for given, found in ((collect, outputs), (results, before)):
-            if given is not None:
-                given += [self.frames(Hidden(x, hidden.padding)) for x in found]
-        return end
+        for wanted, states in ((collect, layer_outputs), (results, layer_results)):
+            if wanted is not None:
+                wanted += [self.frames(Hidden(x, hidden.padding)) for x in states]
+        return last
 
     @in_its_precision
     def forward_masked(self, hidden: Hidden, start: int, stop: int, mask: Tensor) -> Tensor:
-        """Run layers start … stop − 1 (counted from 0), the last of them for some frames only.
+        """Run the layers start … stop − 1, counted from 0, the last of them at the masked frames only.
 
-        mask: (B, T) bool, those frames. Returns: (M, D), row by row.
+        mask: (B, T) bool. Returns: (M, D), the output of layer stop − 1 at the M masked frames, row by row.
         """
         below = self.forward_layers(hidden, start, stop - 1)
         if skips(self._layerdrop()):
@@ -293,10 +299,10 @@ class SpeechEncoder(nn.Module):
             return implementation.forward_masked(layer, implementation.prepare(below.states), positions)
 
     def frames(self, hidden: Hidden) -> Tensor:
-        """(T', B, D) -> (B, T, D): the frames without the CLS token."""
+        """Return the frames without the CLS token: (T', B, D) -> (B, T, D)."""
         x = hidden.states.transpose(0, 1)
         return x[:, 1:] if self.cls_token is not None else x
 
     def cls(self, hidden: Hidden) -> Tensor:
-        """(T', B, D) -> (B, D): the CLS token's state. Only with use_cls."""
+        """Return the state of the CLS token, which use_cls adds: (T', B, D) -> (B, D)."""
         return hidden.states[0]

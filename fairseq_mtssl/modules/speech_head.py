@@ -1,60 +1,61 @@
-"""The VGS speech head: shared frames and CLS to one speech embedding (SYSTEMS B of Khorrami et al. 2023)."""
+"""The speech head of visual grounding, which makes one embedding of the shared layers' output.
+
+Source: Khorrami et al. 2023, arXiv 2306.02972.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import padding_mask
-from fairseq_mtssl.modules.attention import ClsProjection, bert_layer, init_bert, init_std, prepend
-from fairseq_mtssl.modules.resdavenet import ResDavenet
+from fairseq_mtssl.modules.attention import (
+    BertLayer,
+    BertOptions,
+    ClsProjection,
+    init_bert,
+    init_std,
+    prepend,
+)
+from fairseq_mtssl.modules.resdavenet import ResDavenet, ResDavenetOptions
 
 
 class VgsSpeechHead(nn.Module):
-    """ResDAVEnet over the frames, the projected CLS in front, one BERT layer, its CLS projected.
+    """A BERT layer over the projected CLS token and the frames after ResDAVEnet; its CLS output is projected.
 
-    Defaults are the paper's: ResDAVEnet 31,064,704 parameters, CLS projection 2,361,600,
-    BERT layer 7,087,872, speech projection 590,592.
+    In the paper's size, the default, ResDAVEnet has 31,064,704 parameters, the CLS projection 2,361,600, the
+    BERT layer 7,087,872 and the speech projection 590,592.
 
-    dim: of the frames and the CLS; must equal channels[-1], for both become tokens of one layer.
-    embed_dim: D of the speech embedding, `dim` by default. cls_hidden_dim: 2 · dim by default.
-    masked: the output does not depend on padding (see ResDavenet).
+    bert: options of the BERT layer, whose width is that of the frames and of the CLS token. ResDAVEnet's last
+    stage must have the same width, since frames and CLS token are the tokens of this layer.
+    embed_dim: D of the speech embedding; None: the same width.
     Source: arXiv 2306.02972 after FaST-VGS+, arXiv 2202.03543.
     """
 
     def __init__(
         self,
-        dim: int = 768,
+        bert: BertOptions | None = None,
+        resdavenet: ResDavenetOptions | None = None,
         embed_dim: int | None = None,
-        cls_hidden_dim: int | None = None,
-        heads: int = 12,
-        ffn_dim: int = 3072,
-        dropout: float = 0.1,
-        in_channels: int = 128,
-        channels: Sequence[int] = (128, 256, 512, 768),
-        kernel: int = 9,
-        blocks_per_stage: int = 2,
-        strides: Sequence[int] = (2, 2, 2, 2),
-        masked: bool = False,
     ) -> None:
         super().__init__()
+        bert, resdavenet = bert or BertOptions(), resdavenet or ResDavenetOptions()
+        dim, channels = bert.dim, resdavenet.channels
         if not channels or channels[-1] != dim:
             last = channels[-1] if channels else "no"
             error = f"ResDAVEnet ends with {last} channels but frames have {dim}; make them equal"
             raise ConfigError("speech head", [error])
-        self.resdavenet = ResDavenet(dim, channels, kernel, blocks_per_stage, in_channels, strides, masked)
-        self.cls_projection = ClsProjection(dim, cls_hidden_dim or 2 * dim, dim)
-        self.layer = bert_layer(dim, heads, ffn_dim, dropout)
+        self.resdavenet = ResDavenet(dim, resdavenet)
+        self.cls_projection = ClsProjection(dim, dim)
+        self.layer = BertLayer(bert)
         self.projection = nn.Linear(dim, embed_dim or dim)
         init_bert(self.projection, init_std(dim))
 
     def forward(self, frames: Tensor, lengths: Tensor | None, cls: Tensor) -> Tensor:
         """Embed clips.
 
-        frames: (B, T, dim); lengths: (B,) int, valid frames, or None when nothing is padded;
-        cls: (B, dim), the shared layers' CLS output.
+        frames: (B, T, dim); lengths: (B,) int, valid frames, or None without padding; cls: (B, dim), the
+        output of the shared layers for the CLS token.
         Returns: (B, D), not normalised.
         """
         subsampled, lengths = self.resdavenet(frames, lengths)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from fairseq_mtssl.modules.hidden import Hidden
 from fairseq_mtssl.modules.rank_sums import RankSums
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.registry import Registry
 
 
@@ -26,7 +26,7 @@ class SslBatch:
     """The input of a branch: one batch of speech.
 
     source: (B, S) waveforms, zero past their end; lengths: (B,) samples.
-    front: the unmasked output of the encoder's feature extractor, with T frames.
+    extracted: the unmasked output of the encoder's feature extractor, with T frames.
     mask: (V·B, T) bool, True at the frames to predict, for V differently masked copies of the batch.
     labels: per label set (B, T' ≤ T) dictionary indices, 1 for frames without label; or None.
     shared_layer: a layer, counted from 1, whose output on the first masked copy is to be returned, or None.
@@ -35,7 +35,7 @@ class SslBatch:
 
     source: Tensor
     lengths: Tensor
-    front: FrontEnd
+    extracted: ExtractedFeatures
     mask: Tensor
     labels: list[Tensor] | None = None
     shared_layer: int | None = None

@@ -61,9 +61,9 @@ class BestRq(SslBranch):
         """Compute the losses: classification, a sum over codebooks and the masked frames of all copies; and,
         if the batch asks for it, classification_unmasked, the mean over the other frames.
         """
-        front, mask, top = batch.front, batch.mask, encoder.num_layers
+        extracted, mask, top = batch.extracted, batch.mask, encoder.num_layers
         run = run_masked(encoder, batch, {top}, {top} if batch.is_unmasked_wanted else set())
-        labels = self.labels_of(batch.source, batch.lengths, front.lengths, front.features.size(1))
+        labels = self.labels_of(batch.source, batch.lengths, extracted.lengths, extracted.features.size(1))
         result = SslResult(frames=int(mask.sum()), losses={}, shared=run.shared)
         predict_labels(result, self.label_heads, [run.masked[top]] * len(labels), labels, mask)
         if batch.is_unmasked_wanted:

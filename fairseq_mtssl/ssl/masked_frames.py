@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import IGNORED_LABEL, SPECIAL_SYMBOLS
 from fairseq_mtssl.modules.hidden import Hidden
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslResult
 
 
@@ -33,9 +33,9 @@ def run_masked(encoder: SpeechEncoder, batch: SslBatch, layers: set[int], whole:
     layers: layers whose output is wanted at the masked frames; whole: layers whose output is wanted at all
     frames. If the last layer is wanted at masked frames only, it is computed only there.
     """
-    front, mask, top = batch.front, batch.mask, encoder.num_layers
+    mask, top, rows = batch.mask, encoder.num_layers, len(batch.lengths)
     whole = whole if batch.shared_layer is None else whole | {batch.shared_layer}
-    hidden = encoder.embed(repeat(front, len(mask) // len(front.lengths)), mask)
+    hidden = encoder.embed(repeat(batch.extracted, len(mask) // rows), mask)
     everywhere = (layers | whole) - ({top} - whole)
     done, after = 0, {}
     for layer in sorted(everywhere):
@@ -46,16 +46,17 @@ def run_masked(encoder: SpeechEncoder, batch: SslBatch, layers: set[int], whole:
     states = {layer: encoder.frames(after[layer])[mask] for layer in layers & everywhere}
     if top not in everywhere:
         states[top] = encoder.forward_masked(hidden, done, top, mask)
-    shared = None if batch.shared_layer is None else first_copy(after[batch.shared_layer], len(front.lengths))
+    shared = None if batch.shared_layer is None else first_copy(after[batch.shared_layer], rows)
     return MaskedRun(states, after, shared)
 
 
-def repeat(front: FrontEnd, copies: int) -> FrontEnd:
+def repeat(extracted: ExtractedFeatures, copies: int) -> ExtractedFeatures:
     """Repeat the rows of a batch, one copy after the other."""
     if copies == 1:
-        return front
+        return extracted
     # (B, T, C) -> (V·B, T, C)
-    return FrontEnd(front.features.repeat(copies, 1, 1), front.lengths.repeat(copies), front.penalty)
+    features, lengths = extracted.features.repeat(copies, 1, 1), extracted.lengths.repeat(copies)
+    return ExtractedFeatures(features, lengths, extracted.penalty)
 
 
 def first_copy(hidden: Hidden, rows: int) -> Hidden:

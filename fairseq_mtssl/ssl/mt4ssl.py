@@ -16,7 +16,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.modules.ema import EmaLayers, ema_decay
 from fairseq_mtssl.modules.heads import build_label_head, identified
 from fairseq_mtssl.modules.hidden import Hidden
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.ssl.base import Loss, Measure, Reduction, SslBatch, SslBranch, SslResult, register_branch
 from fairseq_mtssl.ssl.masked_frames import (
     at_frames,
@@ -116,15 +116,15 @@ class Mt4ssl(SslBranch):
             self.teacher.copy_from(encoder.encoder.layers, encoder.encoder.layer_norm)
 
     @torch.no_grad()
-    def online_targets(self, encoder: SpeechEncoder, front: FrontEnd) -> Tensor:
+    def online_targets(self, encoder: SpeechEncoder, extracted: ExtractedFeatures) -> Tensor:
         """Return (B, T, D) float32: the average of the teacher's top layers on the unmasked input."""
         if self.teacher is None:
             raise ConfigError("model", ["online targets are off: there is no teacher to take them from"])
-        placed = encoder.add_positions(front, dropout=False)
+        positioned = encoder.add_positions(extracted, dropout=False)
         with encoder.computing():
-            outputs = self.teacher(placed, self.top_layers, compiled=encoder.compiling)
+            outputs = self.teacher(positioned, self.top_layers, compiled=encoder.compiling)
         # (T', B, D) -> (B, T, D), without CLS
-        return layer_average([encoder.frames(Hidden(output, None)) for output in outputs], front.lengths)
+        return layer_average([encoder.frames(Hidden(output, None)) for output in outputs], extracted.lengths)
 
     # -- losses
 
@@ -135,17 +135,17 @@ class Mt4ssl(SslBranch):
         All masked copies share one pass of the feature extractor and of the teacher, as in Baevski et al.
         2022, arXiv 2212.07525, section 3.
         """
-        front, mask = batch.front, batch.mask
+        extracted, mask = batch.extracted, batch.mask
         heads = [self.online_layer] if self.regression is not None else []
         heads += self.label_layers[: len(self.label_heads)]
         whole = {encoder.num_layers, *heads} if batch.is_unmasked_wanted else set()
         run = run_masked(encoder, batch, {*heads, encoder.num_layers}, whole)
         frames = int(mask.sum())
         result = SslResult(frames=frames, losses={}, shared=run.shared)
-        feature_var = variance(at_frames(front.features.detach(), mask))
+        feature_var = variance(at_frames(extracted.features.detach(), mask))
         result.measures["feature_var"] = Measure(feature_var * frames, frames)
         if self.regression is not None:
-            targets = at_frames(self.online_targets(encoder, front), mask)
+            targets = at_frames(self.online_targets(encoder, extracted), mask)
             self._regress(result, run.masked[self.online_layer], targets, mask)
         if batch.labels is not None and len(self.label_heads):
             at_heads = [run.masked[layer] for layer in self.label_layers]

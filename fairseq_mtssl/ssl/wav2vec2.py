@@ -90,9 +90,8 @@ class Wav2vec2(SslBranch):
 
     def forward(self, encoder: SpeechEncoder, batch: SslBatch) -> SslResult:
         """Compute the losses contrastive, diversity (the unused share of the codebook), feature_penalty."""
-        front, shared_layer = batch.front, batch.shared_layer or 0
-        copies = len(batch.mask) // len(front.lengths)
-        copied = repeat(front, copies)
+        rows, shared_layer = len(batch.lengths), batch.shared_layer or 0
+        copied = repeat(batch.extracted, len(batch.mask) // rows)
         shared = encoder.forward_layers(encoder.embed(copied, batch.mask), 0, shared_layer)
         top = encoder.forward_layers(shared, shared_layer, encoder.num_layers)
         task = self.contrast(encoder.frames(top), copied.features, batch.mask)
@@ -102,7 +101,7 @@ class Wav2vec2(SslBranch):
             losses={
                 "contrastive": Loss(task.loss, Reduction.MEAN),
                 "diversity": Loss((task.codes - task.perplexity) / task.codes, Reduction.BATCH),
-                "feature_penalty": Loss(front.penalty, Reduction.BATCH),
+                "feature_penalty": Loss(batch.extracted.penalty, Reduction.BATCH),
             },
             measures={
                 "contrastive": Measure(task.loss.detach() * total, total),
@@ -113,7 +112,7 @@ class Wav2vec2(SslBranch):
                 "code_perplexity": Measure(task.perplexity.detach(), 1.0),
                 "temp": Measure(float(task.temperature), 1.0),
             },
-            shared=first_copy(shared, len(front.lengths)) if batch.shared_layer is not None else None,
+            shared=first_copy(shared, rows) if batch.shared_layer is not None else None,
         )
 
     def contrast(self, context: Tensor, features: Tensor, mask: Tensor) -> Contrast:

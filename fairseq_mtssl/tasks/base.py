@@ -10,6 +10,7 @@ from fairseq.logging import metrics
 from fairseq.tasks import FairseqTask
 from omegaconf import II, OmegaConf, open_dict
 
+from fairseq_mtssl.data.clips import ClipOptions
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.kernels.allocator import keep_freed_memory
 from fairseq_mtssl.renamed import RENAMED
@@ -101,6 +102,16 @@ class BaseTask(FairseqTask):
         self.normalised = True if decided is None else bool(decided)
         with open_dict(cfg):
             cfg[name] = self.normalised
+
+    def clip_options(self, training: bool, **options: Any) -> ClipOptions:
+        """Return the options with which the clips of a split are read. options: those of this task alone."""
+        return ClipOptions(
+            training=training,
+            seed=int(self.cfg.seed),
+            resample=self.cfg.resample,
+            normalised=self.normalised,
+            **options,
+        )
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Call fairseq's with required_batch_size_multiple=1, an option that its callers pass by name."""

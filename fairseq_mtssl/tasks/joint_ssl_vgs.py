@@ -15,8 +15,7 @@ from fairseq_mtssl.data.clip_labels import RowLabels
 from fairseq_mtssl.data.clips import ClipDataset, long_enough
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.tasks.label_sets import LabelConfig, LabelledTask, folders_of
-from fairseq_mtssl.tasks.phases import loss_scale
+from fairseq_mtssl.tasks.label_sets import LabelConfig, SslTask, folders_of
 from fairseq_mtssl.tasks.vgs_retrieval import VgsRetrievalTask, VgsRetrievalTaskConfig
 
 
@@ -57,7 +56,7 @@ class JointSslVgsTaskConfig(VgsRetrievalTaskConfig, LabelConfig):
 
 
 @register_task("joint_ssl_vgs", dataclass=JointSslVgsTaskConfig)
-class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
+class JointSslVgsTask(SslTask, VgsRetrievalTask):
     """The VGS task with an optional speech-only corpus, and with labels if the SSL branch predicts them."""
 
     def __init__(self, cfg: JointSslVgsTaskConfig) -> None:
@@ -84,13 +83,8 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
             extra["labels"] = sample["labels"]
         return {**sample, "extra": extra}
 
-    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """Step the optimizer, and then the SSL branch if this or a later update uses it."""
-        before = loss_scale(optimizer)
-        super().optimizer_step(optimizer, model, update_num)
-        schedule = self.schedule
-        if loss_scale(optimizer) >= before and schedule and schedule.uses_ssl(update_num, schedule.total - 1):
-            model.step_branch(update_num + 1)
+    def needs_branch(self, update: int) -> bool:
+        return self.schedule is not None and self.schedule.uses_ssl(update, self.schedule.total - 1)
 
     def _labels(self, manifest: AudioManifest, split: str, folders: List[str]) -> Optional[RowLabels]:
         sets = self.read_labels(split, manifest, folders)
@@ -113,7 +107,7 @@ class JointSslVgsTask(LabelledTask, VgsRetrievalTask):
             raise ConfigError("task.ssl_labels", ["give folders for both task.labels and ssl_labels"])
         return {
             **options,
-            "extra": ClipDataset(manifest.take(rows), **self.clip_options(training=True), labels=labels),
+            "extra": ClipDataset(manifest.take(rows), self.clip_options(training=True), labels),
             "extra_ratio": float(self.cfg.ssl_ratio),
             "extra_alone": not self.cfg.ssl_on_pairs,
         }

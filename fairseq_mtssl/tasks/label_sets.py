@@ -1,4 +1,4 @@
-"""The base class of tasks whose model predicts cluster labels: it reads label folders and dictionaries."""
+"""The base class of tasks with a self-supervised branch, which may predict cluster labels."""
 
 from dataclasses import dataclass, field
 from typing import Any, List, Optional, Sequence
@@ -11,6 +11,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.frames import SPECIAL_SYMBOLS, parse_conv_layers
 from fairseq_mtssl.labels.folder import LabelFolder, Labels
 from fairseq_mtssl.tasks.base import BaseTask
+from fairseq_mtssl.tasks.phases import loss_scale
 
 WAV2VEC2_CONV_LAYERS = "[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2"
 
@@ -21,7 +22,7 @@ def folders_of(value: Any) -> List[str]:
 
 
 def dictionary_of(symbols: Sequence[str]) -> Dictionary:
-    """fairseq's dictionary of these symbols, the four special ones at the front included."""
+    """Return fairseq's dictionary of these symbols, of which the first four are the special ones."""
     dictionary = Dictionary()
     for symbol in symbols[SPECIAL_SYMBOLS:]:
         dictionary.add_symbol(symbol)
@@ -47,10 +48,11 @@ class LabelConfig(FairseqDataclass):
     conv_feature_layers: Optional[str] = "${oc.select:model.conv_feature_layers,null}"
 
 
-class LabelledTask(BaseTask):
-    """A task with the fields of LabelConfig in its configuration.
+class SslTask(BaseTask):
+    """A task that steps the branch of its model after each update, and reads label folders and dictionaries.
 
-    Checkpoints contain the symbols of the dictionaries, so that they load without the folders.
+    cfg: has the fields of LabelConfig. Checkpoints contain the symbols of the dictionaries, so that they load
+    without the folders.
     """
 
     def __init__(self, cfg: Any) -> None:
@@ -87,13 +89,28 @@ class LabelledTask(BaseTask):
             symbols = [list(dictionary.symbols) for dictionary in state_dict.get("dictionaries", [])]
         self.state.merge_state_dict({"symbols": symbols})
 
+    def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
+        """Step the optimizer, and then the branch (its teacher), once per update in which it is trained.
+
+        fp16 raises on an overflow before this is called; AMP leaves the weights unchanged on an overflow,
+        which shows in the lowered loss scale.
+        """
+        before = loss_scale(optimizer)
+        super().optimizer_step(optimizer, model, update_num)
+        if loss_scale(optimizer) >= before and self.needs_branch(update_num):
+            model.step_branch(update_num + 1)
+
+    def needs_branch(self, update: int) -> bool:
+        """Return whether this update or a later one uses the branch."""
+        return True
+
     def read_labels(
         self, split: str, manifest: AudioManifest, folders: Optional[List[str]] = None
     ) -> List[Labels]:
-        """The labels of a whole manifest, one a label set. folders: instead of task.labels.
+        """Read the labels of a whole manifest, one per label set. folders: instead of task.labels.
 
-        Raises: TargetError naming every error of a file; ConfigError for another number of folders
-        than the model has label sets.
+        Raises: TargetError naming every error of a file; ConfigError if the number of folders differs from
+        that of the model's label sets.
         """
         folders = self.label_folders if folders is None else folders
         if not folders:

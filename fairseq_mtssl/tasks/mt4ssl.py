@@ -19,8 +19,7 @@ from fairseq_mtssl.data.manifest import read_audio_manifest
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.tasks.base import BucketConfig
 from fairseq_mtssl.tasks.health_watch import HealthWatch, WatchedTask
-from fairseq_mtssl.tasks.label_sets import LabelConfig, LabelledTask, folders_of
-from fairseq_mtssl.tasks.phases import loss_scale
+from fairseq_mtssl.tasks.label_sets import LabelConfig, SslTask, folders_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Mt4sslTaskConfig(BucketConfig, LabelConfig):
 
 
 @register_task("mt4ssl", dataclass=Mt4sslTaskConfig)
-class Mt4sslTask(LabelledTask, WatchedTask):
+class Mt4sslTask(SslTask, WatchedTask):
     """Trains on crops of utterances with the labels of their frames."""
 
     def __init__(self, cfg: Mt4sslTaskConfig) -> None:
@@ -57,18 +56,12 @@ class Mt4sslTask(LabelledTask, WatchedTask):
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")
         labels = self.read_labels(split, manifest)
         rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ))
-        self.datasets[split] = LabelledClipDataset(
-            manifest,
-            rows,
-            labels,
-            self.conv_layers,
-            max_samples=round(cfg.max_duration_s * SAMPLE_RATE_HZ),
+        options = self.clip_options(
             training=split == cfg.train_subset,
-            seed=int(cfg.seed),
-            resample=cfg.resample,
-            normalised=self.normalised,
+            max_samples=round(cfg.max_duration_s * SAMPLE_RATE_HZ),
             num_buckets=cfg.num_batch_buckets,
         )
+        self.datasets[split] = LabelledClipDataset(manifest, rows, labels, self.conv_layers, options)
         hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
         logger.info("%s: %d utterances, %.2f h, %d label sets", split, len(rows), hours, len(labels))
         return self.datasets[split]
@@ -87,17 +80,9 @@ class Mt4sslTask(LabelledTask, WatchedTask):
     # -- training
 
     def optimizer_step(self, optimizer: Any, model: Any, update_num: int) -> None:
-        """Step the optimizer, and then the branch (its teacher), once per update.
-
-        fp16 raises on an overflow before this is called; AMP leaves the weights unchanged on an overflow,
-        which shows in the lowered loss scale.
-        """
         if self.health is not None:
             self.health.reach(update_num)
-        before = loss_scale(optimizer)
         super().optimizer_step(optimizer, model, update_num)
-        if loss_scale(optimizer) >= before:
-            model.step_branch(update_num + 1)
 
 
 def check_config(cfg: Any, label_sets: int) -> None:

@@ -26,9 +26,8 @@ def keep_schedule(optimizer: FairseqOptimizer, schedule: Schedule, setting: str)
     """Return the schedule as it was resolved when the run began; in a new run this is `schedule`.
 
     Lengths in epochs or shares are resolved once and kept in the checkpoint. Otherwise the present phase
-    would
-    begin at another update each time: with batches cut by length, epochs differ by a batch or two, and after
-    resuming on another number of GPUs by a factor.
+    would begin at another update each time: with batches cut by length, epochs differ by a batch or two, and
+    after resuming on another number of GPUs by a factor.
     setting: the user's settings of the schedule; if they have changed, the new schedule is used.
     """
     group = optimizer.optimizer.param_groups[0]

@@ -106,14 +106,10 @@ class PhonemeProbeTask(BaseTask):
         self.datasets[split] = PhoneDataset(
             manifest.take(rows),
             [targets[row] for row in rows],
+            self.clip_options(training, length_pool=cfg.length_pool),
             sequences=model.is_ctc,
             hop_samples=model.frozen.hop_samples,
             window_samples=model.frozen.window_samples,
-            normalised=self.normalised,
-            training=training,
-            seed=int(cfg.seed),
-            resample=cfg.resample,
-            length_pool=cfg.length_pool,
         )
         hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
         logger.info("%s: %d utterances, %.2f h, %d phones", split, len(rows), hours, len(self.phones))

@@ -93,17 +93,14 @@ class SpeechCtcTask(BaseTask):
         rows = long_enough(manifest, round(cfg.min_duration_s * SAMPLE_RATE_HZ))
         if training:
             rows = self._trainable(rows, manifest, transcripts)
-        self.datasets[split] = TranscribedDataset(
-            manifest.take(rows),
-            [transcripts[row] for row in rows],
-            pad=dictionary.pad(),
-            training=training,
-            seed=int(cfg.seed),
-            resample=cfg.resample,
-            normalised=self.normalised,
+        options = self.clip_options(
+            training,
             speed_perturb=cfg.speed_perturb,
             length_pool=cfg.length_pool,
             num_buckets=cfg.num_batch_buckets,
+        )
+        self.datasets[split] = TranscribedDataset(
+            manifest.take(rows), [transcripts[row] for row in rows], options, pad=dictionary.pad()
         )
         hours = manifest.sizes[rows].sum() / SAMPLE_RATE_HZ / 3600
         logger.info("%s: %d utterances, %.2f h, %d symbols", split, len(rows), hours, len(dictionary))

@@ -17,7 +17,7 @@ from omegaconf import II, MISSING, OmegaConf
 
 from fairseq_mtssl import checkpoints
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ
-from fairseq_mtssl.data.clips import ClipDataset
+from fairseq_mtssl.data.clips import ClipDataset, ClipOptions
 from fairseq_mtssl.data.images import RegionFeatures
 from fairseq_mtssl.data.manifest import read_pair_manifest
 from fairseq_mtssl.data.pairs import ImageStore, PairDataset, longer_pairs
@@ -152,30 +152,27 @@ class VgsRetrievalTask(WatchedTask):
         self.datasets[split] = PairDataset(
             manifest,
             images,
+            self.clip_options(training),
             relevance=str(cfg.relevance),
             re_pairing=self.cfg.re_pairing,
             requirements=self._requirements if training else self._valid_requirements,
             **self._extra(split),
-            **self.clip_options(training),
         )
         logger.info("%s: %d captions of %d images", split, len(manifest), len(manifest.unique_image_ids))
         return self.datasets[split]
 
-    def clip_options(self, training: bool) -> dict[str, Any]:
-        """Return the options of ClipDataset with which the speech of a split is read."""
-        seconds = self.cfg.max_duration_s if training else self.cfg.eval_max_duration_s
-        noise = self.cfg.noise_snr_db
-        return {
-            "max_samples": round(seconds * SAMPLE_RATE_HZ),
-            "training": training,
-            "seed": int(self.cfg.seed),
-            "resample": self.cfg.resample,
-            "normalised": self.normalised,
-            "speed_perturb": self.cfg.speed_perturb,
-            "length_pool": int(self.cfg.length_pool),
-            "num_buckets": int(self.cfg.num_batch_buckets),
-            "noise_snr_db": None if noise is None else (float(noise[0]), float(noise[1])),
-        }
+    def clip_options(self, training: bool, **options: Any) -> ClipOptions:
+        cfg, noise = self.cfg, self.cfg.noise_snr_db
+        seconds = cfg.max_duration_s if training else cfg.eval_max_duration_s
+        return super().clip_options(
+            training,
+            max_samples=round(seconds * SAMPLE_RATE_HZ),
+            speed_perturb=cfg.speed_perturb,
+            length_pool=int(cfg.length_pool),
+            num_buckets=int(cfg.num_batch_buckets),
+            noise_snr_db=None if noise is None else (float(noise[0]), float(noise[1])),
+            **options,
+        )
 
     def _region_features(self) -> Optional[RegionFeatures]:
         if not takes_regions(str(self.cfg.image_encoder)):

@@ -135,7 +135,7 @@ def test_embeddings_in_evaluation_are_those_of_the_published_code(kind: str, flo
 def test_the_batch_has_negatives_that_equal_their_target_and_captions_of_one_image(float64: None) -> None:
     """Else the rules for these would not be compared above."""
     model, inputs = seeded.build(torch.float64), seeded.batch(seeded.FRAMES["whole"], torch.float64)
-    features = model.speech_encoder.front_end(inputs["source"], inputs["lengths"]).features
+    features = model.speech_encoder.forward_features(inputs["source"], inputs["lengths"]).features
     codes = model.ssl_head.quantizer(features[seeded.mask(48)][None])["x"][0]
     own, others = codes[:, None], codes[seeded.negatives()]
     equal = (own == others).all(-1).sum()

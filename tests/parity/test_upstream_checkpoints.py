@@ -93,8 +93,8 @@ def test_our_encoder_with_the_weights_of_fairseqs_gives_its_frames(
     ours.load_state_dict(source.weights)
     wav = torch.randn(1, 6000)
     with torch.no_grad():
-        front = ours.front_end(wav, torch.tensor([6000]))
-        found = ours.frames(ours.forward_layers(ours.embed(front), 0, 3))
+        extracted = ours.forward_features(wav, torch.tensor([6000]))
+        found = ours.frames(ours.forward_layers(ours.embed(extracted), 0, 3))
         model.eval()
         torch.testing.assert_close(found, theirs(wav, 3), atol=1e-5, rtol=1e-4)
 
@@ -178,8 +178,8 @@ def raw_layer(model: Any, theirs: Any, quiet: Path, layer: int) -> torch.Tensor:
 
 def frames_of(encoder: SpeechEncoder, clip: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
-        front = encoder.eval().front_end(clip.unsqueeze(0), torch.tensor([clip.numel()]))
-        return encoder.frames(encoder.forward_layers(encoder.embed(front), 0, encoder.num_layers))
+        extracted = encoder.eval().forward_features(clip.unsqueeze(0), torch.tensor([clip.numel()]))
+        return encoder.frames(encoder.forward_layers(encoder.embed(extracted), 0, encoder.num_layers))
 
 
 def test_a_fine_tuning_of_a_model_of_raw_waveforms_hears_raw_waveforms(quiet: Path, tmp_path: Path) -> None:

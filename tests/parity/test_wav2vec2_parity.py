@@ -82,12 +82,12 @@ def test_every_layer_output_equals_fairseq_wav2vec2(mode: str, lengths: list[int
     source, sizes, padded = batch(lengths)
     with torch.no_grad():
         result = theirs(source, padding_mask=padded, mask=False, features_only=True)
-        front = encoder.front_end(source, sizes)
+        extracted = encoder.forward_features(source, sizes)
         layers: list[torch.Tensor] = []
-        encoder.forward_layers(encoder.embed(front), 0, 4, collect=layers)
+        encoder.forward_layers(encoder.embed(extracted), 0, 4, collect=layers)
     assert len(layers) == 4
     for ours, (theirs_layer, _, _) in zip(layers, result["layer_results"], strict=True):
-        for row, frames in enumerate(front.lengths.tolist()):
+        for row, frames in enumerate(extracted.lengths.tolist()):
             # float32 rounding through four layers; a wrong frame or a wrong norm is off by 0.1 and more
             torch.testing.assert_close(
                 ours[row, :frames], theirs_layer.transpose(0, 1)[row, :frames], atol=2e-5, rtol=1e-4
@@ -123,13 +123,13 @@ def test_contrastive_loss_equals_fairseq_wav2vec2(training: bool, monkeypatch: p
 
     chosen = drawn["indices"].view(3, 12, 10).reshape(36, 10)
     monkeypatch.setattr(Wav2vec2, "_draw_negatives", lambda *_: chosen)
-    front = encoder.front_end(source, sizes)
+    extracted = encoder.forward_features(source, sizes)
     torch.manual_seed(5)
-    top = encoder.forward_layers(encoder.embed(front, masked), 0, 4)
-    output = head.contrast(encoder.frames(top), front.features, masked)
+    top = encoder.forward_layers(encoder.embed(extracted, masked), 0, 4)
+    output = head.contrast(encoder.frames(top), extracted.features, masked)
     # In training both draw the same Gumbel noise; sums run in another order, hence not bit-equal.
     torch.testing.assert_close(output.loss, expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(front.penalty, result["features_pen"])
+    torch.testing.assert_close(extracted.penalty, result["features_pen"])
     torch.testing.assert_close(output.perplexity, result["prob_perplexity"])
     assert output.frames == 36
 
@@ -137,11 +137,11 @@ def test_contrastive_loss_equals_fairseq_wav2vec2(training: bool, monkeypatch: p
 def test_gradients_of_the_contrastive_loss_reach_every_shared_weight() -> None:
     encoder, head = our_parts(fairseq_model())
     source, sizes, _ = batch([9000, 6111])
-    front = encoder.front_end(source, sizes)
-    mask = torch.zeros(front.features.shape[:2], dtype=torch.bool)
+    extracted = encoder.forward_features(source, sizes)
+    mask = torch.zeros(extracted.features.shape[:2], dtype=torch.bool)
     mask[0, 3:9] = mask[1, 2:5] = True
-    top = encoder.forward_layers(encoder.embed(front, mask), 0, 4)
-    head.contrast(encoder.frames(top), front.features, mask).loss.backward()
+    top = encoder.forward_layers(encoder.embed(extracted, mask), 0, 4)
+    head.contrast(encoder.frames(top), extracted.features, mask).loss.backward()
     silent = [n for n, p in [*encoder.named_parameters(), *head.named_parameters()] if p.grad is None]
     assert silent == []
 

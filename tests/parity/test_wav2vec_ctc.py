@@ -54,9 +54,9 @@ def masks_of(model: Wav2VecCtc, *batches: Tensor) -> list[tuple[Tensor, Tensor |
     encoder = model.w2v_encoder.w2v_model.speech_encoder
     found, embed = [], encoder.embed
 
-    def watched(front: Any, mask: Tensor, channels: Tensor | None = None) -> Any:
+    def watched(extracted: Any, mask: Tensor, channels: Tensor | None = None) -> Any:
         found.append((mask, channels))
-        return embed(front, mask, channels)
+        return embed(extracted, mask, channels)
 
     encoder.embed = watched
     for source in batches:

@@ -34,9 +34,9 @@ def computed(model: Any, wanted: dict[str, Any]) -> dict[str, list[float]]:
     found: dict[str, list[float]] = {}
     if "norms" in wanted:
         encoder = model.speech_encoder
-        front = encoder.front_end(waves, lengths)
-        top = encoder.frames(encoder.forward_layers(encoder.embed(front), 0, encoder.num_layers))
-        found["norms"] = [float(top[row, :n].norm()) for row, n in enumerate(front.lengths.tolist())]
+        extracted = encoder.forward_features(waves, lengths)
+        top = encoder.frames(encoder.forward_layers(encoder.embed(extracted), 0, encoder.num_layers))
+        found["norms"] = [float(top[row, :n].norm()) for row, n in enumerate(extracted.lengths.tolist())]
     if "speech" in wanted:
         found["speech"] = model.encode_speech(waves, lengths).flatten().tolist()
     if "log_probs" in wanted:

@@ -1,4 +1,4 @@
-"""The filterbank front-end through every stage: labels, training, resuming, features, measures, CTC."""
+"""The feature extractor fbank through every stage: labels, training, resuming, features, measures, CTC."""
 
 from __future__ import annotations
 
@@ -143,7 +143,7 @@ def test_it_carries_the_joint_model_with_labels_of_50_hz(tmp_path: Path, ssl: st
     assert embedded.shape == (1, 16) and np.isfinite(embedded.numpy()).all()
 
 
-def test_a_front_end_without_its_layers_is_refused_before_training(
+def test_a_feature_extractor_without_its_layers_is_refused_before_training(
     data: Path, labels: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"wanted \(mel bins, 400, 160\), then"):

@@ -72,10 +72,10 @@ def test_self_supervision_can_be_of_the_other_clips_alone(
     seen: list[tuple[int, Any]] = []
     self_supervise = JointSslVgsModel._self_supervise
 
-    def watch(self: Any, source: Any, lengths: Any, front: Any, ids: Any, *more: Any) -> Any:
+    def watch(self: Any, source: Any, lengths: Any, extracted: Any, ids: Any, *more: Any) -> Any:
         if self.training:
             seen.append((len(ids), min(ids.tolist())))
-        return self_supervise(self, source, lengths, front, ids, *more)
+        return self_supervise(self, source, lengths, extracted, ids, *more)
 
     monkeypatch.setattr(JointSslVgsModel, "_self_supervise", watch)
     settings = {

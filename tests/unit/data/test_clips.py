@@ -10,7 +10,7 @@ import pytest
 import torch
 from training import make_pairs
 
-from fairseq_mtssl.data.clips import WIDTH_STEP, ClipDataset, collate_speech
+from fairseq_mtssl.data.clips import WIDTH_STEP, ClipDataset, ClipOptions, collate_speech
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest
 from fairseq_mtssl.errors import AudioError
 
@@ -23,7 +23,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> AudioManifest:
 
 
 def dataset(manifest: AudioManifest, **options: Any) -> ClipDataset:
-    return ClipDataset(manifest, **{"max_samples": 7000, "training": True, "seed": 3, **options})
+    return ClipDataset(manifest, ClipOptions(**{"max_samples": 7000, "training": True, "seed": 3, **options}))
 
 
 def test_every_epoch_has_an_order_of_its_own_that_any_process_repeats(manifest: AudioManifest) -> None:

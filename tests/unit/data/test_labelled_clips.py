@@ -11,7 +11,7 @@ import soundfile
 import torch
 from tiny_encoder import WAVEFORM_LAYERS
 
-from fairseq_mtssl.data.clips import WIDTH_STEP
+from fairseq_mtssl.data.clips import WIDTH_STEP, ClipOptions
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.errors import ConfigError
@@ -45,10 +45,10 @@ def numbered(manifest: AudioManifest, per_frame: int = 1) -> Labels:
 
 
 def dataset(manifest: AudioManifest, training: bool = True, **changes: object) -> LabelledClipDataset:
-    options = {"max_samples": 10_000, "training": training, "seed": 3, **changes}
+    options: dict[str, Any] = {"max_samples": 10_000, "training": training, "seed": 3, **changes}
     labels = [numbered(manifest), numbered(manifest, per_frame=2)]
     rows = np.array([0, 1, 3])
-    return LabelledClipDataset(manifest, rows, labels, WAVEFORM_LAYERS, **options)  # type: ignore[arg-type]
+    return LabelledClipDataset(manifest, rows, labels, WAVEFORM_LAYERS, ClipOptions(**options))
 
 
 def start_of(clips: LabelledClipDataset, index: int) -> int:
@@ -142,7 +142,7 @@ def of_sizes(sizes: np.ndarray, **options: Any) -> LabelledClipDataset:
     rows = np.arange(len(sizes))
     manifest = AudioManifest(Path("train.tsv"), Path("."), [str(row) for row in rows], sizes)
     given = {"max_samples": 320_000, "training": True, "seed": 1, **options}
-    return LabelledClipDataset(manifest, rows, [], WAVEFORM_LAYERS, **given)
+    return LabelledClipDataset(manifest, rows, [], WAVEFORM_LAYERS, ClipOptions(**given))
 
 
 def test_training_keeps_similar_lengths_together_in_another_order_each_epoch() -> None:

@@ -22,11 +22,11 @@ def test_frames_come_every_10_ms_with_mean_0_and_variance_1_in_each_bin() -> Non
     np.testing.assert_allclose(frames.var(0), 1, atol=0.01)
 
 
-def test_they_are_what_the_front_end_puts_through_its_convolutions() -> None:
+def test_they_are_what_the_feature_extractor_puts_through_its_convolutions() -> None:
     wav, seen = noise(8000), []
-    front = FbankFeatures([(80, 400, 160), (4, 5, 2, 2)], conv_bias=True)
-    front.convs[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    front(torch.from_numpy(wav)[None], torch.tensor([8000]))
+    extractor = FbankFeatures([(80, 400, 160), (4, 5, 2, 2)], conv_bias=True)
+    extractor.convs[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    extractor(torch.from_numpy(wav)[None], torch.tensor([8000]))
     # (1, 80, T) -> (T, 80)
     np.testing.assert_allclose(LogMel().extract([wav])[0][:, 0], seen[0][0].T.numpy(), atol=1e-5)
 

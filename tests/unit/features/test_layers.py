@@ -110,8 +110,10 @@ def test_our_layers_are_those_the_encoder_collects() -> None:
     found = layers(model, 2).extract([wav])[0][:, 0]
     encoder, collected = model.speech_encoder, []
     with torch.no_grad():
-        front = encoder.front_end(torch.from_numpy(normalise(wav)).unsqueeze(0), torch.tensor([len(wav)]))
-        encoder.forward_layers(encoder.embed(front), 0, 3, collect=collected)
+        extracted = encoder.forward_features(
+            torch.from_numpy(normalise(wav)).unsqueeze(0), torch.tensor([len(wav)])
+        )
+        encoder.forward_layers(encoder.embed(extracted), 0, 3, collect=collected)
     np.testing.assert_allclose(found, collected[1][0].numpy(), atol=1e-6)
 
 

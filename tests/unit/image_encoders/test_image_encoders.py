@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_grounding import count_parameters
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError, ImageError
@@ -16,7 +17,6 @@ from fairseq_mtssl.image_encoders.patches import PatchImageEncoder, PatchOptions
 from fairseq_mtssl.image_encoders.pixels import PixelNorm
 from fairseq_mtssl.image_encoders.regions import RegionEncoder, RegionOptions
 from fairseq_mtssl.models.vgs_retrieval import VgsRetrievalConfig, VgsRetrievalModel
-from fairseq_mtssl.modules.attention import count_parameters
 
 SMALL: dict[str, Any] = {
     "encoder_embed_dim": 32,

@@ -17,6 +17,7 @@ from tiny_mt4ssl import LENGTHS, batch, build, losses_and_gradients
 from torch import Tensor, nn
 from torch._dynamo import config as dynamo_config
 
+from fairseq_mtssl.data.clips import ClipOptions
 from fairseq_mtssl.data.labelled_clips import LabelledClipDataset
 from fairseq_mtssl.data.manifest import AudioManifest
 from fairseq_mtssl.models.speech_ctc import SpeechCtcConfig, SpeechCtcModel
@@ -114,8 +115,8 @@ def test_padding_to_a_bucket_changes_neither_losses_nor_gradients() -> None:
 def test_after_an_epoch_of_bucketed_batches_nothing_is_compiled_any_more(traced: Traced) -> None:
     sizes = np.random.default_rng(0).integers(3_000, 16_000, size=21)
     manifest = AudioManifest(Path("train.tsv"), Path("."), [str(row) for row in range(21)], sizes)
-    options: dict[str, Any] = {"max_samples": 12_000, "training": True, "seed": 1, "num_buckets": 2}
-    clips = LabelledClipDataset(manifest, np.arange(21), [], [(16, 10, 5)], **options)
+    options = ClipOptions(max_samples=12_000, training=True, seed=1, num_buckets=2)
+    clips = LabelledClipDataset(manifest, np.arange(21), [], [(16, 10, 5)], options)
     model = build(compile=True)
 
     def epoch(number: int) -> int:

@@ -66,7 +66,7 @@ def test_with_padding_exact_a_clip_has_the_same_states_whatever_its_batch() -> N
     encoder = model.speech_encoder
 
     def states(source: Tensor, lengths: Tensor) -> Tensor:
-        hidden = encoder.forward_layers(encoder.embed(encoder.front_end(source, lengths)), 0, 3)
+        hidden = encoder.forward_layers(encoder.embed(encoder.forward_features(source, lengths)), 0, 3)
         return encoder.frames(hidden)
 
     with torch.no_grad():

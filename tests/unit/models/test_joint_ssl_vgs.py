@@ -136,9 +136,9 @@ def test_the_paper_grounds_speech_masked_as_for_ssl_whatever_the_weights(
     masks = []
     embed = model.speech_encoder.embed
 
-    def spy(front: Any, mask: Any = None, **options: Any) -> Any:
+    def spy(extracted: Any, mask: Any = None, **options: Any) -> Any:
         masks.append(mask)
-        return embed(front, mask, **options)
+        return embed(extracted, mask, **options)
 
     monkeypatch.setattr(model.speech_encoder, "embed", spy)
     net_input, ids = pair_sample(noise([16000, 12000, 9000]))["net_input"], torch.arange(3)
@@ -161,7 +161,9 @@ def test_modern_grounds_unmasked_speech(monkeypatch: pytest.MonkeyPatch) -> None
     masks = []
     embed = model.speech_encoder.embed
     monkeypatch.setattr(
-        model.speech_encoder, "embed", lambda front, mask=None: masks.append(mask) or embed(front, mask)
+        model.speech_encoder,
+        "embed",
+        lambda extracted, mask=None: masks.append(mask) or embed(extracted, mask),
     )
     model(**pair_sample(noise([8000, 6000]))["net_input"], ids=torch.arange(2), ssl=False)
     assert masks == [None]

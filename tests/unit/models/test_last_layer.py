@@ -29,7 +29,7 @@ def both_ways(
     for alone in (True, False):
         encoder.zero_grad()
         torch.manual_seed(5)
-        hidden = encoder.embed(encoder.front_end(given["source"], given["lengths"]))
+        hidden = encoder.embed(encoder.forward_features(given["source"], given["lengths"]))
         last = encoder.num_layers
         if alone:
             states = encoder.forward_masked(hidden, 0, last, mask)
@@ -85,7 +85,9 @@ def test_layerdrop_skips_it_or_not_as_drawn() -> None:
     for seed in range(12):
         torch.manual_seed(seed)
         given = tiny_mt4ssl.batch([9_000])
-        hidden = model.speech_encoder.embed(model.speech_encoder.front_end(given["source"], given["lengths"]))
+        hidden = model.speech_encoder.embed(
+            model.speech_encoder.forward_features(given["source"], given["lengths"])
+        )
         torch.manual_seed(seed)
         last = model.speech_encoder.num_layers
         states = model.speech_encoder.forward_masked(
@@ -103,11 +105,11 @@ def test_layerdrop_skips_it_or_not_as_drawn() -> None:
 def test_losses_do_not_depend_on_whether_the_last_state_is_kept(views: int, label_layers: list[int]) -> None:
     model = tiny_mt4ssl.build(clone_batch=views, label_layers=label_layers)
     given = tiny_mt4ssl.batch(tiny_mt4ssl.LENGTHS[1])
-    front = model.speech_encoder.front_end(given["source"], given["lengths"])
-    mask = torch.cat([model.draw_mask(front, given["ids"], view) for view in range(views)])
+    extracted = model.speech_encoder.forward_features(given["source"], given["lengths"])
+    mask = torch.cat([model.draw_mask(extracted, given["ids"], view) for view in range(views)])
     found = {}
     for keep in (None, 2, model.speech_encoder.num_layers):
-        batch = SslBatch(given["source"], given["lengths"], front, mask, given["labels"], keep)
+        batch = SslBatch(given["source"], given["lengths"], extracted, mask, given["labels"], keep)
         result = model.ssl_head(model.speech_encoder, batch)
         assert (result.shared is None) == (keep is None)
         found[keep] = total(result)

@@ -22,7 +22,7 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsConfig, JointSslVgsModel
 from fairseq_mtssl.models.mt4ssl import Mt4sslConfig, Mt4sslModel
 from fairseq_mtssl.modules.masking import Masking
-from fairseq_mtssl.modules.speech_encoder import FrontEnd, SpeechEncoder
+from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures, SpeechEncoder
 from fairseq_mtssl.schedule import StepWeights
 from fairseq_mtssl.ssl.base import SslBatch
 from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2
@@ -69,19 +69,19 @@ def joint_sample() -> dict[str, Any]:
 
 
 def ssl_batch(model: Any, mask: Tensor, labels: list[Tensor] | None = None) -> SslBatch:
-    return SslBatch(batch()["source"], batch()["lengths"], front_of(model), mask, labels)
+    return SslBatch(batch()["source"], batch()["lengths"], extracted_of(model), mask, labels)
 
 
-def front_of(model: Any) -> FrontEnd:
-    return model.speech_encoder.front_end(batch()["source"], batch()["lengths"])
+def extracted_of(model: Any) -> ExtractedFeatures:
+    return model.speech_encoder.forward_features(batch()["source"], batch()["lengths"])
 
 
 def masks(model: Mt4sslModel) -> list[Tensor]:
-    return [model.draw_mask(front_of(model), batch()["ids"], view) for view in range(VIEWS)]
+    return [model.draw_mask(extracted_of(model), batch()["ids"], view) for view in range(VIEWS)]
 
 
 def joint_masks(model: JointSslVgsModel) -> list[Tensor]:
-    masking, lengths = Masking(prob=0.65, length=3, seed=1, same_count=False), front_of(model).lengths
+    masking, lengths = Masking(prob=0.65, length=3, seed=1, same_count=False), extracted_of(model).lengths
     return [masking.draw(lengths, FRAMES, batch()["ids"], 0, view) for view in range(VIEWS)]
 
 
@@ -127,13 +127,13 @@ def test_the_loss_at_unmasked_frames_is_a_mean_over_those_of_all_views() -> None
 
 def test_variances_are_those_of_the_masked_frames_of_all_views() -> None:
     model = build()
-    out, drawn, front = model(**batch()), masks(model), front_of(model)
+    out, drawn, extracted = model(**batch()), masks(model), extracted_of(model)
     encoder, head = model.speech_encoder, model.ssl_head
-    states = [encoder.forward_layers(encoder.embed(front, mask), 0, 3) for mask in drawn]
+    states = [encoder.forward_layers(encoder.embed(extracted, mask), 0, 3) for mask in drawn]
     predicted = [
         head.regression(encoder.frames(state)[mask]) for state, mask in zip(states, drawn, strict=True)
     ]
-    shared = {"feature_var": front.features, "target_var": head.online_targets(encoder, front)}
+    shared = {"feature_var": extracted.features, "target_var": head.online_targets(encoder, extracted)}
     chosen = {name: [values[mask] for mask in drawn] for name, values in shared.items()}
     for name, frames in {**chosen, "prediction_var": predicted}.items():
         torch.testing.assert_close(mean_of(out, name), torch.cat(frames).var(0).mean(), msg=name)
@@ -148,28 +148,28 @@ def test_the_sample_size_counts_all_views_so_that_a_masked_frame_weighs_the_same
     assert log["nsentences"] == len(LENGTHS)
 
 
-def test_front_end_teacher_and_student_each_run_once_the_student_on_all_views(
+def test_feature_extractor_teacher_and_student_each_run_once_the_student_on_all_views(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     calls: list[tuple[str, int]] = []
-    front_end, embed = SpeechEncoder.front_end, SpeechEncoder.embed
+    forward_features, embed = SpeechEncoder.forward_features, SpeechEncoder.embed
 
-    def counted_front_end(self: SpeechEncoder, source: Tensor, lengths: Tensor) -> Any:
-        calls.append(("front end", len(source)))
-        return front_end(self, source, lengths)
+    def counted_features(self: SpeechEncoder, source: Tensor, lengths: Tensor) -> Any:
+        calls.append(("feature extractor", len(source)))
+        return forward_features(self, source, lengths)
 
-    def counted_embed(self: SpeechEncoder, front: Any, mask: Tensor) -> Any:
-        calls.append(("student", len(front.features)))
-        return embed(self, front, mask)
+    def counted_embed(self: SpeechEncoder, extracted: Any, mask: Tensor) -> Any:
+        calls.append(("student", len(extracted.features)))
+        return embed(self, extracted, mask)
 
     model = build()
-    monkeypatch.setattr(SpeechEncoder, "front_end", counted_front_end)
+    monkeypatch.setattr(SpeechEncoder, "forward_features", counted_features)
     monkeypatch.setattr(SpeechEncoder, "embed", counted_embed)
     model.ssl_head.teacher.register_forward_pre_hook(
         lambda _, given: calls.append(("teacher", given[0].states.size(1)))
     )
     model(**batch())
-    assert sorted(calls) == [("front end", 3), ("student", 3 * VIEWS), ("teacher", 3)]
+    assert sorted(calls) == [("feature extractor", 3), ("student", 3 * VIEWS), ("teacher", 3)]
 
 
 def test_views_are_masked_differently_and_the_same_again_after_a_resume() -> None:

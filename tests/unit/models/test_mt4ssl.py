@@ -64,11 +64,11 @@ def test_the_classification_loss_is_the_cross_entropy_of_labelled_masked_frames(
     model = build().eval()
     inputs = batch(9_000, 7_000)
     labels = labels_of(model, inputs)
-    front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
-    mask = model.draw_mask(front, inputs["ids"])
+    extracted = model.speech_encoder.forward_features(inputs["source"], inputs["lengths"])
+    mask = model.draw_mask(extracted, inputs["ids"])
     labels[0, mask[0].nonzero()[0]] = 1  # a frame whose label is missing
     out = model(**inputs, labels=[labels])
-    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(front, mask), 0, 4)
+    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(extracted, mask), 0, 4)
     logits = model.ssl_head.label_heads[0](model.speech_encoder.frames(top))
     expected, right = 0.0, 0
     for row, frame in mask.nonzero().tolist():
@@ -85,9 +85,9 @@ def test_frames_that_are_not_masked_are_classified_where_that_is_asked_for() -> 
     model = build(online=False).eval()
     inputs = batch(9_000, 7_000)
     labels = labels_of(model, inputs)
-    front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
-    mask = model.draw_mask(front, inputs["ids"])
-    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(front, mask), 0, 4)
+    extracted = model.speech_encoder.forward_features(inputs["source"], inputs["lengths"])
+    mask = model.draw_mask(extracted, inputs["ids"])
+    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(extracted, mask), 0, 4)
     logits = model.ssl_head.label_heads[0](model.speech_encoder.frames(top))
     chosen = ~mask & (labels != 1)
     wanted = torch.nn.functional.cross_entropy(logits[chosen], labels[chosen])
@@ -104,14 +104,14 @@ def test_frames_that_are_not_masked_are_classified_where_that_is_asked_for() -> 
 def test_the_regression_loss_is_the_squared_distance_over_the_root_of_the_width() -> None:
     model = build([]).eval()
     inputs = batch(9_000, 9_000)
-    front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
-    mask = model.draw_mask(front, inputs["ids"])
+    extracted = model.speech_encoder.forward_features(inputs["source"], inputs["lengths"])
+    mask = model.draw_mask(extracted, inputs["ids"])
     out = model(**inputs)
-    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(front, mask), 0, 4)
+    top = model.speech_encoder.forward_layers(model.speech_encoder.embed(extracted, mask), 0, 4)
     predictions = model.ssl_head.regression(model.speech_encoder.frames(top))
     # by hand: the layer results of the unmasked input (teacher = student before any step)
     results: list[torch.Tensor] = []
-    model.speech_encoder.forward_layers(model.speech_encoder.embed(front), 0, 4, results=results)
+    model.speech_encoder.forward_layers(model.speech_encoder.embed(extracted), 0, 4, results=results)
     normed = [torch.nn.functional.instance_norm(r.transpose(1, 2)).transpose(1, 2) for r in results[1:]]
     targets = sum(normed) / 3
     expected = ((predictions - targets)[mask] ** 2).sum() / math.sqrt(32)
@@ -133,9 +133,9 @@ def test_targets_do_not_depend_on_dropout_layerdrop_or_the_mask() -> None:
     model = build([], dropout=0.5, attention_dropout=0.5, dropout_input=0.5, encoder_layerdrop=0.9)
     inputs = batch(9_000, 7_000)
     with torch.no_grad():
-        front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
-        still = model.eval().ssl_head.online_targets(model.speech_encoder, front)
-        assert torch.equal(model.train().ssl_head.online_targets(model.speech_encoder, front), still)
+        extracted = model.speech_encoder.forward_features(inputs["source"], inputs["lengths"])
+        still = model.eval().ssl_head.online_targets(model.speech_encoder, extracted)
+        assert torch.equal(model.train().ssl_head.online_targets(model.speech_encoder, extracted), still)
 
 
 def test_padding_changes_neither_features_nor_targets() -> None:
@@ -145,10 +145,11 @@ def test_padding_changes_neither_features_nor_targets() -> None:
     short = {"source": long["source"][1:, :6_000], "lengths": long["lengths"][1:]}
     frames = int(model.speech_encoder.frame_lengths(short["lengths"])[0])
     with torch.no_grad():
-        fronts = [model.speech_encoder.front_end(x["source"], x["lengths"]) for x in (long, short)]
-        padded, alone = (model.ssl_head.online_targets(model.speech_encoder, front) for front in fronts)
+        both = [model.speech_encoder.forward_features(x["source"], x["lengths"]) for x in (long, short)]
+        padded, alone = (model.ssl_head.online_targets(model.speech_encoder, extracted) for extracted in both)
         tops = [
-            model.speech_encoder.forward_layers(model.speech_encoder.embed(front), 0, 4) for front in fronts
+            model.speech_encoder.forward_layers(model.speech_encoder.embed(extracted), 0, 4)
+            for extracted in both
         ]
         features = [model.speech_encoder.frames(top) for top in tops]
     # float32 rounding of longer sums; with unzeroed padding the difference is above 0.01
@@ -160,7 +161,9 @@ def test_a_batch_padded_beyond_its_longest_clip_has_the_same_losses() -> None:
     model = build().eval()
     inputs = batch(9_000, 7_000)
     labels = [labels_of(model, inputs)]
-    mask = model.draw_mask(model.speech_encoder.front_end(inputs["source"], inputs["lengths"]), inputs["ids"])
+    mask = model.draw_mask(
+        model.speech_encoder.forward_features(inputs["source"], inputs["lengths"]), inputs["ids"]
+    )
     wide = {**inputs, "source": torch.nn.functional.pad(inputs["source"], (0, 2_000))}
     more = int(model.speech_encoder.frame_lengths(torch.tensor(11_000))) - mask.size(1)
     assert more > 0
@@ -186,9 +189,9 @@ def test_padding_between_the_positional_layers_matters_when_it_is_not_zeroed() -
     model = build([], padding_exact=False).eval()
     long = batch(9_000, 6_000)
     with torch.no_grad():
-        front = model.speech_encoder.front_end(long["source"], long["lengths"])
-        short = model.speech_encoder.front_end(long["source"][1:, :6_000], long["lengths"][1:])
-        padded, alone = model.speech_encoder.embed(front).states, model.speech_encoder.embed(short).states
+        extracted = model.speech_encoder.forward_features(long["source"], long["lengths"])
+        short = model.speech_encoder.forward_features(long["source"][1:, :6_000], long["lengths"][1:])
+        padded, alone = model.speech_encoder.embed(extracted).states, model.speech_encoder.embed(short).states
     assert (padded[: alone.size(0), 1] - alone[:, 0]).abs().max() > 0.01
 
 
@@ -196,8 +199,8 @@ def test_padding_between_the_positional_layers_matters_when_it_is_not_zeroed() -
 def test_every_row_has_the_same_number_of_masks_if_wanted(same: bool) -> None:
     model = build([], same_mask_count=same)
     inputs = batch(16_000, 7_000, 12_000)
-    front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
-    counts = model.draw_mask(front, inputs["ids"]).sum(1)
+    extracted = model.speech_encoder.forward_features(inputs["source"], inputs["lengths"])
+    counts = model.draw_mask(extracted, inputs["ids"]).sum(1)
     assert (len(set(counts.tolist())) == 1) is same
 
 
@@ -231,13 +234,13 @@ def test_heads_below_a_skipped_layer_still_train() -> None:
 def test_validation_draws_the_same_masks_at_any_update() -> None:
     model = build([]).eval()
     inputs = batch(9_000)
-    front = model.speech_encoder.front_end(inputs["source"], inputs["lengths"])
+    extracted = model.speech_encoder.forward_features(inputs["source"], inputs["lengths"])
     model.set_num_updates(3)
-    first = model.draw_mask(front, inputs["ids"])
+    first = model.draw_mask(extracted, inputs["ids"])
     model.set_num_updates(9)
-    assert torch.equal(first, model.draw_mask(front, inputs["ids"]))
+    assert torch.equal(first, model.draw_mask(extracted, inputs["ids"]))
     model.train()
-    assert not torch.equal(first, model.draw_mask(front, inputs["ids"]))
+    assert not torch.equal(first, model.draw_mask(extracted, inputs["ids"]))
 
 
 def test_setting_the_update_number_never_moves_the_teacher() -> None:

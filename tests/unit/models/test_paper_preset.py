@@ -27,10 +27,10 @@ def last_frames(model: JointSslVgsModel, noise: float) -> torch.Tensor:
     """(9, D): frames after the positional convolution, the last of a clip of 16, with noise behind them."""
     encoder = model.speech_encoder.eval()
     features = torch.randn(2, 32, encoder.feature_dim, generator=torch.Generator().manual_seed(1))
-    front = encoder.front_end(torch.zeros(2, 400), torch.tensor([400, 400]))
-    front.features, front.lengths = features, torch.tensor([32, 16])
-    front.features[1, 16:] += noise
-    return encoder.add_positions(front).states[8:17, 1]  # the CLS token comes first
+    extracted = encoder.forward_features(torch.zeros(2, 400), torch.tensor([400, 400]))
+    extracted.features, extracted.lengths = features, torch.tensor([32, 16])
+    extracted.features[1, 16:] += noise
+    return encoder.add_positions(extracted).states[8:17, 1]  # the CLS token comes first
 
 
 def test_in_paper_the_positional_convolution_sees_the_padding_and_in_modern_zeros() -> None:

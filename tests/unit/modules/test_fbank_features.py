@@ -1,4 +1,4 @@
-"""The filterbank front-end: where its frames lie, what it normalises, what padding does to it."""
+"""The filterbank feature extractor: where its frames lie, what it normalises, what padding does to it."""
 
 from __future__ import annotations
 

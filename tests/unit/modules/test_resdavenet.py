@@ -7,23 +7,23 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_grounding import count_parameters
 from torch import Tensor, nn
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.modules.attention import count_parameters
 from fairseq_mtssl.modules.frame_batch_norm import FrameBatchNorm
-from fairseq_mtssl.modules.resdavenet import ResDavenet, output_lengths
+from fairseq_mtssl.modules.resdavenet import ResDavenet, ResDavenetOptions, output_lengths
 
 # Float32 convolutions block their sums by the padded length. Each of 17 layers, renormalised to
 # order 1, adds a few roundings of 6e-8 of sums of up to 288 products: 1e-4 leaves room, and a
 # single frame of padding counted anywhere changes outputs by more than 1e-2.
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
-SMALL: dict[str, Any] = {"in_dim": 16, "channels": (8, 12, 16, 24), "in_channels": 8}
+SMALL: dict[str, Any] = {"channels": (8, 12, 16, 24), "in_channels": 8}
 
 
 def small(masked: bool, seed: int = 0) -> ResDavenet:
     torch.manual_seed(seed)
-    return ResDavenet(**SMALL, masked=masked)
+    return ResDavenet(16, ResDavenetOptions(**SMALL, masked=masked))
 
 
 def padded(clips: list[Tensor], size: int, value: float) -> tuple[Tensor, Tensor]:
@@ -60,7 +60,7 @@ def test_lengths_of_a_batch_follow_the_same_arithmetic() -> None:
 def test_the_convolutions_make_as_many_frames_as_the_arithmetic_says(
     strides: tuple[int, ...], kernel: int
 ) -> None:
-    net = ResDavenet(4, (4, 4, 4, 4), kernel, 1, 4, strides).eval()
+    net = ResDavenet(4, ResDavenetOptions(4, (4, 4, 4, 4), kernel, strides, blocks_per_stage=1)).eval()
     for frames in range(1, 40):
         out, lengths = net(torch.randn(1, frames, 4), torch.tensor([frames]))
         assert lengths is not None
@@ -185,5 +185,5 @@ def test_masked_batch_norm_keeps_half_precision_finite_and_in_its_dtype() -> Non
 
 def test_impossible_sizes_are_refused_all_at_once() -> None:
     with pytest.raises(ConfigError) as caught:
-        ResDavenet(16, (8, 8), 4, 0, 8, (2, 0, 2))
+        ResDavenet(16, ResDavenetOptions(8, (8, 8), 4, (2, 0, 2), blocks_per_stage=0))
     assert len(caught.value.errors) == 4

@@ -6,20 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from tiny_grounding import count_parameters
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.modules.attention import count_parameters
+from fairseq_mtssl.modules.attention import BertOptions
+from fairseq_mtssl.modules.resdavenet import ResDavenetOptions
 from fairseq_mtssl.modules.speech_head import VgsSpeechHead
 
 # see test_resdavenet.py: float32 roundings through 17 convolutions, renormalised at each
 CLOSE: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
-def small(masked: bool = True, **sizes: Any) -> VgsSpeechHead:
+def small(masked: bool = True, embed_dim: int | None = None) -> VgsSpeechHead:
     torch.manual_seed(0)
-    return VgsSpeechHead(
-        24, heads=4, ffn_dim=32, dropout=0.0, in_channels=8, channels=(8, 12, 16, 24), masked=masked, **sizes
-    )
+    resdavenet = ResDavenetOptions(in_channels=8, channels=(8, 12, 16, 24), masked=masked)
+    return VgsSpeechHead(BertOptions(24, 4, 32, 0.0), resdavenet, embed_dim)
 
 
 def test_parts_have_the_parameter_counts_of_the_paper() -> None:
@@ -66,4 +67,4 @@ def test_embedding_size_can_differ_from_the_frames() -> None:
 
 def test_channels_that_do_not_end_in_the_frame_size_are_refused() -> None:
     with pytest.raises(ConfigError, match="make them equal"):
-        VgsSpeechHead(32, heads=4, channels=(8, 12, 16, 24))
+        VgsSpeechHead(BertOptions(32, 4), ResDavenetOptions(channels=(8, 12, 16, 24)))

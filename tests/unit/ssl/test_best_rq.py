@@ -27,7 +27,9 @@ from fairseq_mtssl.schedule import StepWeights
 FROM_WAVEFORM = {"conv_feature_layers": tiny_encoder.WAVEFORM}
 FROM_FBANK = {**tiny_encoder.FROM_FBANK, "conv_feature_layers": "[(40,400,160)] + [(16,5,2,2)] * 2"}
 FRONT_ENDS = pytest.mark.parametrize(
-    ("front_end", "stack"), [(FROM_WAVEFORM, 2), (FROM_FBANK, 4)], ids=["waveform at 50 Hz", "fbank at 25 Hz"]
+    ("feature_extractor", "stack"),
+    [(FROM_WAVEFORM, 2), (FROM_FBANK, 4)],
+    ids=["waveform at 50 Hz", "fbank at 25 Hz"],
 )
 ENCODER: dict[str, Any] = {
     **tiny_encoder.ENCODER,
@@ -42,14 +44,21 @@ OPTIONS = {"codes": 12, "code_dim": 4, "code_books": 2, "mel_bins": 20}
 LENGTHS = (9_000, 7_131, 800, 8_000)  # of 27, 22, 2 and 24 frames at 50 Hz
 
 
-def build(front_end: dict[str, Any] = FROM_WAVEFORM, seed: int = 0, **options: Any) -> Mt4sslModel:
+def build(feature_extractor: dict[str, Any] = FROM_WAVEFORM, seed: int = 0, **options: Any) -> Mt4sslModel:
     torch.manual_seed(seed)
-    settings = {**ENCODER, **front_end, "encoder_layerdrop": 0.0, "ssl_options": {**OPTIONS, **options}}
+    settings = {
+        **ENCODER,
+        **feature_extractor,
+        "encoder_layerdrop": 0.0,
+        "ssl_options": {**OPTIONS, **options},
+    }
     return Mt4sslModel.build_model(Mt4sslConfig(**settings), SimpleNamespace(label_classes=[])).train()
 
 
-def build_joint(front_end: dict[str, Any] = FROM_WAVEFORM, **changes: Any) -> JointSslVgsModel:
-    return tiny_grounding.build_joint(**{**ENCODER, **front_end, "ssl_options": OPTIONS, **changes}).train()
+def build_joint(feature_extractor: dict[str, Any] = FROM_WAVEFORM, **changes: Any) -> JointSslVgsModel:
+    return tiny_grounding.build_joint(
+        **{**ENCODER, **feature_extractor, "ssl_options": OPTIONS, **changes}
+    ).train()
 
 
 def clip(samples: int, seed: int) -> Tensor:
@@ -73,9 +82,9 @@ def sample() -> dict[str, Any]:
 
 
 def labels_of(model: Mt4sslModel, given: dict[str, Tensor]) -> list[Tensor]:
-    front = model.speech_encoder.front_end(given["source"], given["lengths"])
-    frames = front.features.size(1)
-    return model.ssl_head.labels_of(given["source"], given["lengths"], front.lengths, frames)
+    extracted = model.speech_encoder.forward_features(given["source"], given["lengths"])
+    frames = extracted.features.size(1)
+    return model.ssl_head.labels_of(given["source"], given["lengths"], extracted.lengths, frames)
 
 
 def slow_labels(model: Mt4sslModel, book: int, waveform: Tensor, frames: int, stack: int) -> list[int]:
@@ -101,9 +110,9 @@ def slow_labels(model: Mt4sslModel, book: int, waveform: Tensor, frames: int, st
 
 @FRONT_ENDS
 def test_labels_are_the_nearest_entries_of_a_slow_loop_and_none_past_the_end(
-    front_end: dict[str, Any], stack: int
+    feature_extractor: dict[str, Any], stack: int
 ) -> None:
-    model, given = build(front_end), batch()
+    model, given = build(feature_extractor), batch()
     assert model.ssl_head.stack == stack
     found = labels_of(model, given)
     frames = model.speech_encoder.frame_lengths(given["lengths"]).tolist()
@@ -120,8 +129,10 @@ def test_labels_are_the_nearest_entries_of_a_slow_loop_and_none_past_the_end(
 
 
 @FRONT_ENDS
-def test_labels_are_independent_of_padding_and_other_clips(front_end: dict[str, Any], stack: int) -> None:
-    model = build(front_end)
+def test_labels_are_independent_of_padding_and_other_clips(
+    feature_extractor: dict[str, Any], stack: int
+) -> None:
+    model = build(feature_extractor)
     found = labels_of(model, batch())
     wide = labels_of(model, batch(width=12_345))
     for labels, wider in zip(found, wide, strict=True):
@@ -136,9 +147,11 @@ def test_labels_are_independent_of_padding_and_other_clips(front_end: dict[str, 
 
 
 @FRONT_ENDS
-def test_silence_and_a_clip_of_one_frame_have_labels_and_train(front_end: dict[str, Any], stack: int) -> None:
+def test_silence_and_a_clip_of_one_frame_have_labels_and_train(
+    feature_extractor: dict[str, Any], stack: int
+) -> None:
     """One frame is normalised to 0, which is equally near to all entries; silence leaves rounding errors."""
-    model, given = build(front_end), batch((9_000, 400))
+    model, given = build(feature_extractor), batch((9_000, 400))
     given["source"][0] = 0.0
     alone = {"source": given["source"][1:, :400], "lengths": given["lengths"][1:]}
     for labels, own in zip(labels_of(model, given), labels_of(model, alone), strict=True):
@@ -195,14 +208,14 @@ def test_the_quantizer_is_saved_and_never_trained() -> None:
 
 @FRONT_ENDS
 def test_the_loss_is_the_cross_entropy_of_the_masked_frames_of_all_code_books(
-    front_end: dict[str, Any], stack: int
+    feature_extractor: dict[str, Any], stack: int
 ) -> None:
-    model, given = build(front_end).eval(), batch()
+    model, given = build(feature_extractor).eval(), batch()
     encoder = model.speech_encoder
     result = model(**given)
-    front = encoder.front_end(given["source"], given["lengths"])
-    mask = model.draw_mask(front, given["ids"])
-    states = encoder.frames(encoder.forward_layers(encoder.embed(front, mask), 0, encoder.num_layers))
+    extracted = encoder.forward_features(given["source"], given["lengths"])
+    mask = model.draw_mask(extracted, given["ids"])
+    states = encoder.frames(encoder.forward_layers(encoder.embed(extracted, mask), 0, encoder.num_layers))
     expected, counts = 0.0, torch.zeros(2, OPTIONS["codes"])
     for book, (head, labels) in enumerate(zip(model.ssl_head.label_heads, labels_of(model, given))):
         nats, right = 0.0, 0
@@ -224,9 +237,9 @@ def test_unmasked_frames_are_classified_if_the_weight_asks_for_it() -> None:
     """With criterion.unmasked_weight=1, as in mt4ssl_small."""
     model, given = build().eval(), batch()
     encoder = model.speech_encoder
-    front = encoder.front_end(given["source"], given["lengths"])
-    mask = model.draw_mask(front, given["ids"])
-    states = encoder.frames(encoder.forward_layers(encoder.embed(front, mask), 0, encoder.num_layers))
+    extracted = encoder.forward_features(given["source"], given["lengths"])
+    mask = model.draw_mask(extracted, given["ids"])
+    states = encoder.frames(encoder.forward_layers(encoder.embed(extracted, mask), 0, encoder.num_layers))
     wanted = torch.zeros(())
     for head, labels in zip(model.ssl_head.label_heads, labels_of(model, given)):
         others = ~mask & (labels != 1)
@@ -242,8 +255,8 @@ def test_unmasked_frames_are_classified_if_the_weight_asks_for_it() -> None:
 
 def test_every_masked_copy_has_the_labels_of_its_batch() -> None:
     model, given = build(), batch()
-    front = model.speech_encoder.front_end(given["source"], given["lengths"])
-    masks = [model.draw_mask(front, given["ids"], view) for view in range(3)]
+    extracted = model.speech_encoder.forward_features(given["source"], given["lengths"])
+    masks = [model.draw_mask(extracted, given["ids"], view) for view in range(3)]
     together = model(**given, mask=torch.cat(masks))
     alone = [model(**given, mask=mask) for mask in masks]
     assert together.frames == sum(result.frames for result in alone)
@@ -255,8 +268,8 @@ def test_every_masked_copy_has_the_labels_of_its_batch() -> None:
 
 
 @FRONT_ENDS
-def test_thirty_updates_on_fixed_clips_lower_the_loss(front_end: dict[str, Any], stack: int) -> None:
-    model = build(front_end)
+def test_thirty_updates_on_fixed_clips_lower_the_loss(feature_extractor: dict[str, Any], stack: int) -> None:
+    model = build(feature_extractor)
     criterion = Mt4sslCriterion(SslLossConfig(), None).train()
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, eps=1e-6)
     curve = []
@@ -286,9 +299,9 @@ def test_the_log_has_the_baselines_of_a_label_branch() -> None:
 @FRONT_ENDS
 @pytest.mark.parametrize("vgs_masked", [True, False])
 def test_the_joint_model_trains_it_beside_grounding(
-    front_end: dict[str, Any], stack: int, vgs_masked: bool
+    feature_extractor: dict[str, Any], stack: int, vgs_masked: bool
 ) -> None:
-    model, criterion = build_joint(front_end, vgs_masked=vgs_masked), build_joint_criterion()
+    model, criterion = build_joint(feature_extractor, vgs_masked=vgs_masked), build_joint_criterion()
     given = pair_sample(batch((9_000, 7_131, 8_000)))
     given["step"] = StepWeights(0, "x", 0, 0.5, 0.5, 1.0)
     model.set_num_updates(500)  # the update at which the criterion checks for collapse

@@ -38,12 +38,12 @@ def test_padding_changes_neither_states_nor_targets_nor_losses() -> None:
     frames = int(encoder.frame_lengths(short["lengths"])[0])
     assert frames == (12_000 - 400) // 640 + 1
     with torch.no_grad():
-        fronts = [encoder.front_end(x["source"], x["lengths"]) for x in (inputs, short)]
-        tops = [encoder.frames(encoder.forward_layers(encoder.embed(front), 0, 3)) for front in fronts]
-        targets = [model.ssl_head.online_targets(encoder, front) for front in fronts]
+        both = [encoder.forward_features(x["source"], x["lengths"]) for x in (inputs, short)]
+        tops = [encoder.frames(encoder.forward_layers(encoder.embed(extracted), 0, 3)) for extracted in both]
+        targets = [model.ssl_head.online_targets(encoder, extracted) for extracted in both]
     for padded, alone in (tops, targets):
         torch.testing.assert_close(padded[1, :frames], alone[0], atol=1e-5, rtol=1e-4)
-    mask = model.draw_mask(fronts[0], inputs["ids"])
+    mask = model.draw_mask(both[0], inputs["ids"])
     labels = torch.randint(4, 12, mask.shape)
     wide = {**inputs, "source": torch.nn.functional.pad(inputs["source"], (0, 3_200))}
     tight = model(**inputs, labels=[labels], mask=mask)
@@ -96,7 +96,7 @@ def test_an_encoder_is_rebuilt_from_its_sizes_and_from_those_of_before() -> None
 def test_a_clip_below_one_window_is_refused() -> None:
     encoder: SpeechEncoder = build().speech_encoder
     with pytest.raises(ClipTooShortError, match="a clip of 399 samples gives no frame; .* at least 400"):
-        encoder.front_end(torch.zeros(1, 399), torch.tensor([399]))
+        encoder.forward_features(torch.zeros(1, 399), torch.tensor([399]))
 
 
 @pytest.mark.parametrize("make", [build, build_joint])
@@ -110,7 +110,7 @@ def test_a_clip_below_one_window_is_refused() -> None:
         ),
     ],
 )
-def test_layers_of_another_front_end_are_refused_with_all_other_errors(
+def test_layers_of_another_feature_extractor_are_refused_with_all_other_errors(
     make: Any, changes: dict[str, str], error: str
 ) -> None:
     with pytest.raises(ConfigError, match=error) as error:
