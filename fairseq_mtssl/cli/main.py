@@ -1,8 +1,8 @@
 """`mtssl`: evaluate, query and draw what was trained with fairseq-hydra-train.
 
 A subcommand is a module with HELP, `add_arguments(parser)` and `run(args) -> exit status`, or one that
-registers an evaluation under its NAME. It imports what is slow to import in `run`, so that help and
-`mtssl user-dir` stay quick.
+registers an evaluation under its NAME. Slow imports are made in `run`, so that help and `mtssl user-dir` are
+quick.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ PIPE_CLOSED = 141  # as a shell reports the signal
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand; returns the exit status. An error a user can hint is one message, no traceback."""
+    """Run one subcommand and return its exit status. A user's error is one message without a traceback."""
     args = build_parser().parse_args(argv)
     # force: fairseq's tasks set the root logger to DEBUG when they are imported
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr, force=True)
-    # what torch will do to fairseq's code one day is nothing a user of a finished model can act on
+    # torch announces changes that will break fairseq's code; users of a model can do nothing about them
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         status = args.run(args)
@@ -57,9 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MtsslError as error:
         print(f"mtssl {args.command}: {error}", file=sys.stderr)
         return USER_ERROR
-    except (
-        BrokenPipeError
-    ):  # the reader, such as `head`, has enough; what was asked as files is written by then
+    except BrokenPipeError:
+        # the reader, such as `head`, has closed the pipe; files are written before anything is printed
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return PIPE_CLOSED
     except KeyboardInterrupt:

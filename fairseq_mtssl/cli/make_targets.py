@@ -17,7 +17,9 @@ from fairseq_mtssl.cli.options import (
 )
 from fairseq_mtssl.errors import ConfigError
 
-HELP = "make offline targets: features, one codebook, labels of every split; run again to go on after a stop"
+HELP = (
+    "make offline targets: features, one codebook, labels of every split; run again to continue after a stop"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--store-features", action="store_true", help="also keep the features, in OUT/features (large)"
     )
     parser.add_argument(
-        "--shard-minutes", type=float, default=30.0, metavar="M", help="audio that a stop can cost (30)"
+        "--shard-minutes",
+        type=float,
+        default=30.0,
+        metavar="M",
+        help="audio of a shard, which a stop loses at most (30)",
     )
 
 

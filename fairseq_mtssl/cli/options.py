@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fairseq_mtssl.errors import ConfigError
+
 if TYPE_CHECKING:
     import torch
 
@@ -149,18 +151,20 @@ def add_shard_arguments(parser: argparse.ArgumentParser, verb: str) -> None:
 
 
 def open_frames(args: argparse.Namespace, device: torch.device) -> UtteranceFrames:
-    """The frames of --split, computed or stored. Raises: see `features.opening.open_frames`."""
-    from fairseq_mtssl.features import opening
+    """The frames of --split: those of --stored, or those that --features computes of --data.
 
-    return opening.open_frames(
-        args.split,
-        device,
-        data=args.data,
-        features=args.features,
-        stored_folder=getattr(args, "stored", None),
-        precision=args.precision,
-        batch_seconds=args.batch_seconds,
-    )
+    Raises: ConfigError unless one of the two ways is given; MtsslError for input that cannot be used.
+    """
+    from fairseq_mtssl.features.opening import compute_frames, open_features
+    from fairseq_mtssl.features.utterances import stored
+
+    folder = getattr(args, "stored", None)
+    if (folder is None) == (args.data is None or args.features is None):
+        raise ConfigError("--stored", ["give either --stored DIR, or --data DIR with --features F"])
+    if folder is not None:
+        return stored(Path(folder), args.split)
+    extractor = open_features(args.features, device, args.precision)
+    return compute_frames(extractor, args.data, args.split, device, args.batch_seconds)
 
 
 def kmeans_recipe(args: argparse.Namespace, **more: Any) -> Recipe:

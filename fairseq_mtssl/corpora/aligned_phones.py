@@ -215,7 +215,6 @@ def from_audio(args: argparse.Namespace, alignments: Alignments) -> None:
     data_folder.finish(
         args.out, request, files, speakers={name: sorted(some) for name, some in chosen.items()}
     )
-    print(f"made {args.out}")
 
 
 def onto_data(args: argparse.Namespace, alignments: Alignments) -> None:

@@ -68,11 +68,14 @@ def read_record(out: Path) -> dict[str, Any] | None:
 
 
 def is_made(out: Path, request: dict[str, Any]) -> bool:
-    """Whether the folder holds the complete corpus of the same request."""
+    """Whether the folder holds the complete corpus of the same request, which is printed."""
     record = read_record(out)
     if record is None or record.get("request") != request:
         return False
-    return all((out / name).is_file() for name in record["files"])
+    complete = all((out / name).is_file() for name in record["files"])
+    if complete:
+        print(f"{out} is made already")
+    return complete
 
 
 def begin(out: Path) -> None:
@@ -92,7 +95,7 @@ def begin(out: Path) -> None:
 
 
 def finish(out: Path, request: dict[str, Any], files: Iterable[str], **facts: Any) -> dict[str, Any]:
-    """Write `corpus.json`: the request, facts about the corpus, and the SHA-256 of every file.
+    """Write `corpus.json`: the request, facts about the corpus, and every SHA-256; print its folder.
 
     files: names relative to out. Returns: the record, whose `"sha256"` covers all files together.
     """
@@ -100,6 +103,7 @@ def finish(out: Path, request: dict[str, Any], files: Iterable[str], **facts: An
     total = hashlib.sha256("".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode())
     record = {"request": request, **facts, "sha256": total.hexdigest(), "files": hashes}
     write_text(out / RECORD, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    print(f"made {out}")
     return record
 
 

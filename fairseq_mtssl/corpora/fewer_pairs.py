@@ -108,7 +108,6 @@ def prepare(args: argparse.Namespace) -> None:
         "source": source,
     }
     data_folder.finish(args.out, request, files)
-    print(f"made {args.out}")
 
 
 register_corpus(Corpus("fewer_pairs", __doc__, add_arguments, prepare))

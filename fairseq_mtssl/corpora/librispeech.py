@@ -200,7 +200,6 @@ def prepare(args: argparse.Namespace) -> None:
     }
     files = [f"{split}.{suffix}" for split in splits for suffix in ("tsv", "wrd")]
     data_folder.finish(args.out, request, files, counts=counts)
-    print(f"made {args.out}")
 
 
 register_corpus(Corpus("librispeech", __doc__, add_arguments, prepare))

@@ -245,7 +245,8 @@ def prepare(args: argparse.Namespace) -> None:
             print(f"{split}: no rows, no files written")
     request = {"script": "pairs", "table_sha256": sha256_of(args.table), "resample": args.resample}
     data_folder.finish(args.out, request, made, sample_rate_hz=SAMPLE_RATE_HZ, resampled=len(copies))
-    print(f"made {args.out}" + (f", {len(copies)} files resampled" if copies else ""))
+    if copies:
+        print(f"{len(copies)} files resampled")
 
 
 register_corpus(Corpus("pairs", __doc__, add_arguments, prepare))

@@ -13,7 +13,13 @@ from pathlib import Path, PurePosixPath
 from fairseq_mtssl.corpora import data_folder
 from fairseq_mtssl.corpora.alignments import Alignments
 from fairseq_mtssl.data.audio import SAMPLE_RATE_HZ, read_header
-from fairseq_mtssl.data.manifest import pairs_path, read_audio_manifest, read_lines, read_pair_manifest
+from fairseq_mtssl.data.manifest import (
+    find_splits,
+    pairs_path,
+    read_audio_manifest,
+    read_lines,
+    read_pair_manifest,
+)
 from fairseq_mtssl.errors import AudioError, ConfigError, ManifestError
 
 AUDIO_SUFFIXES = (".wav", ".flac")
@@ -110,19 +116,12 @@ def folder_speakers(files: Sequence[str]) -> list[str]:
 
 
 def read_data_splits(data: Path, names: str | None) -> dict[str, tuple[Speech, dict[str, int]]]:
-    """Read splits of a data folder. names: separated by commas; None stands for all.
+    """Read splits of a data folder. names: see `find_splits`.
 
-    Returns: recordings, and samples of each file, by split. Raises: ManifestError if there is no split.
+    Returns: recordings, and samples of each file, by split. Raises: ConfigError if there is no split.
     """
-    if names is None:
-        tables = [path for path in sorted(data.glob("*.tsv")) if "." not in path.stem]
-        chosen = [path.stem for path in tables if "\t" not in (read_lines(path)[:1] or ["\t"])[0]]
-    else:
-        chosen = [name.strip() for name in names.split(",") if name.strip()]
-    if not chosen:
-        raise ManifestError(data, ["no {split}.tsv. Make it with mtssl prepare, or give --audio."])
     splits: dict[str, tuple[Speech, dict[str, int]]] = {}
-    for split in chosen:
+    for split in find_splits(data, names):
         manifest = read_audio_manifest(data / f"{split}.tsv")
         captions, speakers = [Path(file).stem for file in manifest.files], folder_speakers(manifest.files)
         if pairs_path(manifest.path).is_file():

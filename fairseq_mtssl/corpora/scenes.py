@@ -243,10 +243,8 @@ def prepare(args: argparse.Namespace) -> None:
         "espeakng_loader": importlib.metadata.version("espeakng-loader"),
     }
     if data_folder.is_made(args.out, request):
-        print(f"{args.out} is made already")
         return
     make(args.out, request, args.workers or min(8, data_folder.usable_cores()))
-    print(f"made {args.out}")
 
 
 register_corpus(Corpus("scenes", __doc__, add_arguments, prepare))

@@ -195,7 +195,6 @@ def prepare(args: argparse.Namespace) -> None:
         "recordings_sha256": hashlib.sha256(content.encode()).hexdigest(),
     }
     if data_folder.is_made(args.out, request):
-        print(f"{args.out} is made already")
         return
     data_folder.begin(args.out)
     rows, broken = make_rows(splits, args.out, random.Random(args.seed))
@@ -207,7 +206,6 @@ def prepare(args: argparse.Namespace) -> None:
     data_folder.finish(
         args.out, request, files, sample_rate_hz=SAMPLE_RATE_HZ, counts=counts, skipped=skipped
     )
-    print(f"made {args.out}")
 
 
 register_corpus(Corpus("spoken_digits", __doc__, add_arguments, prepare))

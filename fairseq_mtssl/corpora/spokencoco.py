@@ -265,7 +265,6 @@ def write(args: argparse.Namespace, rows: dict[str, list[PairRow]]) -> None:
         "partial": args.partial,
     }
     data_folder.finish(args.out, request, files)
-    print(f"made {args.out}")
 
 
 register_corpus(Corpus("spokencoco", __doc__, add_arguments, prepare))

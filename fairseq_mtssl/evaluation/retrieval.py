@@ -259,18 +259,18 @@ class RetrievalAccumulator:
         image: Tensor,
         images: list[Hashable],
     ) -> None:
-        rows = []
-        for row, (caption, value) in enumerate(zip(captions, image_and_label, strict=True)):
-            if caption not in self._captions:
-                self._captions[caption] = value
-                rows.append(row)
-        self._speech.append(_rows(speech, rows))
-        rows = []
-        for row, image_id in enumerate(images):
-            if image_id not in self._images:
-                self._images[image_id] = None
-                rows.append(row)
-        self._image.append(_rows(image, rows))
+        self._speech.append(_rows(speech, _add_new(self._captions, captions, image_and_label)))
+        self._image.append(_rows(image, _add_new(self._images, images, [None] * len(images))))
+
+
+def _add_new(known: dict[Hashable, Any], ids: Sequence[Hashable], values: Sequence[Any]) -> list[int]:
+    """Add the values of ids that are not known yet, the first of each. Returns: their rows."""
+    rows = []
+    for row, (each, value) in enumerate(zip(ids, values, strict=True)):
+        if each not in known:
+            known[each] = value
+            rows.append(row)
+    return rows
 
 
 def _one_direction(

@@ -1,4 +1,4 @@
-"""What gives the frames of waveforms, and running it over many utterances."""
+"""The interface of feature extractors, and running one over many utterances in batches."""
 
 from __future__ import annotations
 

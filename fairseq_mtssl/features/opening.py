@@ -1,4 +1,4 @@
-"""Extractors and frames by the names that commands give them."""
+"""Opens feature extractors by the names that commands use, and computes the frames of a split."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.data.splits import open_split
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features.base import Extractor, batch_samples
-from fairseq_mtssl.features.filterbanks import LogMel
 from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.features.mfcc import Mfcc
-from fairseq_mtssl.features.utterances import UtteranceFrames, computed, stored
+from fairseq_mtssl.features.spectral import LogMel
+from fairseq_mtssl.features.utterances import UtteranceFrames, computed
 from fairseq_mtssl.files import sha256_of
 from fairseq_mtssl.modules.encoder_options import EncoderSizes
 from fairseq_mtssl.modules.speech_encoder import SpeechEncoder
@@ -102,26 +102,3 @@ def compute_frames(
     batch_seconds: see `base.batch_samples`.
     """
     return computed(open_split(data, split), extractor, batch_samples(batch_seconds, device))
-
-
-def open_frames(
-    split: str,
-    device: torch.device,
-    *,
-    data: str | Path | None,
-    features: str | None,
-    stored_folder: str | Path | None,
-    precision: str = "float32",
-    batch_seconds: float | None = None,
-) -> UtteranceFrames:
-    """The frames of a split: computed from the audio of a data folder, or stored.
-
-    Raises: ConfigError unless either stored_folder, or data with features, is given; what `open_features`,
-    `open_split` and `stored` raise.
-    """
-    if (stored_folder is None) == (data is None or features is None):
-        raise ConfigError("--stored", ["give either --stored DIR, or --data DIR with --features F"])
-    if stored_folder is not None:
-        return stored(Path(stored_folder), split)
-    extractor = open_features(str(features), device, precision)
-    return compute_frames(extractor, str(data), split, device, batch_seconds)

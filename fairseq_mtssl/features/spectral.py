@@ -1,4 +1,4 @@
-"""What MFCCs and log-mel energies have in common."""
+"""Log-mel energies of whole utterances at 100 Hz, and what MFCCs have in common with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES
+from fairseq_mtssl.modules.fbank_features import normalise
+from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
 
 
 class SpectralFeatures(ABC):
@@ -41,3 +42,21 @@ class SpectralFeatures(ABC):
     @abstractmethod
     def _frames(self, wav: Tensor) -> np.ndarray:
         """A waveform (S,) of one window or more, float32 -> (T, D) float32."""
+
+
+class LogMel(SpectralFeatures):
+    """80 log-mel energies, each bin with mean 0 and variance 1 over the utterance.
+
+    Models with `feature_extractor=fbank` get the same energies.
+    """
+
+    dim = 80
+
+    def __init__(self) -> None:
+        super().__init__("log-mel")
+
+    def _frames(self, wav: Tensor) -> np.ndarray:
+        energies = log_mel(wav[None], self.dim)
+        # (1, T, 80) -> (T, 80)
+        frames: np.ndarray = normalise(energies, torch.tensor([energies.size(1)]))[0].numpy()
+        return frames

@@ -1,4 +1,4 @@
-"""Frames of the utterances of a split, computed from audio or read from a folder of stored features."""
+"""Frames of the utterances of a split: computed from audio, read from a folder, and stored in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows that a model takes in batches, read ahead on a thread; rows that fail are kept apart."""
+"""Runs a model on rows in batches, which a thread reads ahead; errors are collected row by row."""
 
 from __future__ import annotations
 

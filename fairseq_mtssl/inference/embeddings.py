@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.data.manifest import AudioManifest, PairManifest
+from fairseq_mtssl.data.pairs import ImageStore, PairDataset
 from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.image_encoders.base import takes_regions
 from fairseq_mtssl.inference.batches import progress_bar, run_rows
@@ -22,35 +23,11 @@ T = TypeVar("T")
 
 
 class Encoder(Protocol):
-    """The methods of a model that are used here."""
+    """A model that embeds speech and images."""
 
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor: ...
 
     def encode_image(self, images: Any) -> Tensor: ...
-
-
-class FileReader(Protocol):
-    """The methods of a PairDataset that encoding single files needs."""
-
-    def read_speech_file(self, path: str) -> Tensor: ...
-
-    def prepare_speech(self, wav: np.ndarray) -> Tensor: ...
-
-    def read_image_file(self, path: str) -> Any: ...
-
-    def collate_speech(self, clips: Sequence[Tensor]) -> dict[str, Tensor]: ...
-
-    def collate_images(self, images: Sequence[Any]) -> Any: ...
-
-
-class PairSource(FileReader, Protocol):
-    """The parts of a PairDataset that encoding its split needs."""
-
-    manifest: PairManifest
-
-    def caption(self, index: int) -> Tensor: ...
-
-    def image(self, image_id: str) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -76,7 +53,7 @@ def encode_clips(model: Encoder, batch: dict[str, Tensor]) -> Tensor:
     return model.encode_speech(batch["source"], batch["lengths"])
 
 
-def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: torch.device) -> EncodedSplit:
+def encode_split(model: Encoder, dataset: PairDataset, batch_size: int, device: torch.device) -> EncodedSplit:
     """Every caption and every distinct image of a split, once each.
 
     Captions go through the model longest first: alike in length within a batch, and a batch that does not fit
@@ -107,7 +84,7 @@ def encode_split(model: Encoder, dataset: PairSource, batch_size: int, device: t
 
 def encode_files(
     model: Encoder,
-    reader: FileReader,
+    reader: PairDataset,
     paths: Sequence[Path],
     batch_size: int,
     device: torch.device,
@@ -133,13 +110,11 @@ def encode_files(
     return EncodedFiles([paths[i] for i in kept], embeddings, [(paths[i], reasons[i]) for i in skipped])
 
 
-def file_reader(task: Any) -> FileReader:
+def file_reader(task: Any) -> PairDataset:
     """Reads loose files as the task's evaluation would, without any data folder.
 
     Raises: ConfigError for a model of region features, which no image file can give.
     """
-    from fairseq_mtssl.data.pairs import ImageStore, PairDataset
-
     if takes_regions(str(task.cfg.image_encoder)):
         raise ConfigError(
             "checkpoint",

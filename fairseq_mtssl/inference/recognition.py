@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fairseq_mtssl.decoding.vocabulary import Vocabulary
 from fairseq_mtssl.errors import CheckpointError, ConfigError, MtsslError
 from fairseq_mtssl.features.base import bucket
+from fairseq_mtssl.frames import padding_mask
 from fairseq_mtssl.inference.batches import run_rows
 
 Decoder = Callable[[np.ndarray], str]
@@ -64,18 +64,15 @@ def recognise(
 
 def log_probabilities(model: Any, clips: Sequence[np.ndarray], device: torch.device) -> list[np.ndarray]:
     """(S,) float32 each -> (T, V) float32 each, without the frames of the padding."""
-    lengths = torch.tensor([len(clip) for clip in clips])
-    source = torch.zeros(len(clips), int(lengths.max()))
-    for row, clip in zip(source, clips, strict=True):
-        row[: len(clip)] = torch.from_numpy(clip)
-    padding: Tensor | None = torch.arange(source.size(1))[None] >= lengths[:, None]
-    if padding is not None and not padding.any():
-        padding = None
+    lengths = torch.tensor([len(clip) for clip in clips], device=device)
+    waveforms = [torch.from_numpy(clip) for clip in clips]
+    source = torch.nn.utils.rnn.pad_sequence(waveforms, batch_first=True).to(device)
+    padding = padding_mask(lengths, source.size(1))
     with torch.inference_mode():
-        heard = model(source=source.to(device), padding_mask=None if padding is None else padding.to(device))
+        output = model(source=source, padding_mask=padding if bool(padding.any()) else None)
         # (T, B, V) -> (B, T, V)
-        log_probs = model.get_normalized_probs(heard, log_probs=True).transpose(0, 1).float().cpu().numpy()
-    if heard["padding_mask"] is None:
+        log_probs = model.get_normalized_probs(output, log_probs=True).transpose(0, 1).float().cpu().numpy()
+    if output["padding_mask"] is None:
         return list(log_probs)
-    frames = (~heard["padding_mask"]).sum(1).tolist()
+    frames = (~output["padding_mask"]).sum(1).tolist()
     return [row[:length] for row, length in zip(log_probs, frames, strict=True)]

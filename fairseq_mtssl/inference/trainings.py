@@ -1,4 +1,4 @@
-"""What a checkpoint says about the training that saved it."""
+"""Reads the configuration, length and size of a training from its checkpoint."""
 
 from __future__ import annotations
 

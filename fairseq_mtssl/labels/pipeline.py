@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.metadata
 import json
 import math
 import os
@@ -40,11 +41,11 @@ PLAN = "plan.json"
 
 @dataclass(frozen=True)
 class Recipe:
-    """What make_targets is to make.
+    """How labels are made.
 
-    fit_split: whose frames k-means sees. sample_frames: how many of them; None: what fits in 400 MB. kmeans:
-    its backend. store_features: keep the features, too. shard_minutes: audio of one part of the work, which
-    is what a kill can cost.
+    fit_split: the split that k-means is fitted on. sample_frames: how many of its frames; None: as many as
+    fit in 400 MB. kmeans: the backend, one of `kmeans.BACKENDS`. store_features: keep the features as well.
+    shard_minutes: audio of a shard, which is what a process that is killed loses at most.
     """
 
     clusters: int
@@ -157,8 +158,6 @@ def dump_labels(
 @lru_cache(maxsize=1)
 def library_versions() -> dict[str, str]:
     """Versions of the libraries that the numbers depend on, for targets.json."""
-    import importlib.metadata
-
     names = ("fairseq-mtssl", "torch", "numpy", "faiss-cpu", "faiss-gpu", "scikit-learn")
     versions = {}
     for name in names:

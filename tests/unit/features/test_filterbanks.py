@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from fairseq_mtssl.features.filterbanks import LogMel
+from fairseq_mtssl.features.spectral import LogMel
 from fairseq_mtssl.modules.fbank_features import FbankFeatures
 
 
