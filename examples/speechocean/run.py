@@ -48,12 +48,14 @@ SETTINGS = {
     "optimization.update_freq": "[1]",
     "task.max_duration_s": "6.0",
 }
+SLOW = ("model.ema_decay=0.999", "model.ema_end_decay=0.9999")
+MASKED = ("criterion.unmasked_weight=0",)
 # of each kind of targets; chosen on the valid speakers with seed 11, see README.md
 TARGETS: dict[str, tuple[str, ...]] = {
-    "first": (),
-    "both": (),
-    "labels": ("model.online=false",),
-    "teacher": (),
+    "first": (*SLOW, *MASKED),
+    "both": (*SLOW, *MASKED),
+    "labels": (*MASKED, "model.online=false"),
+    "teacher": SLOW,
 }
 CTC_SETTINGS = {
     "dataset.train_subset": "train_10m",

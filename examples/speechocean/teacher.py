@@ -19,6 +19,7 @@ import argparse
 import math
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,28 +33,53 @@ from fairseq_mtssl.report.page import Table
 from fairseq_mtssl.report.paper_tables import to_markdown
 
 SEED, PASSES = 11, 4.0
-# trial -> (kind, settings)
-TRIALS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "teacher": ("teacher", ()),
-    "decay 0.999 to 0.9999": ("teacher", ("model.ema_decay=0.999", "model.ema_end_decay=0.9999")),
-    "decay 0.99": ("teacher", ("model.ema_decay=0.99", "model.ema_end_decay=0.99")),
-    "K 1": ("teacher", ("model.average_top_k_layers=1",)),
-    "K 4": ("teacher", ("model.average_top_k_layers=4",)),
-    "learning rate 0.0005": ("teacher", ("optimization.lr=[0.0005]",)),
-    "learning rate 0.002": ("teacher", ("optimization.lr=[0.002]",)),
-    "mask 0.65 of 5": ("teacher", ("model.mask_prob=0.65", "model.mask_length=5")),
-    "batch 15 s": ("teacher", ("dataset.max_tokens=240000",)),
-    "labels": ("labels", ()),
-    "both": ("both", ()),
-    "both, weight 0.3": ("both", ("criterion.online_weight=0.3",)),
-    "both, weight 0.1": ("both", ("criterion.online_weight=0.1",)),
-    "both, weight 0.1, K 4": ("both", ("criterion.online_weight=0.1", "model.average_top_k_layers=4")),
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A pre-training. kind: of run.TARGETS; settings: besides START; passes: over the speech."""
+
+    kind: str
+    settings: tuple[str, ...] = ()
+    passes: float = PASSES
+
+
+# the values of the recipe, from which the trials started, before run.TARGETS was chosen
+START = ("model.ema_decay=0.99", "model.ema_end_decay=0.999", "criterion.unmasked_weight=1")
+LONG = 10.0
+TRIALS = {
+    "teacher": Trial("teacher"),
+    "decay 0.999 to 0.9999": Trial("teacher", run.SLOW),
+    "decay 0.99": Trial("teacher", ("model.ema_end_decay=0.99",)),
+    "K 1": Trial("teacher", ("model.average_top_k_layers=1",)),
+    "K 4": Trial("teacher", ("model.average_top_k_layers=4",)),
+    "learning rate 0.0005": Trial("teacher", ("optimization.lr=[0.0005]",)),
+    "learning rate 0.002": Trial("teacher", ("optimization.lr=[0.002]",)),
+    "mask 0.65 of 5": Trial("teacher", ("model.mask_prob=0.65", "model.mask_length=5")),
+    "batch 15 s": Trial("teacher", ("dataset.max_tokens=240000",)),
+    "labels": Trial("labels"),
+    "both": Trial("both"),
+    "both, weight 0.3": Trial("both", ("criterion.online_weight=0.3",)),
+    "both, weight 0.1": Trial("both", ("criterion.online_weight=0.1",)),
+    "both, weight 0.1, K 4": Trial("both", ("criterion.online_weight=0.1", "model.average_top_k_layers=4")),
+    "teacher slow 10 passes": Trial("teacher", run.SLOW, LONG),
+    "both slow 10 passes": Trial("both", run.SLOW, LONG),
+    "labels masked only 10 passes": Trial("labels", run.MASKED, LONG),
+    "both masked only 10 passes": Trial("both", (*run.SLOW, *run.MASKED), LONG),
+    "both masked only mask 0.65 of 5 10 passes": Trial(
+        "both", (*run.SLOW, *run.MASKED, "model.mask_prob=0.65", "model.mask_length=5"), LONG
+    ),
 }
 
 
 def main(argv: list[str] | None = None) -> None:
     """Run every trial that is not done yet. Raises: MtsslError."""
     args = parse(argv)
+    if args.from_results is not None:
+        args.out.mkdir(parents=True, exist_ok=True)
+        files = {trial: args.from_results / f"{folder_name(trial)}.json" for trial in TRIALS}
+        report({trial: results.read_json(path) for trial, path in files.items() if path.is_file()}, args)
+        return
     pipeline = Pipeline(args.out, args.fresh)
     run.prepare(pipeline, args)
     experiment = run.Experiment(pipeline, args)
@@ -61,10 +87,16 @@ def main(argv: list[str] | None = None) -> None:
     pipeline.run(labels)
     found: dict[str, dict[str, Any]] = {}
     for trial in args.only:
+        args.passes = args.passes_of_all or TRIALS[trial].passes
         found[trial] = measured(pipeline, experiment, trial, labels)
         if args.record is not None:
             args.record.mkdir(parents=True, exist_ok=True)
             results.write_json(args.record / f"{folder_name(trial)}.json", found[trial])
+    report(found, args)
+
+
+def report(found: Mapping[str, Mapping[str, Any]], args: argparse.Namespace) -> None:
+    """Write and print the table of the trials."""
     text = markdown(found)
     (args.out / "teacher.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{args.out / 'teacher.md'}")
@@ -73,16 +105,19 @@ def main(argv: list[str] | None = None) -> None:
 def parse(argv: list[str] | None) -> argparse.Namespace:
     """The command line. Raises: ConfigError."""
     parser = stages.example_parser(__doc__, "runs/speechocean", "for every trial")
-    parser.add_argument("--speech", type=Path, required=True, help="folder of speechocean")
-    parser.add_argument("--more", type=Path, required=True, help="folder of speechocean-more")
+    parser.add_argument("--speech", type=Path, help="folder of speechocean")
+    parser.add_argument("--more", type=Path, help="folder of speechocean-more")
     parser.add_argument(
-        "--passes", type=float, default=PASSES, help=f"of a pre-training over the speech ({PASSES:g})"
+        "--passes", type=float, dest="passes_of_all", metavar="N", help="of every trial (its own number)"
     )
+    parser.add_argument("--from-results", type=Path, metavar="DIR", help="only make the table of these JSONs")
     parser.add_argument("--only", metavar="T;…", help="only these trials, separated by semicolons (all)")
     parser.add_argument(
         "--record", type=Path, metavar="DIR", help="write a small JSON file of each trial here"
     )
     args = parser.parse_intermixed_args(argv)
+    if args.from_results is None and (args.speech is None or args.more is None):
+        raise ConfigError("teacher", ["give --speech and --more, or --from-results"])
     args.only = [word.strip() for word in args.only.split(";")] if args.only else list(TRIALS)
     unknown = [word for word in args.only if word not in TRIALS]
     if unknown:
@@ -97,8 +132,8 @@ def folder_name(trial: str) -> str:
 
 def measured(pipeline: Pipeline, experiment: run.Experiment, trial: str, labels: Stage) -> dict[str, Any]:
     """Train one trial and cluster its layers. Returns: its record."""
-    kind, settings = TRIALS[trial]
-    name = folder_name(trial)
+    kind, name = TRIALS[trial].kind, folder_name(trial)
+    settings = (*START, *TRIALS[trial].settings)
     stage = experiment.training(kind, SEED, None if kind == "teacher" else labels, name, settings)
     pipeline.run(stage)
     pnmi: dict[str, float] = {}

@@ -102,15 +102,21 @@ def test_the_whole_course_goes_from_two_folders_to_a_verdict(folders, tmp_path, 
     assert len(pretended.done) == done, "finished stages are not run again"
 
 
-def test_the_trials_of_the_teacher_differ_in_one_setting_each(folders, tmp_path, pretended) -> None:
+def test_the_trials_of_the_teacher_are_made_and_their_table_is_made_again_of_records(
+    folders, tmp_path, pretended
+) -> None:
     words = ["--speech", str(folders[0]), "--more", str(folders[1]), "--out", str(tmp_path / "o")]
     teacher.main([*words, "--only", "K 1;both, weight 0.3", "--record", str(tmp_path / "kept")])
     kept = json.loads((tmp_path / "kept" / "trial-K-1.json").read_text())
     assert kept["settings"][-2] == "model.average_top_k_layers=1"
     assert kept["pnmi_valid"] == {"1": 0.35, "2": 0.36}
     assert "| K 1 | 0.350 | **0.360** |" in (tmp_path / "o" / "teacher.md").read_text()
-    for trial, (kind, settings) in teacher.TRIALS.items():
-        assert kind in run.TARGETS and len(settings) <= 2, trial
+    again = tmp_path / "again"
+    teacher.main(["--from-results", str(tmp_path / "kept"), "--out", str(again)])
+    assert (again / "teacher.md").read_text() == (tmp_path / "o" / "teacher.md").read_text()
+    for name, trial in teacher.TRIALS.items():
+        changes = {word.split("=")[0].rpartition("_")[0] for word in trial.settings}
+        assert trial.kind in run.TARGETS and len(changes) <= 4, name
     with pytest.raises(ConfigError, match="got K 9, wanted some of teacher; "):
         teacher.parse([*words, "--only", "K 9"])
 
