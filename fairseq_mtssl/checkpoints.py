@@ -182,42 +182,42 @@ def initialise(model: nn.Module, start: Start, part: str = "", modules: Sequence
     shapes differ, naming every such weight.
     """
     path, weights = start.path, start.weights
-    own = model.state_dict()
+    present = model.state_dict()
     if not any(name.startswith("speech_encoder.") for name in weights):
         weights = rename_fairseq(weights)
     chosen = {
         name: weight for name, weight in weights.items() if not modules or name.split(".")[0] in modules
     }
-    taken = {name: weight for name, weight in chosen.items() if name in own}
-    wanted, held = ({name.split(".")[0] for name in names} for names in (own, taken))
+    loaded = {name: weight for name, weight in chosen.items() if name in present}
+    model_modules, loaded_modules = ({name.split(".")[0] for name in names} for names in (present, loaded))
     misfits = [
-        f"{name} is {tuple(weight.shape)}, wanted {tuple(own[name].shape)}"
-        for name, weight in taken.items()
-        if weight.shape != own[name].shape
+        f"{name} is {tuple(weight.shape)}, wanted {tuple(present[name].shape)}"
+        for name, weight in loaded.items()
+        if weight.shape != present[name].shape
     ]
-    misfits += [f"{name} has no weight there" for name in modules if name in wanted - held]
-    if misfits or not taken:
+    misfits += [f"{name} has no weight there" for name in modules if name in model_modules - loaded_modules]
+    if misfits or not loaded:
         got = "; ".join(misfits) or "shares no weight with this model"
         raise CheckpointError(path, got, "Set the sizes in model.* to those of the checkpoint.")
-    model.load_state_dict(taken, strict=False)
-    kind, other = label_head_kind(chosen), label_head_kind(own)
-    if kind is not None and other is not None and kind != other:
+    model.load_state_dict(loaded, strict=False)
+    kind, model_kind = label_head_kind(chosen), label_head_kind(present)
+    if kind is not None and model_kind is not None and kind != model_kind:
         logger.warning(
             "%s has %s label heads, and this model %s ones, which start from random weights; to use the "
             "checkpoint's, give model.label_head=%s",
-            *(path, kind, other, kind),
+            *(path, kind, model_kind, kind),
         )
-    fresh = sorted({name.split(".")[0] for name in own if name not in taken})
-    unused = sorted({name for name in weights if name not in own})
+    fresh = sorted({name.split(".")[0] for name in present if name not in loaded})
+    unused = sorted({name for name in weights if name not in present})
     logger.info(
         "started from %s: %d of %d weights; new: %s; unused: %s",
         path,
-        len(taken),
-        len(own),
+        len(loaded),
+        len(present),
         ", ".join(fresh) or "none",
         ", ".join(unused) or "none",
     )
-    return any(name.startswith(part) for name in taken)
+    return any(name.startswith(part) for name in loaded)
 
 
 def rename_fairseq(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -312,14 +312,14 @@ def load_upstream(path: str | Path) -> Upstream:
         return Upstream(loaded.model, name, trained_on_normalised(loaded.cfg), loaded.task)
     model = _build_upstream(name, cfg)
     parts = ("feature_extractor.", "layer_norm.", "post_extract_proj.", "encoder.")
-    own = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}
-    taken = {key: weight for key, weight in state["model"].items() if key in own}
-    errors = [f"{key} is missing" for key in own if key not in taken]
-    misfits = [key for key, weight in taken.items() if weight.shape != own[key].shape]
-    errors += [f"{key} is {tuple(taken[key].shape)}, wanted {tuple(own[key].shape)}" for key in misfits]
+    wanted = {key: weight for key, weight in model.state_dict().items() if key.startswith(parts)}
+    weights = {key: weight for key, weight in state["model"].items() if key in wanted}
+    errors = [f"{key} is missing" for key in wanted if key not in weights]
+    misfits = [key for key, weight in weights.items() if weight.shape != wanted[key].shape]
+    errors += [f"{key} is {tuple(weights[key].shape)}, wanted {tuple(wanted[key].shape)}" for key in misfits]
     if errors:
         raise CheckpointError(path, "; ".join(errors[:10]), "Give a complete checkpoint of pre-training.")
-    model.load_state_dict(taken, strict=False)
+    model.load_state_dict(weights, strict=False)
     return Upstream(model.eval(), name, trained_on_normalised(cfg))
 
 
@@ -368,8 +368,10 @@ def read_encoder(path: str | Path) -> EncoderSource:
         "padding_exact": mode == "layer_norm",
     }
     weights = rename_fairseq(state["model"]).items()
-    own = {name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)}
-    return EncoderSource(sizes, own, trained_on_normalised(cfg))
+    encoder_weights = {
+        name.removeprefix(prefix): weight for name, weight in weights if name.startswith(prefix)
+    }
+    return EncoderSource(sizes, encoder_weights, trained_on_normalised(cfg))
 
 
 def _build_upstream(name: str, cfg: Any) -> nn.Module:

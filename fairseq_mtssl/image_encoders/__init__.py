@@ -1,4 +1,4 @@
-"""The image encoders. Importing this package registers those of ours, one line each."""
+"""The image encoders. Importing this package registers its image encoders, one line each."""
 
 from fairseq_mtssl.image_encoders import cnn as _cnn  # noqa: F401
 from fairseq_mtssl.image_encoders import patches as _patches  # noqa: F401

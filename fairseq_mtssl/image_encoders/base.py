@@ -1,4 +1,4 @@
-"""What an image encoder is given, what it returns, and the registry of image encoders.
+"""The interface of image encoders, their common options, and the registry of image encoders.
 
 To add one, write a file with a subclass of `ImageEncoder` under `@register_image_encoder(NAME)`, import it in
 `fairseq_mtssl/image_encoders/__init__.py` or name it as a plugin, and train it with model.image_encoder=NAME.
@@ -15,7 +15,7 @@ from fairseq_mtssl.registry import Registry
 
 @dataclass
 class ImageOptions:
-    """The options of every image encoder; their values are those of the model's fields."""
+    """The options of every image encoder; they take the values of the model's fields."""
 
     encoder_embed_dim: int = field(default=768, metadata={"help": "dimensions D of an embedding"})
     image_size: int = field(default=224, metadata={"help": "side of the square images in pixels"})
@@ -51,8 +51,8 @@ class ImageEncoder(nn.Module):
     field with the name of a field of the model takes that value; the others are given in
     model.image_encoder_options. A file of pretrained weights should be the option `image_weights`, which is
     null when a checkpoint is loaded, because the checkpoint has the weights.
-    images: what the encoder is given: "pixels", read from the image files of the manifest, or "regions",
-    read from the HDF5 file task.region_features.
+    images: the kind of input: "pixels", read from the image files of the manifest, or "regions", read from
+    the HDF5 file task.region_features.
     """
 
     Options: ClassVar[type[Any]] = ImageOptions
@@ -63,25 +63,25 @@ class ImageEncoder(nn.Module):
         self.options = options
 
     def forward(self, images: Any) -> Tensor:
-        """The embeddings of images.
+        """Embed images.
 
         images: pixels, of shape (M, 3, image_size, image_size) uint8 in RGB; or regions, a dictionary with
         "regions" of shape (M, R, F) and "boxes" of shape (M, R, 4), which are x1, y1, x2, y2 divided by the
         image's width, height, width, height.
         Returns: (M, encoder_embed_dim), not normalised.
-        Raises: ImageError for images that the encoder cannot be given.
+        Raises: ImageError for input that the encoder does not take.
         """
         raise NotImplementedError
 
     def draw_as_paper(self) -> None:
-        """Called with model.bert_init=true: draw weights as the code of arXiv 2306.02972 does.
+        """Called with model.bert_init=true: draw weights anew as the code of arXiv 2306.02972 does.
 
-        By default they stay as they are, since they may be pretrained.
+        By default all weights are kept, since they may be pretrained.
         """
 
     @classmethod
     def config_errors(cls, options: Any) -> List[str]:
-        """What is wrong with the options, each as "field value: wanted …"; empty if nothing is."""
+        """Return the errors in the options, each as "field value: wanted …"."""
         return []
 
 
@@ -92,7 +92,7 @@ register_image_encoder = IMAGE_ENCODERS.register
 
 
 def encoder_named(name: str) -> type[ImageEncoder]:
-    """The image encoder of a name; "timm:vit_tiny" finds what is registered as "timm:<name>".
+    """Return the image encoder of a name; for "timm:vit_tiny" the one registered as "timm:<name>".
 
     Raises: ConfigError for a name that is not registered.
     """
@@ -102,5 +102,5 @@ def encoder_named(name: str) -> type[ImageEncoder]:
 
 
 def takes_regions(name: str) -> bool:
-    """Whether the image encoder of a name takes region features rather than pixels. Raises: ConfigError."""
+    """Return whether the image encoder of a name takes region features. Raises: ConfigError."""
     return encoder_named(name).images == "regions"

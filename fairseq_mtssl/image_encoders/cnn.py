@@ -13,7 +13,7 @@ from fairseq_mtssl.image_encoders.pixels import GridEncoder, PixelNorm
 
 
 class ResidualBlock2d(nn.Module):
-    """conv 3×3, group norm, ReLU, twice, plus the input (1×1 conv + norm), ReLU; stride in the first."""
+    """Two 3×3 convolutions with group norms, the first with a stride, and a 1×1 convolution as shortcut."""
 
     def __init__(self, in_channels: int, channels: int, stride: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class ResidualBlock2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(M, C_in, H, W) -> (M, C, ceil(H / stride), ceil(W / stride))."""
+        """Compute the block: (M, C_in, H, W) -> (M, C, ceil(H / stride), ceil(W / stride))."""
         hidden = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
         return F.relu(hidden + self.shortcut(x))
 
@@ -57,13 +57,13 @@ class CnnImageEncoder(ImageEncoder):
         self.pixels = PixelNorm(name="image encoder cnn")
         stem = (nn.Conv2d(3, channels[0], 3, 2, 1, bias=False), _group_norm(channels[0]), nn.ReLU())
         widths = [channels[0], *channels]
-        blocks = (ResidualBlock2d(a, b, 2) for a, b in pairwise(widths))
+        blocks = (ResidualBlock2d(width_in, width, 2) for width_in, width in pairwise(widths))
         self.convolutions = nn.Sequential(*stem, *blocks)
         self.cells = nn.Linear(channels[-1], options.encoder_embed_dim)
         self.tokens = GridEncoder(self.grid, options)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (M, 3, H, W) uint8 -> (M, D), not normalised."""
+        """Embed images: (M, 3, H, W) uint8 -> (M, D), not normalised."""
         features = self.convolutions(self.pixels(images))
         if tuple(features.shape[2:]) != (self.grid, self.grid):
             features = F.adaptive_avg_pool2d(features, self.grid)
@@ -79,5 +79,5 @@ class CnnImageEncoder(ImageEncoder):
 
 
 def _group_norm(channels: int) -> nn.GroupNorm:
-    """Up to 8 groups, as many as divide the channels."""
+    """Return a group norm of up to 8 groups, a number that divides the channels."""
     return nn.GroupNorm(math.gcd(8, channels), channels)

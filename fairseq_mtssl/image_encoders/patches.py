@@ -21,9 +21,9 @@ class PatchOptions(TransformerOptions):
 class PatchImageEncoder(ImageEncoder):
     """A vision transformer: BERT layers over linear projections of patches with learned positions.
 
-    The images are squares of image_size pixels, which image_patch_size divides.
-    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; here with layer norms after each block, as in the rest
-    of the model.
+    The images are squares of image_size pixels, a multiple of image_patch_size.
+    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; but layer norms follow each block, as in the rest of
+    the model.
     """
 
     Options = PatchOptions
@@ -38,7 +38,7 @@ class PatchImageEncoder(ImageEncoder):
         init_bert(self.tokens.norm)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (M, 3, S, S) uint8 with S = image_size_px -> (M, D), not normalised."""
+        """Embed images: (M, 3, S, S) uint8 with S = image_size_px -> (M, D), not normalised."""
         pixels = self.pixels(images)
         if tuple(pixels.shape[2:]) != (self.image_size_px, self.image_size_px):
             size = f"{pixels.shape[3]}×{pixels.shape[2]} px"

@@ -1,4 +1,4 @@
-"""What image encoders of pixels share: the normalisation of pixels, and transformer layers over a grid."""
+"""Modules of image encoders that take pixels: normalisation of pixels, transformer layers over a grid."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from fairseq_mtssl.modules.attention import ClsProjection
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Of the order of the features they are added to: with ViT's 0.02 the layout of two objects took
-# 250 updates or more to learn instead of 30 to 60 (see test_image_encoder.py).
 POSITION_STD = 0.3
+"""Standard deviation of initial positions, of the magnitude of the features to which they are added.
+
+With ViT's 0.02 the arrangement of two objects took 250 updates or more to learn, instead of 30 to 60.
+"""
 
 
 class PixelNorm(nn.Module):
-    """uint8 RGB (M, 3, H, W) → zero mean, unit variance by channel, in the dtype of the model.
+    """Converts RGB pixels to the dtype of the model, normalised to zero mean and unit variance per channel.
 
-    mean, std: of pixels scaled to [0, 1]. Nothing enters the state dict.
+    mean, std: per channel, of pixels scaled to [0, 1]. The buffers are not saved in checkpoints.
     """
 
     def __init__(
@@ -39,18 +41,10 @@ class PixelNorm(nn.Module):
         self.register_buffer("shift", -means / stds, persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """(M, 3, H, W) uint8 -> same shape, float. Raises: ImageError for anything else."""
-        if (
-            not isinstance(images, Tensor)
-            or images.dtype != torch.uint8
-            or images.dim() != 4
-            or images.shape[1] != 3
-        ):
-            got = (
-                f"{images.dtype} {tuple(images.shape)}"
-                if isinstance(images, Tensor)
-                else type(images).__name__
-            )
+        """Normalise pixels: (M, 3, H, W) uint8 -> float. Raises: ImageError for any other input."""
+        is_tensor = isinstance(images, Tensor)
+        if not is_tensor or images.dtype != torch.uint8 or images.dim() != 4 or images.shape[1] != 3:
+            got = f"{images.dtype} {tuple(images.shape)}" if is_tensor else type(images).__name__
             hint = (
                 "Raw-image encoders take uint8 RGB pixels (M, 3, H, W); for region features choose `regions`."
             )
@@ -59,9 +53,9 @@ class PixelNorm(nn.Module):
 
 
 class GridEncoder(nn.Module):
-    """A grid of features with learned positions → CLS over BERT layers → image embedding.
+    """Embeds a grid of features with learned positions, by BERT layers with a CLS token and a projection.
 
-    Positions keep the layout, so that "a red circle left of a blue star" can be told from its mirror.
+    With positions, "a red circle left of a blue star" can be distinguished from its mirror image.
     """
 
     def __init__(self, grid: int, options: TransformerOptions) -> None:
@@ -75,6 +69,6 @@ class GridEncoder(nn.Module):
         self.projection = ClsProjection(dim, dim)
 
     def forward(self, cells: Tensor) -> Tensor:
-        """cells: (M, grid · grid, dim), row by row -> (M, D)."""
+        """Embed grids: (M, grid · grid, dim), row by row -> (M, D)."""
         tokens = self.dropout(self.norm(cells + self.positions))
         return self.projection(self.encoder(tokens))

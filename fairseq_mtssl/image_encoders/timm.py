@@ -30,9 +30,9 @@ class TimmOptions(ImageOptions):
 class TimmImageEncoder(ImageEncoder):
     """A network of timm without its classifier, whose pooled features are projected. Nothing is downloaded.
 
-    The network is that of the option image_encoder, such as timm:vit_small_patch16_224; networks for one size
-    of images are built for image_size. image_weights is a .pt, .pth or .safetensors file with a state dict of
-    that network, where a classifier is ignored and every other key and shape must fit; null: random weights.
+    image_encoder names the network, as timm:vit_small_patch16_224 does; a network for images of one size is
+    built for image_size. image_weights is a .pt, .pth or .safetensors file with a state dict of that network,
+    whose classifier is ignored and whose other keys and shapes must all fit; null: random weights.
     Raises: ConfigError if timm is missing or does not know the name; CheckpointError if the weights are
     missing or do not fit.
     """
@@ -56,7 +56,7 @@ class TimmImageEncoder(ImageEncoder):
         self.projection = ClsProjection(features, options.encoder_embed_dim)
 
     def forward(self, images: Tensor) -> Tensor:
-        """images: (M, 3, H, W) uint8, of the size the network was built for -> (M, D), not normalised."""
+        """Embed images of the network's size: (M, 3, H, W) uint8 -> (M, D), not normalised."""
         return self.projection(self.network(self.pixels(images)))
 
 
@@ -71,7 +71,7 @@ def _import_timm(name: str) -> Any:
 
 
 def _create(timm: Any, name: str, image_size_px: int) -> Any:
-    """Build the network without its classifier; the size matters to networks for images of one size only."""
+    """Build the network without its classifier; image_size_px has an effect on networks for one size only."""
     if not timm.is_model(name):
         near = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
         raise ConfigError(
@@ -79,7 +79,7 @@ def _create(timm: Any, name: str, image_size_px: int) -> Any:
         )
     try:
         return timm.create_model(name, pretrained=False, num_classes=0, img_size=image_size_px)
-    except TypeError as error:  # convolutional networks take any size and no such argument
+    except TypeError as error:  # convolutional networks take images of any size, and have no such argument
         if "img_size" not in str(error):
             raise
         return timm.create_model(name, pretrained=False, num_classes=0)
@@ -87,13 +87,14 @@ def _create(timm: Any, name: str, image_size_px: int) -> Any:
 
 def _load(network: nn.Module, path: Path, name: str, classifier: str | tuple[str, ...] | None) -> None:
     heads = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
-    found = {k: v for k, v in _read(path).items() if not k.startswith(tuple(f"{head}." for head in heads))}
+    prefixes = tuple(f"{head}." for head in heads)
+    weights = {name: weight for name, weight in _read(path).items() if not name.startswith(prefixes)}
     wanted = network.state_dict()
-    errors = [f"missing {key}" for key in wanted if key not in found]
-    errors += [f"unexpected {key}" for key in found if key not in wanted]
+    errors = [f"missing {key}" for key in wanted if key not in weights]
+    errors += [f"unexpected {key}" for key in weights if key not in wanted]
     errors += [
         f"{key} is {tuple(value.shape)}, wanted {tuple(wanted[key].shape)}"
-        for key, value in found.items()
+        for key, value in weights.items()
         if key in wanted and value.shape != wanted[key].shape
     ]
     if errors:
@@ -103,11 +104,11 @@ def _load(network: nn.Module, path: Path, name: str, classifier: str | tuple[str
             f"does not fit timm's {name}: {'; '.join(errors[:5])}{more}",
             f"Give a state dict of timm's {name} at the same image size, or another timm name.",
         )
-    network.load_state_dict(found)
+    network.load_state_dict(weights)
 
 
 def _read(path: Path) -> Weights:
-    """Tensors of a local file; a state dict, or one under `state_dict` or `model`."""
+    """Read the tensors of a local file, which holds a state dict, or one under `state_dict` or `model`."""
     if not path.is_file():
         raise CheckpointError(
             path, "no such file", "Nothing is downloaded: give a local .pt, .pth or .safetensors."
@@ -119,7 +120,7 @@ def _read(path: Path) -> Weights:
             read = torch.load(path, map_location="cpu", weights_only=True)
     except ImportError as error:
         raise CheckpointError(path, "safetensors is not installed", "`pip install safetensors`.") from error
-    except Exception as error:  # each format has its own errors; all mean the same to the user
+    except Exception as error:  # each format raises its own errors, which mean the same to the user
         hint = "Save the network's plain state_dict() with torch.save or safetensors."
         raise CheckpointError(path, f"cannot be read as weights ({error})", hint) from error
     for key in ("state_dict", "model"):

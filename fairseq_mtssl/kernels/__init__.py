@@ -1,5 +1,5 @@
-"""Kernels for the CPU behind two doors, the convolutional features and the transformer layer.
+"""Fast implementations of the convolutional feature extractor and of transformer layers for CPUs.
 
-Each has up to three implementations with the same results within rounding: a C++ extension, torch functions,
-and fairseq's own module.
+`conv_features` and `transformer_layers` choose between them and fairseq's own modules. Some functions have a
+C++ extension and an implementation in torch. All give the same results within rounding.
 """

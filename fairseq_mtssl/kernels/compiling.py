@@ -1,6 +1,6 @@
-"""Functions of a module and tensors by torch.compile, whose code all modules of a kind share.
+"""Compiles functions of a module and tensors with torch.compile, whose code all modules of a type share.
 
-Functions are compiled, never modules: names of weights, copies and pickles are those of the plain modules.
+Modules themselves are not compiled, so that their weights' names, their copies and pickles do not change.
 """
 
 from __future__ import annotations
@@ -15,52 +15,52 @@ from torch import Tensor, nn
 from fairseq_mtssl.errors import ConfigError
 
 MAX_SHAPES = 16
-"""Shapes of a batch for which code of their own is made; all others share code for any shape."""
+"""Number of shapes of a batch for which a function is compiled; further shapes share code for any shape."""
 
 OLDEST_TORCH = "2.5"
-"""Before, torch made code for each layer anew."""
+"""Earlier versions compile the function for every layer again."""
 
 VARIANTS = 8 * MAX_SHAPES
-"""Times that torch may make code of one function: for each shape student and teacher, padded or not, with and
-without gradient of the input or autocast."""
+"""How often torch may compile one function: for each shape for student and teacher, with and without padding,
+with and without gradient of the input or autocast."""
 
 
 class Compiled:
-    """function(module, x, …) by torch.compile, with code made when a shape of x is first met.
+    """A function(module, x, …) that torch.compile compiles when a shape of x first occurs.
 
-    shapes: those with code of their own. Raises: ConfigError at the first call if torch is too old.
+    shapes: the shapes for which it was compiled. Raises: ConfigError at the first call if torch is too old.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self.function = function
         self.shapes: set[torch.Size] = set()
-        self._made: dict[bool, Callable[..., Any]] = {}
+        self._compiled: dict[bool, Callable[..., Any]] = {}
 
     def __call__(self, module: nn.Module, x: Tensor, *others: Any) -> Any:
-        """What the function returns. Only within `settings`."""
+        """Call the compiled function. To be called within the context `settings` only."""
         if len(self.shapes) < MAX_SHAPES:
             self.shapes.add(x.shape)
-        any_shape = x.shape not in self.shapes
-        if any_shape not in self._made:
-            self._made[any_shape] = torch.compile(self.function, dynamic=any_shape)
-        return self._made[any_shape](module, x, *others)
+        is_dynamic = x.shape not in self.shapes
+        if is_dynamic not in self._compiled:
+            self._compiled[is_dynamic] = torch.compile(self.function, dynamic=is_dynamic)
+        return self._compiled[is_dynamic](module, x, *others)
 
 
 def settings() -> AbstractContextManager[Any]:
-    """torch's settings for compiled functions that many modules share, here and nowhere else.
+    """Return the context of torch's settings for compiled functions that many modules share.
 
-    Raises: ConfigError if torch is too old, or knows this Python not yet.
+    Raises: ConfigError if torch is too old, or does not support this version of Python.
     """
     if torch.__version__ < OLDEST_TORCH:
         got = f"torch {torch.__version__}"
         raise ConfigError(
             "model.compile", [f"{got}: wanted {OLDEST_TORCH} or later; install it or give false"]
         )
-    from torch import _dynamo as dynamo  # a second to import, and needed by nobody else
+    from torch import _dynamo as dynamo  # imported here, since it takes a second
 
     if not dynamo.is_dynamo_supported():
         raise ConfigError("model.compile", ["this torch cannot compile with this Python; give false"])
     limit = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"
-    # gradients are reduced between layers as they are; nothing within one needs to be cut for that
-    found: AbstractContextManager[Any] = dynamo.config.patch({limit: VARIANTS, "optimize_ddp": False})
-    return found
+    # optimize_ddp would split functions where gradients are reduced, but these are single layers already
+    context: AbstractContextManager[Any] = dynamo.config.patch({limit: VARIANTS, "optimize_ddp": False})
+    return context

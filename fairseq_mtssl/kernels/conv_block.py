@@ -1,7 +1,7 @@
 """A 1-D convolution, layer norm and GELU as matrix products in (frame, channel) order: forward and backward.
 
-A convolution of kernel k and stride s over contiguous (frames, channels) is ⌈k/s⌉ products of strided views:
-nothing is unfolded, nothing transposed.
+A convolution of kernel k and stride s over contiguous (frames, channels) is the sum of ⌈k/s⌉ products of
+strided views, so that no input has to be unfolded or transposed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fairseq_mtssl.kernels import native
 
 @dataclass(frozen=True)
 class Shape:
-    """The sizes of a block and its norm: None, ``layer`` or, in the first block, ``group``."""
+    """The sizes of a block, and its norm, which is None, ``layer`` or, in the first block only, ``group``."""
 
     kernel: int
     stride: int
@@ -28,10 +28,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class ConvBlock:
-    """A convolution with its norm and GELU, as a block of fairseq's ConvFeatureExtractionModel.
+    """A convolution with its norm and GELU: a block of fairseq's ConvFeatureExtractionModel.
 
-    weight: (kernel · C_in, C_out), ordered by tap; bias: (C_out,) or None; norm_weight, norm_bias: (C_out,)
-    float32 or None.
+    weight: (kernel · C_in, C_out), the rows of one tap of the kernel after the other; bias: (C_out,) or None;
+    norm_weight, norm_bias: (C_out,) float32 or None.
     """
 
     shape: Shape
@@ -42,13 +42,17 @@ class ConvBlock:
 
     @classmethod
     def of(cls, shape: Shape, parameters: Sequence[Tensor | None], dtype: torch.dtype) -> ConvBlock:
-        """parameters: weight (C_out, C_in, kernel), as nn.Conv1d's, and the rest; dtype: of the product."""
+        """Make a block from the parameters of fairseq's modules.
+
+        parameters: weight (C_out, C_in, kernel) and bias of the nn.Conv1d, weight and bias of the norm;
+        dtype: of the matrix products.
+        """
         weight, bias, norm_weight, norm_bias = parameters
         assert weight is not None
-        # (C_out, C_in, k) -> (C_out, k · C_in) -> (k · C_in, C_out): columns lie together
+        # (C_out, C_in, k) -> (C_out, k · C_in) -> (k · C_in, C_out), columns contiguous
         packed = weight.to(dtype).transpose(1, 2).reshape(weight.size(0), -1).t()
-        wide = [None if each is None else each.float() for each in (norm_weight, norm_bias)]
-        return cls(shape, packed, None if bias is None else bias.to(dtype), *wide)
+        norm = [None if parameter is None else parameter.float() for parameter in (norm_weight, norm_bias)]
+        return cls(shape, packed, None if bias is None else bias.to(dtype), *norm)
 
     @property
     def channels_in(self) -> int:
@@ -60,14 +64,14 @@ class ConvBlock:
 
     @property
     def overlap(self) -> int:
-        """Input frames that n outputs need beyond n · stride."""
+        """Number of input frames that n outputs need beyond n · stride."""
         return max(self.shape.kernel - self.shape.stride, 0)
 
     def taps(self, x: Tensor, count: int) -> Iterator[tuple[Tensor, slice]]:
-        """The inputs that `count` outputs read, in groups of as many taps of the kernel as the stride.
+        """Iterate over groups of taps of the kernel, `stride` taps each, with the inputs of `count` outputs.
 
-        x: (n, C_in), contiguous. Yields: a view (count, taps · C_in) of x, and the rows of the weight that it
-        is multiplied with.
+        x: (n, C_in), contiguous. Yields: a view (count, taps · C_in) of x, and the rows of the weight by
+        which it is multiplied.
         """
         stride, channels = self.shape.stride, self.channels_in
         for first in range(0, self.shape.kernel, stride):
@@ -77,7 +81,7 @@ class ConvBlock:
             yield view, slice(first * channels, first * channels + width)
 
     def convolve(self, x: Tensor, out: Tensor) -> None:
-        """x: (n · stride + overlap, C_in) -> out: (n, C_out)."""
+        """Write the convolution of x, (n · stride + overlap, C_in), into out, (n, C_out)."""
         for number, (view, rows) in enumerate(self.taps(x, len(out))):
             if number > 0:
                 out.addmm_(view, self.weight[rows])
@@ -87,27 +91,27 @@ class ConvBlock:
                 torch.addmm(self.bias, view, self.weight[rows], out=out)
 
     def backward(self, x: Tensor, grad: Tensor, accumulators: GradAccumulators) -> Tensor:
-        """The gradient of x, of its shape; that of weight and bias is added to accumulators.
+        """Return the gradient of x, and add those of weight and bias to the accumulators.
 
-        grad: (n, C_out), of the outputs.
+        x: the input of `convolve`; grad: (n, C_out), the gradient of its output.
         """
         count, stride = len(grad), self.shape.stride
-        below = torch.empty_like(x)
-        covered = count * stride if self.shape.kernel >= stride else 0
-        below[covered:].zero_()
-        parts = zip(self.taps(x, count), self.taps(below, count), strict=True)
-        for number, ((view, rows), (into, _)) in enumerate(parts):
+        grad_x = torch.empty_like(x)
+        written = count * stride if self.shape.kernel >= stride else 0  # by the first product
+        grad_x[written:].zero_()
+        groups = zip(self.taps(x, count), self.taps(grad_x, count), strict=True)
+        for number, ((view, rows), (grad_view, _)) in enumerate(groups):
             weight = self.weight[rows].t()
             if number == 0:
-                torch.mm(grad, weight, out=into)
+                torch.mm(grad, weight, out=grad_view)
             else:
-                into.addmm_(grad, weight)
+                grad_view.addmm_(grad, weight)
             accumulators.add_product(rows, view, grad)
         accumulators.add_bias(grad)
-        return below
+        return grad_x
 
     def activate(self, z: Tensor, dtype: torch.dtype) -> Tensor:
-        """(n, C_out) -> the same shape in that type: GELU of the norm of z, computed in 32 bits."""
+        """Return GELU(norm(z)), computed in 32 bits: (n, C_out) -> (n, C_out) of type dtype."""
         if native.ready(z) and dtype in native.TYPES:
             out = torch.empty_like(z, dtype=dtype)
             native.norm_gelu(z, self._norm, out)
@@ -115,33 +119,35 @@ class ConvBlock:
         return torch.nn.functional.gelu(self._normed(z.float())[0]).to(dtype)
 
     def deactivate(self, z: Tensor, grad: Tensor, accumulators: Any, out: Tensor) -> Tensor:
-        """The backward pass of `activate`: the gradient of z, which is written to out and returned.
+        """Compute the backward pass of `activate`: write the gradient of z into out, and return it.
 
-        grad: (n, C_out), of the output of `activate`; the norm's gradients are added to accumulators.
+        grad: (n, C_out), the gradient of the output of `activate`. The gradients of the norm's parameters are
+        added to the accumulators.
         """
         if native.ready(z, grad, out):
-            none = self._norm.weight is None
-            into = self._norm if none else native.Norm(accumulators.norm_weight, accumulators.norm_bias, 0.0)
-            native.norm_gelu_backward(z, self._norm, grad, out, into)
+            sums = self._norm
+            if sums.weight is not None:
+                sums = native.Norm(accumulators.norm_weight, accumulators.norm_bias, 0.0)
+            native.norm_gelu_backward(z, self._norm, grad, out, sums)
             return out
-        wide = z.float()
-        normed, *moments = self._normed(wide)
-        below = torch.ops.aten.gelu_backward(grad.float(), normed)
+        z = z.float()
+        normed, *moments = self._normed(z)
+        grad_z = torch.ops.aten.gelu_backward(grad.float(), normed)
         if moments:
-            below, *parameters = torch.ops.aten.native_layer_norm_backward(
-                below, wide, [self.channels], *moments, *self._norm[:2], [True, True, True]
+            grad_z, *parameters = torch.ops.aten.native_layer_norm_backward(
+                grad_z, z, [self.channels], *moments, *self._norm[:2], [True, True, True]
             )
             accumulators.add_norm(*parameters)
-        return out.copy_(below)
+        return out.copy_(grad_z)
 
     @property
     def _norm(self) -> native.Norm:
-        """The layer norm; a group norm is not applied here."""
-        known = (self.norm_weight, self.norm_bias) if self.shape.norm == "layer" else (None, None)
-        return native.Norm(*known, self.shape.eps)
+        """The layer norm; without weights for a group norm, which `GroupNormFirstBlock` applies."""
+        weights = (self.norm_weight, self.norm_bias) if self.shape.norm == "layer" else (None, None)
+        return native.Norm(*weights, self.shape.eps)
 
     def _normed(self, z: Tensor) -> tuple[Tensor, ...]:
-        """The layer norm of z in 32 bits, with the mean and the inverse deviation of each row; else (z,)."""
+        """Return the layer norm of z in 32 bits, with mean and 1 / deviation of each row; or (z,)."""
         if self._norm.weight is None:
             return (z,)
         return torch.native_layer_norm(z, [self.channels], *self._norm)
@@ -154,12 +160,12 @@ class GradAccumulators:
         self.block = block
         self.weight = block.weight.new_zeros(block.weight.shape, dtype=torch.float32)
         self.bias = None if block.bias is None else self.weight.new_zeros(block.channels)
-        plain = block.norm_weight is None
-        self.norm_weight = None if plain else self.weight.new_zeros(block.channels)
-        self.norm_bias = None if plain else self.weight.new_zeros(block.channels)
+        has_norm = block.norm_weight is not None
+        self.norm_weight = self.weight.new_zeros(block.channels) if has_norm else None
+        self.norm_bias = self.weight.new_zeros(block.channels) if has_norm else None
 
     def add_product(self, rows: slice, view: Tensor, grad: Tensor) -> None:
-        """view: (n, taps · C_in), grad: (n, C_out)."""
+        """Add viewᵀ · grad to some rows of the weight. view: (n, taps · C_in); grad: (n, C_out)."""
         if view.dtype == torch.float32:
             self.weight[rows].addmm_(view.t(), grad)
         else:
@@ -175,16 +181,16 @@ class GradAccumulators:
             self.norm_bias += bias
 
     def merge(self, other: GradAccumulators) -> None:
-        """Add the gradients that another one holds."""
-        for mine, theirs in zip(self._all(), other._all(), strict=True):
-            if mine is not None and theirs is not None:
-                mine += theirs
+        """Add the gradients of another instance."""
+        for total, more in zip(self._all(), other._all(), strict=True):
+            if total is not None and more is not None:
+                total += more
 
     def _all(self) -> list[Tensor | None]:
         return [self.weight, self.bias, self.norm_weight, self.norm_bias]
 
     def gradients(self, like: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The gradients in the shapes and types of the parameters that `ConvBlock.of` was given."""
+        """Return the gradients in the shapes and types of `like`, the parameters given to `ConvBlock.of`."""
         # (k · C_in, C_out) -> (k, C_in, C_out) -> (C_out, C_in, k)
         weight = self.weight.view(self.block.shape.kernel, -1, self.block.channels).permute(2, 1, 0)
         return [

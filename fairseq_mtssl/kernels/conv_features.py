@@ -1,15 +1,15 @@
 """The convolutional feature extractor of waveforms in three implementations, and the choice between them.
 
-fairseq's own forward has (B, C, T), transposes to (B, T, C) and back around every layer norm, and keeps three
-arrays of each layer for the backward pass. torch.compile can compile it. On a CPU `conv_features` gives the
-same numbers, within rounding, in less time and memory:
+fairseq's own forward works on (B, C, T), transposes to (B, T, C) and back around every layer norm, and keeps
+three arrays per layer for the backward pass. torch.compile can compile it. On a CPU `conv_features` gives the
+same results, within rounding, in less time and memory:
 
-- all rows of a batch lie behind one another as (frames, channels), each padded to a whole number of output
-  frames. Frames of which a part lies in the next row are computed and never used;
-- norm and GELU are applied to tiles that fit a cache, right before the product that reads them, and are
-  computed again in the backward pass. Only the convolution's output of each layer is kept, and not even that
-  of the first layer, which is the largest;
-- each core computes tiles of its own.
+- The rows of a batch are concatenated as (frames, channels), each padded to a whole number of output frames.
+  Output frames that reach into the next row are computed, but not used.
+- Norm and GELU are applied to tiles that fit into a cache, right before the matrix product of the next layer
+  reads them, and again in the backward pass. Of each layer only the output of the convolution is kept, and of
+  the first layer, whose output is the largest, nothing.
+- Each core computes its own tiles.
 
 Source: the arithmetic of fairseq's ConvFeatureExtractionModel (Baevski et al. 2020, arXiv 2006.11477).
 """
@@ -33,21 +33,21 @@ from fairseq_mtssl.kernels.dtypes import DTYPES, product_dtype
 from fairseq_mtssl.kernels.side_by_side import shares, side_by_side, tiles
 
 TILE = 2**19
-"""Elements that are worked on at a time in 32 bits: they and what is made of them stay in a cache."""
+"""Number of elements of a tile in 32 bits, which stays in the cache together with the results."""
 
 HALF_TILE = 2**20
-"""The same in 16 bits, where the gradients of a whole tile are added to those of others in 32 bits."""
+"""Number of elements of a tile in 16 bits; the gradients of different tiles are added up in 32 bits."""
 
 PER_BLOCK = 4
-"""Parameters of a layer: the convolution's weight and bias, the norm's weight and bias."""
+"""Number of parameters of a layer: weight and bias of the convolution, weight and bias of the norm."""
 
 
 class ConvStack:
-    """One pass of a batch, forward or backward.
+    """The forward or the backward pass of a batch.
 
-    source: (B, S) waveforms; parameters: PER_BLOCK for each of the shapes; dtype: of the matrix products but
-    the first, and of what is kept; moments: of an earlier pass of this batch. Norms, GELUs and the first
-    convolution are computed in 32 bits.
+    source: (B, S) waveforms; parameters: PER_BLOCK for each of the shapes; dtype: of the arrays that are kept
+    and of all matrix products except the first; moments: those of the forward pass, for the backward pass.
+    Norms, GELUs and the first convolution are computed in 32 bits.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class ConvStack:
         dtype: torch.dtype,
         moments: Moments | None = None,
     ) -> None:
-        groups = [parameters[at : at + PER_BLOCK] for at in range(0, len(parameters), PER_BLOCK)]
+        groups = [parameters[start : start + PER_BLOCK] for start in range(0, len(parameters), PER_BLOCK)]
         self.parameters = groups
         dtypes = [torch.float32] + [dtype] * (len(shapes) - 1)
-        self.blocks = [ConvBlock.of(*each) for each in zip(shapes, groups, dtypes, strict=True)]
+        self.blocks = list(map(ConvBlock.of, shapes, groups, dtypes))
         self.dtype = dtype
         rows, samples = source.shape
         hop = math.prod(shape.stride for shape in shapes)
@@ -82,11 +82,11 @@ class ConvStack:
         self.accumulators = [self._new_accumulators(index) for index in range(len(shapes))]
 
     def _new_accumulators(self, index: int) -> Any:
-        """Gradients of a block's parameters that are still zero."""
+        """Return accumulators for the gradients of a block's parameters, which are zero."""
         return self.first.accumulators() if index == 0 else GradAccumulators(self.blocks[index])
 
     def values(self, index: int, start: int, stop: int) -> Tensor:
-        """(n, C) outputs start … stop − 1 of a convolution."""
+        """Return the outputs start … stop − 1 of a convolution, (n, C)."""
         if index == 0:
             return self.first.values(start, stop)
         state = self.states[index]
@@ -94,13 +94,13 @@ class ConvStack:
         return state[start:stop]
 
     def tiles(self, count: int, width: int) -> list[tuple[int, int]]:
-        """Cut `count` frames of so many elements."""
+        """Cut `count` frames of `width` elements into tiles: (start, stop) of each."""
         return tiles(count, max(1, self.elements // width))
 
     def inputs(self, index: int) -> Iterator[tuple[int, int, int, int]]:
-        """Tiles of a convolution's outputs: start and stop of each, then of the inputs that it reads.
+        """Cut the outputs of a convolution into tiles: start and stop of each, and of the inputs it reads.
 
-        The last outputs of all lack a part of their input and are left out; they are never valid.
+        The last outputs, whose input is incomplete, are left out; they are never valid.
         """
         shape, block = self.blocks[index].shape, self.blocks[index]
         count = self.counts[index] - (math.ceil(shape.kernel / shape.stride) - 1)
@@ -108,7 +108,7 @@ class ConvStack:
             yield start, stop, start * shape.stride, stop * shape.stride + block.overlap
 
     def forward(self, keep: bool) -> Tensor:
-        """The output of the stack, (B, frames, C). keep: hold what the backward pass needs."""
+        """Compute the output of the stack, (B, frames, C). keep: keep the arrays for the backward pass."""
         for index in range(1, len(self.blocks)):
             state = self._empty(index)
             tiles = list(self.inputs(index))
@@ -129,27 +129,28 @@ class ConvStack:
         return out.view(self.rows, -1, out.size(1))
 
     def _empty(self, index: int) -> Tensor:
-        """Room for the outputs of a convolution, (frames, C)."""
+        """Allocate the outputs of a convolution, (frames, C)."""
         size = (self.counts[index], self.blocks[index].channels)
         return self.first.wave.new_empty(size, dtype=self.dtype)
 
     def _convolve(self, index: int, state: Tensor, start: int, stop: int, low: int, high: int) -> None:
+        """Compute a tile of a convolution's outputs, start … stop − 1, from the inputs low … high − 1."""
         x = self.blocks[index - 1].activate(self.values(index - 1, low, high), self.dtype)
         self.blocks[index].convolve(x, state[start:stop])
 
     def backward(self, grad: Tensor) -> list[Tensor | None]:
-        """The gradients of all parameters from that of the output, (B · frames, C)."""
+        """Compute the gradients of all parameters. grad: (B · frames, C), the gradient of the output."""
         last = len(self.blocks) - 1
         above = self._through_norm(grad)
         for index in range(last, 0, -1):
             tiles = list(self.inputs(index))
             above[tiles[-1][1] :].zero_()
             below = self._empty(index - 1) if index > 1 else None
-            done = side_by_side(
+            results = side_by_side(
                 lambda share: self._descend(index, tiles[share], above, below),  # noqa: B023
                 shares(len(tiles)),
             )
-            for upper, lower, (start, edge) in done:
+            for upper, lower, (start, edge) in results:
                 self.accumulators[index].merge(upper)
                 self.accumulators[index - 1].merge(lower)
                 if below is not None:
@@ -157,24 +158,23 @@ class ConvStack:
             if below is not None:
                 below[tiles[-1][3] :].zero_()
                 above = below
-        found = self.first.gradients(self.accumulators[0], self.parameters[0])
-        for accumulators, given in zip(self.accumulators[1:], self.parameters[1:], strict=True):
-            found += accumulators.gradients(given)
-        return found
+        gradients = self.first.gradients(self.accumulators[0], self.parameters[0])
+        for accumulators, parameters in zip(self.accumulators[1:], self.parameters[1:], strict=True):
+            gradients += accumulators.gradients(parameters)
+        return gradients
 
     def _through_norm(self, grad: Tensor) -> Tensor:
-        """The gradient of the last convolution's outputs, (frames, C), from that of the stack's output."""
+        """Return the gradient of the last convolution's outputs, (frames, C). grad: of the stack's output."""
         last = len(self.blocks) - 1
         block, out, tiles = self.blocks[last], self._empty(last), self.tiles(*grad.shape)
 
         def deactivate(share: slice) -> Any:
             accumulators = self._new_accumulators(last)
             for start, stop in tiles[share]:
-                passed = block.deactivate(
-                    self.values(last, start, stop), grad[start:stop], accumulators, out[start:stop]
-                )
+                z = self.values(last, start, stop)
+                grad_z = block.deactivate(z, grad[start:stop], accumulators, out[start:stop])
                 if last == 0:
-                    self.first.accumulate(accumulators, start, stop, passed)
+                    self.first.accumulate(accumulators, start, stop, grad_z)
             return accumulators
 
         for accumulators in side_by_side(deactivate, shares(len(tiles))):
@@ -184,12 +184,12 @@ class ConvStack:
     def _descend(
         self, index: int, tiles: list[tuple[int, int, int, int]], above: Tensor, into: Tensor | None
     ) -> tuple[Any, Any, tuple[int, Tensor]]:
-        """The gradient of the outputs of the block below, for neighbouring tiles of this block's outputs.
+        """Compute the gradient of the outputs of the block below for some neighbouring tiles of this block.
 
-        above: the gradient of this block's outputs; into: where that of the block below is written; None for
-        the first block, which keeps none.
-        Returns: the accumulators of both blocks; and the first frame below, with the gradient of the frames
-        from there on that earlier tiles have read too, which is not written.
+        above: the gradient of this block's outputs; into: receives that of the block below; None for the
+        first block, of which none is kept.
+        Returns: the accumulators of both blocks; and a frame of the block below with the gradient of the
+        frames from there on that the tiles of another thread read too. These are not written into `into`.
         """
         below, block = self.blocks[index - 1], self.blocks[index]
         upper, lower = self._new_accumulators(index), self._new_accumulators(index - 1)
@@ -203,17 +203,22 @@ class ConvStack:
             if into is None:
                 self.first.accumulate(lower, low, high, below.deactivate(z, grad, lower, torch.empty_like(z)))
                 continue
+            # of the frames low … high − 1, those before `done` were read by the tile before, and those before
+            # `border` by another thread
             outside, shared = max(border - low, 0), done - low
             below.deactivate(z[shared:], grad[shared:], lower, into[done:high])
-            again = below.deactivate(z[:shared], grad[:shared], lower, torch.empty_like(z[:shared]))
-            edge[low - first :][:outside] += again[:outside]
-            into[low + outside : done] += again[outside:]
+            grad_shared = below.deactivate(z[:shared], grad[:shared], lower, torch.empty_like(z[:shared]))
+            edge[low - first :][:outside] += grad_shared[:outside]
+            into[low + outside : done] += grad_shared[outside:]
             done = high
         return upper, lower, (first, edge)
 
 
 class ConvStackFunction(torch.autograd.Function):
-    """Waveforms (B, S) -> (B, frames, C), the first frames of each row valid. Waveforms get no gradient."""
+    """Waveforms (B, S) -> (B, frames, C), of which the first frames of each row are valid.
+
+    Waveforms get no gradient.
+    """
 
     @staticmethod
     def forward(
@@ -241,15 +246,15 @@ class ConvStackFunction(torch.autograd.Function):
             stack = ConvStack(source, ctx.shapes, parameters, ctx.dtype, ctx.moments)
             stack.states = states
             # (B, frames, C) -> (B · frames, C)
-            found = stack.backward(grad.reshape(-1, grad.size(-1)))
-        return (None, None, None, None, *found)
+            gradients = stack.backward(grad.reshape(-1, grad.size(-1)))
+        return (None, None, None, None, *gradients)
 
 
 class ConvFeatures(ConvFeatureExtractionModel):
-    """fairseq's ConvFeatureExtractionModel, with its parameters and their names, in three implementations.
+    """fairseq's ConvFeatureExtractionModel, with the same parameters and names, in three implementations.
 
-    On a CPU `conv_features` computes it, elsewhere fairseq's own forward, which can be compiled.
-    fast: False always takes fairseq's own. compiled: compile fairseq's own in training, where it is taken.
+    On a CPU it is computed by `conv_features`, elsewhere by fairseq's own forward, which can be compiled.
+    fast: False always uses fairseq's own forward. compiled: compiles fairseq's own forward in training.
     """
 
     def __init__(
@@ -266,11 +271,11 @@ class ConvFeatures(ConvFeatureExtractionModel):
         self.compiled = compiled
 
     def choose(self, source: Tensor) -> tuple[str, str]:
-        """The implementation for waveforms: kernels, compiled or fairseq; and the reason for it."""
-        why = refusal(self, source) if self.fast else "model.fast is off"
-        if why is None:
+        """Return the implementation for waveforms (kernels, compiled or fairseq) and the reason for it."""
+        reason = refusal(self, source) if self.fast else "model.fast is off"
+        if reason is None:
             return "kernels", native.state()
-        return ("compiled" if self.compiled and self.training else "fairseq"), why
+        return ("compiled" if self.compiled and self.training else "fairseq"), reason
 
     def forward(self, source: Tensor) -> Tensor:
         """(B, S) -> (B, C, T)."""
@@ -280,8 +285,8 @@ class ConvFeatures(ConvFeatureExtractionModel):
         if implementation == "fairseq":
             return super().forward(source)
         with compiling.settings():
-            found: Tensor = compiled_convolutions(self, source)
-        return found
+            features: Tensor = compiled_convolutions(self, source)
+        return features
 
 
 def convolve(extractor: ConvFeatureExtractionModel, source: Tensor) -> Tensor:
@@ -293,7 +298,7 @@ compiled_convolutions = compiling.Compiled(convolve)
 
 
 def refusal(extractor: ConvFeatureExtractionModel, source: Tensor) -> str | None:
-    """Why `conv_features` cannot compute an extractor for these waveforms; None: it can."""
+    """Return why `conv_features` cannot compute an extractor for these waveforms, or None if it can."""
     if source.device.type != "cpu":
         return f"the waveforms are on {source.device.type}, not on a CPU"
     if source.requires_grad:
@@ -310,7 +315,7 @@ def refusal(extractor: ConvFeatureExtractionModel, source: Tensor) -> str | None
 
 
 def conv_features(extractor: ConvFeatureExtractionModel, source: Tensor) -> Tensor:
-    """What a fairseq extractor makes of waveforms: (B, S) -> (B, C, T). See `refusal`."""
+    """Compute the output of a fairseq extractor that has no `refusal`: (B, S) waveforms -> (B, C, T)."""
     shapes: list[Shape] = []
     parameters: list[Tensor | None] = []
     for block in extractor.conv_layers:
@@ -320,7 +325,8 @@ def conv_features(extractor: ConvFeatureExtractionModel, source: Tensor) -> Tens
         shapes.append(Shape(conv.kernel_size[0], conv.stride[0], kind, eps))
         parameters += [conv.weight, conv.bias]
         parameters += [None, None] if norm is None else [norm.weight, norm.bias]
-    keep = torch.is_grad_enabled() and any(each is not None and each.requires_grad for each in parameters)
+    is_trained = any(parameter is not None and parameter.requires_grad for parameter in parameters)
+    keep = torch.is_grad_enabled() and is_trained
     out = ConvStackFunction.apply(source, tuple(shapes), _product_dtype(extractor), keep, *parameters)
     # (B, padded T, C) -> (B, T, C) -> (B, C, T)
     return out[:, : conv_length(source.size(1), sizes(extractor))].transpose(1, 2)
@@ -331,12 +337,12 @@ def _product_dtype(extractor: ConvFeatureExtractionModel) -> torch.dtype:
 
 
 def sizes(extractor: ConvFeatureExtractionModel) -> list[ConvLayer]:
-    """(channels, kernel, stride) of each convolution."""
+    """Return (channels, kernel, stride) of each convolution."""
     convs = [block[0] for block in extractor.conv_layers]
     return [(conv.out_channels, conv.kernel_size[0], conv.stride[0]) for conv in convs]
 
 
 def norm_of(block: nn.Module) -> Any:
-    """The layer norm or group norm of a block of fairseq's, or None."""
+    """Return the layer norm or group norm of a block of fairseq, or None."""
     kinds = (nn.LayerNorm, nn.GroupNorm)
     return next((module for module in block.modules() if isinstance(module, kinds)), None)

@@ -1,6 +1,6 @@
-"""The first convolution of a waveform encoder, which is cheaper to compute again than to keep.
+"""The first convolution over waveforms, whose outputs are computed again in the backward pass and not kept.
 
-From one channel to many: of all layers it has the most outputs and the least arithmetic.
+It has more outputs than all other layers, and, with one input channel, the least arithmetic.
 """
 
 from __future__ import annotations
@@ -14,14 +14,16 @@ from torch import Tensor
 from fairseq_mtssl.kernels.conv_block import ConvBlock, GradAccumulators
 
 Moments = tuple[Tensor, Tensor]
-"""Mean (B, kernel) and covariance (B, kernel, kernel) of the samples under a row's valid outputs, float64."""
+"""Mean (B, kernel) and covariance (B, kernel, kernel), float64, of the windows of samples of each row from
+which its valid outputs are computed."""
 
 
 class FirstConvBlock:
-    """Outputs of the first convolution, any tile of them, and the gradients of its parameters.
+    """Computes tiles of the outputs of the first convolution, and the gradients of its parameters.
 
-    wave: (B · period + kernel,) float32, the rows of a batch behind one another, zeros at their ends; block:
-    its parameters and shape; rows: B; frames: valid outputs of a row; moments: of no use here.
+    wave: (B · period + kernel,) float32, the concatenated rows of a batch with zeros at their ends; block:
+    its parameters and shape; rows: B; frames: number of valid outputs per row; moments: unused without group
+    norm.
     """
 
     moments: Moments | None = None
@@ -36,16 +38,16 @@ class FirstConvBlock:
         self.period = (len(wave) - block.shape.kernel) // rows
 
     def accumulators(self) -> Any:
-        """Gradients that are still zero, for `accumulate`."""
+        """Return accumulators for `accumulate`, which are zero."""
         return GradAccumulators(self.block)
 
     def frames(self, start: int, stop: int) -> Tensor:
-        """(n, kernel): the samples under outputs start … stop − 1, counted through all rows."""
+        """Return the samples under the outputs start … stop − 1, counted through all rows: (n, kernel)."""
         shape = self.block.shape
         return self.wave.as_strided((stop - start, shape.kernel), (shape.stride, 1), start * shape.stride)
 
     def values(self, start: int, stop: int) -> Tensor:
-        """(n, C)."""
+        """Compute the outputs start … stop − 1: (n, C)."""
         frames, weight, bias = self.frames(start, stop).contiguous(), self.block.weight, self.block.bias
         return frames @ weight if bias is None else torch.addmm(bias, frames, weight)
 
@@ -55,31 +57,32 @@ class FirstConvBlock:
         accumulators.add_bias(grad)
 
     def gradients(self, accumulators: Any, like: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The gradients of the block's parameters, in the shapes and types of `like`."""
-        found: list[Tensor | None] = accumulators.gradients(like)
-        return found
+        """Return the gradients of the block's parameters, in the shapes and types of `like`."""
+        gradients: list[Tensor | None] = accumulators.gradients(like)
+        return gradients
 
 
 class RowGradAccumulators:
-    """Sums over the tiles of each row: of the products of samples and gradients, and of the gradients."""
+    """Sums over the tiles of each row: of the products of windows and gradients, and of the gradients."""
 
     def __init__(self, products: Tensor, totals: Tensor) -> None:
         self.products = products  # (B, kernel, C)
         self.totals = totals  # (B, C)
 
     def merge(self, other: RowGradAccumulators) -> None:
-        """Add the sums that another one holds."""
+        """Add the sums of another instance."""
         self.products += other.products
         self.totals += other.totals
 
 
 class GroupNormFirstBlock(FirstConvBlock):
-    """The same with a norm over time of each channel after it (fairseq's `default` mode).
+    """The first convolution followed by a norm of each channel over time (fairseq's mode `default`).
 
-    The outputs are linear in the samples under them. So their mean and variance over a row follow from the
-    mean (kernel,) and covariance (kernel, kernel) of those, and norm and convolution are one product with
-    weights of each row; so it is with the gradients. All of that is computed in 64 bits.
-    moments: from an earlier pass of the same waveforms.
+    An output is a linear function of its window of samples. So the mean and variance of the outputs over a
+    row follow from the mean (kernel,) and covariance (kernel, kernel) of the windows, and convolution and
+    norm together are one product with different weights for each row. The same holds for the gradients.
+    Moments and weights are computed in 64 bits.
+    moments: those of an earlier pass of the same waveforms; None: compute them.
     """
 
     def __init__(
@@ -89,32 +92,32 @@ class GroupNormFirstBlock(FirstConvBlock):
         self.moments = self._moments() if moments is None else moments
         self.mean, self.covariance = self.moments
         self.weight = block.weight.double()
-        # (B, k, k) · (k, C) -> (B, k, C): of the frames with the outputs
-        self.shared = self.covariance @ self.weight
-        self.rstd = ((self.shared * self.weight).sum(1) + block.shape.eps).rsqrt()  # (B, C)
+        # (B, k, k) · (k, C) -> (B, k, C): the covariance of windows and outputs
+        self.cross_covariance = self.covariance @ self.weight
+        self.rstd = ((self.cross_covariance * self.weight).sum(1) + block.shape.eps).rsqrt()  # (B, C)
         self.scale = self.rstd * block.norm_weight  # type: ignore[operator]
         scaled = self.weight * self.scale.unsqueeze(1)
-        # A bias of the convolution is taken out again with the mean.
+        # a bias of the convolution has no effect, since the norm subtracts the mean
         shift = block.norm_bias - torch.einsum("bk,bkc->bc", self.mean, scaled)  # type: ignore[operator]
         self.scaled, self.shift = scaled.float(), shift.float()
 
     def accumulators(self) -> RowGradAccumulators:
         """See FirstConvBlock."""
-        zeros = [self.wave.new_zeros(each.shape, dtype=torch.float32) for each in (self.shared, self.rstd)]
-        return RowGradAccumulators(*zeros)
+        products = torch.zeros_like(self.cross_covariance, dtype=torch.float32)
+        return RowGradAccumulators(products, torch.zeros_like(self.rstd, dtype=torch.float32))
 
     def _moments(self) -> Moments:
-        found = []
+        means, covariances = [], []
         for row in range(self.rows):
             first = row * self.period // self.block.shape.stride
-            under = self.frames(first, first + self.valid).double()
-            mean = under.mean(0)
-            found.append((mean, under.t() @ under / self.valid - torch.outer(mean, mean)))
-        means, covariances = zip(*found, strict=True)
+            windows = self.frames(first, first + self.valid).double()
+            mean = windows.mean(0)
+            means.append(mean)
+            covariances.append(windows.t() @ windows / self.valid - torch.outer(mean, mean))
         return torch.stack(means), torch.stack(covariances)
 
     def _rows_of(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """The rows that the outputs start … stop − 1 lie in, each with the part that lies in it."""
+        """Iterate over the rows to which the outputs start … stop − 1 belong: row, first output, end."""
         period = self.period // self.block.shape.stride
         while start < stop:
             row = start // period
@@ -123,7 +126,7 @@ class GroupNormFirstBlock(FirstConvBlock):
             start = end
 
     def values(self, start: int, stop: int) -> Tensor:
-        """(n, C), normed."""
+        """Compute the outputs start … stop − 1 after the norm: (n, C)."""
         out = self.wave.new_empty(stop - start, self.block.channels)
         for row, first, last in self._rows_of(start, stop):
             frames = self.frames(first, last).contiguous()
@@ -131,7 +134,7 @@ class GroupNormFirstBlock(FirstConvBlock):
         return out
 
     def accumulate(self, accumulators: RowGradAccumulators, start: int, stop: int, grad: Tensor) -> None:
-        """grad: (n, C) of the normed outputs."""
+        """Add the gradients to accumulators. grad: (n, C), of the outputs start … stop − 1 after the norm."""
         for row, first, last in self._rows_of(start, stop):
             part = grad[first - start : last - start]
             accumulators.products[row] += self.frames(first, last).contiguous().t() @ part
@@ -142,12 +145,13 @@ class GroupNormFirstBlock(FirstConvBlock):
     ) -> list[Tensor | None]:
         """See FirstConvBlock."""
         totals = accumulators.totals.double()
-        # Σ (frame − mean) · grad, and Σ (output − mean) · grad
+        # Σ (window − mean) · grad, and Σ (output − mean) · grad
         products = accumulators.products.double() - self.mean.unsqueeze(2) * totals.unsqueeze(1)
         output_products = (products * self.weight).sum(1)
         direct = self.scale.unsqueeze(1) * products
-        through_variance = (self.scale * self.rstd.square() * output_products).unsqueeze(1) * self.shared
-        found = GradAccumulators(self.block)
-        found.weight += (direct - through_variance).sum(0)
-        found.add_norm((output_products * self.rstd).sum(0), totals.sum(0))
-        return found.gradients(like)
+        slope = self.scale * self.rstd.square() * output_products
+        through_variance = slope.unsqueeze(1) * self.cross_covariance
+        gradients = GradAccumulators(self.block)
+        gradients.weight += (direct - through_variance).sum(0)
+        gradients.add_norm((output_products * self.rstd).sum(0), totals.sum(0))
+        return gradients.gradients(like)

@@ -1,6 +1,6 @@
-"""Dropout from 16 random bits an element: on a CPU about a fifth of the time of torch's.
+"""Dropout from 16 random bits per element, which on a CPU takes about a fifth of the time of torch's.
 
-torch draws 53 bits for each element and makes a double of them; most of a transformer's dropout is that.
+torch draws 53 bits per element and converts them to a double, which takes most of the time of its dropout.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from torch.autograd.function import once_differentiable
 from fairseq_mtssl.kernels import native
 
 MAX_RATE = 0.48
-"""Up to here there are enough negative numbers among the 65,536 of a 16-bit float."""
+"""Up to this rate the numbers to drop are negative 16-bit floats, of which there are enough."""
 
 _INFINITY = {torch.bfloat16: 0x7F80, torch.float16: 0x7C00}
 
 
 class DropoutMask:
-    """Which elements to drop, the same ones again from the same seed.
+    """Determines which elements are dropped; the same seed gives the same elements.
 
-    rate: chance of an element, [0, MAX_RATE], rounded to a multiple of 2⁻¹⁶. dtype: of what is dropped from.
-    scale: what the others are multiplied with, so that the mean stays.
+    rate: probability of dropping an element, [0, MAX_RATE], rounded to a multiple of 2⁻¹⁶; dtype: of the
+    tensors to which dropout is applied. scale: factor of the elements that are kept, so that the mean does
+    not change.
     """
 
     def __init__(self, rate: float, seed: int, dtype: torch.dtype) -> None:
@@ -33,12 +34,14 @@ class DropoutMask:
         self.scale = 2**16 / (2**16 - dropped)
         self.dtype = dtype
         self._seed = seed
-        # Of 16 bits, read as floats: negative numbers from −∞ up; NaNs compare false. Else from the least up.
+        # Elements are dropped whose random number lies in an interval of this size. In 16-bit types the
+        # numbers are read as floats and the interval begins at −∞ (NaN compares false); else at the lowest
+        # integer.
         first = _INFINITY[dtype] + 1 - dropped if dtype in _INFINITY else 0
         self._limits = (first - 2**15, first - 2**15 + dropped - 1)
 
     def numbers(self, shape: torch.Size) -> Tensor:
-        """Random int16 of this shape, for `drop`; without the C++ extension numpy's."""
+        """Draw random int16 numbers of this shape for `drop`, without the C++ extension with numpy."""
         count = shape.numel()
         bits = native.random_numbers(count, self._seed)
         if bits is None:
@@ -48,27 +51,27 @@ class DropoutMask:
         return bits.view(shape)
 
     def compiled(self) -> native.Dropout:
-        """For the C++ extension."""
+        """Return the mask in the form that the C++ extension takes."""
         return native.Dropout(self._seed, *self._limits, self.scale if self.rate > 0 else 0.0)
 
     def drop(self, x: Tensor, numbers: Tensor) -> Tensor:
-        """x with 0 where dropped, elsewhere as it is, not scaled."""
+        """Return x with dropped elements set to 0; the others are not scaled."""
         return torch.ops.aten.threshold_backward(x, *self._compared(numbers))
 
     def drop_(self, x: Tensor, numbers: Tensor) -> Tensor:
-        """`drop`, in place."""
+        """Do the same as `drop` in place."""
         return torch.ops.aten.threshold_backward.grad_input(x, *self._compared(numbers), grad_input=x)
 
     def _compared(self, numbers: Tensor) -> tuple[Tensor, float]:
-        """The numbers as x's type, and up to which of them is dropped."""
+        """Return the numbers in the type of x, and the largest number whose element is dropped."""
         if self.dtype not in _INFINITY:
             return numbers.to(self.dtype), float(self._limits[1])
-        most = torch.tensor(self._limits[0], dtype=torch.int16).view(self.dtype)
-        return numbers.view(self.dtype), float(most) if self.rate > 0 else float("-inf")
+        largest = torch.tensor(self._limits[0], dtype=torch.int16).view(self.dtype)
+        return numbers.view(self.dtype), float(largest) if self.rate > 0 else float("-inf")
 
 
 def new_seed() -> int:
-    """From torch's CPU generator, which the trainer seeds anew at every update."""
+    """Draw a seed from torch's CPU generator, which the trainer seeds at every update."""
     return int(torch.randint(2**62, ()))
 
 
@@ -90,7 +93,7 @@ def _dropped(x: Tensor, rate: float, seed: int) -> Tensor:
 
 
 def dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """`torch.nn.functional.dropout`; nothing but a seed is kept for the backward pass.
+    """Apply dropout as `torch.nn.functional.dropout`, keeping only a seed for the backward pass.
 
     x: on a CPU, in 32 or 16 bits; rate: [0, MAX_RATE].
     """

@@ -1,4 +1,4 @@
-"""The stacked positional convolution of data2vec in (frame, channel) order: no transposes on a CPU."""
+"""The stacked positional convolution of data2vec in (frame, channel) order, without transposes on a CPU."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 def stacked_positions(blocks: Iterable[Any], x: Tensor, padding: Tensor | None) -> Tensor:
-    """What fairseq's convolution blocks make of (B, T, D), each a convolution, layer norm and GELU.
+    """Run fairseq's blocks of convolution, layer norm and GELU: (B, T, D) -> (B, T, D).
 
-    padding: (B, T) bool, zeroed before each block but the first, so that padding is not handed on; or None.
-    Returns: (B, T, D).
+    padding: (B, T) bool, set to zero before each block except the first, so that the output at valid frames
+    does not depend on it; or None.
     """
     for index, block in enumerate(blocks):
         if padding is not None and index > 0:
@@ -30,7 +30,7 @@ def stacked_positions(blocks: Iterable[Any], x: Tensor, padding: Tensor | None) 
 
 
 def refusal(blocks: nn.Module, x: Tensor) -> str | None:
-    """Why `stacked_positions` cannot compute the blocks for x, or not faster; None: it can."""
+    """Return why `stacked_positions` cannot compute the blocks for x, or is not faster; None if it can."""
     if x.device.type != "cpu":
         return f"the input is on {x.device.type}, not on a CPU"
     if x.dtype == torch.float16:
@@ -39,7 +39,7 @@ def refusal(blocks: nn.Module, x: Tensor) -> str | None:
 
 
 def _is_known(block: nn.Module) -> bool:
-    """Whether a block is fairseq's (convolution, SamePad, transpose, norm, transpose, GELU), no hooks."""
+    """Return whether a block is fairseq's (conv, SamePad, transpose, norm, transpose, GELU) without hooks."""
     if not isinstance(block, nn.Sequential) or len(block) != 6 or block._forward_hooks:
         return False
     return isinstance(block[0], nn.Conv1d) and isinstance(block[3], nn.LayerNorm)

@@ -1,8 +1,8 @@
-"""Work on several tiles at the same time, each on one core.
+"""Runs work on several tiles at the same time, each on one core.
 
-torch cuts every single operation among its threads, which wait for each other at its end. Of many small
-operations, as on tiles that fit a cache, the waiting takes a large part of the time. Tiles that
-do not depend on each other need not wait.
+torch divides every single operation among its threads, which wait for each other at its end. With many small
+operations, such as those on tiles that fit into a cache, waiting takes a large part of the time. Threads that
+each compute a tile of their own do not wait for each other.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _pools: dict[tuple[int, int], ThreadPoolExecutor] = {}
 
 
 def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """Call `work` on each item, on as many threads as torch has here, and return the results in order.
+    """Call `work` for each item, on as many threads as torch uses, and return the results in order.
 
-    work: computes in torch operations, which let other threads run. No gradients are recorded in it.
+    work: a function of torch operations, during which other threads can run. It records no gradients.
     """
     threads = torch.get_num_threads()
     mode = torch.inference_mode if torch.is_inference_mode_enabled() else torch.no_grad
@@ -40,16 +40,16 @@ def side_by_side(work: Callable[[Item], Result], items: Sequence[Item]) -> list[
 
 
 def shares(count: int) -> list[slice]:
-    """Cut `count` items into neighbouring slices, one for each thread of torch that gets an item."""
+    """Cut `count` items into consecutive slices, one per thread of torch, or per item if there are fewer."""
     parts = max(1, min(torch.get_num_threads(), count))
     bounds = [count * part // parts for part in range(parts + 1)]
     return [slice(start, stop) for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
 
 
 def tiles(count: int, most: int) -> list[tuple[int, int]]:
-    """Cut `count` items into tiles of at most `most` and of equal lengths, so that all cores end together.
+    """Cut `count` items into tiles of equal length, at most `most`, so that all cores finish together.
 
-    Returns: (start, stop) of each tile; of few items one tile, since handing out several would take longer.
+    Returns: (start, stop) of each tile. A few items are one tile, since starting threads would take longer.
     """
     threads = torch.get_num_threads() if count * 32 > most else 1
     step = math.ceil(count / (math.ceil(count / (most * threads)) * threads))
@@ -57,18 +57,19 @@ def tiles(count: int, most: int) -> list[tuple[int, int]]:
 
 
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """Threads in which torch operations use no other threads; each process has its own."""
+    """Return this process's pool of threads in which torch operations use one thread only."""
     key = (os.getpid(), threads)
     if key not in _pools:
         started = threading.Barrier(threads)
 
         def start(_: int) -> None:
-            torch.get_num_threads()  # else torch sets this thread to the number of all at its first operation
+            # otherwise the first operation of this thread would set its number of threads to all cores
+            torch.get_num_threads()
             torch.set_num_threads(1)
             started.wait()
 
         pool = ThreadPoolExecutor(threads, thread_name_prefix="side-by-side")
         list(pool.map(start, range(threads)))
-        torch.set_num_threads(threads)  # which a thread sets for those to come, too
+        torch.set_num_threads(threads)  # restored, since the calls above also set it for new threads
         _pools[key] = pool
     return _pools[key]

@@ -1,4 +1,4 @@
-"""Attention by torch's own functions: `fast_attention` where the C++ extension cannot do it."""
+"""Attention with torch's own functions, which `fast_attention` uses if the C++ extension cannot be used."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ from fairseq_mtssl.kernels.dropout import DropoutMask
 
 
 def fused(query: Tensor, key: Tensor, value: Tensor, lengths: Sequence[int] | None) -> Tensor:
-    """As `fast_attention.attention`, without dropout."""
+    """Compute `fast_attention.attention` without dropout and with T queries per row."""
     steps = key.size(0)
     mask = None
     if lengths is not None:
-        # (B, 1, 1, S): True where a key may be looked at; a softmax needs one at least
+        # (B, 1, 1, S): True at the keys to attend to; a softmax needs at least one
         mask = torch.arange(steps) < torch.tensor(lengths).clamp(min=1).view(-1, 1, 1, 1)
     # (T, B, H, d) -> (B, H, T, d) and back
-    q, k, v = (each.permute(1, 2, 0, 3) for each in (query, key, value))
+    q, k, v = (x.permute(1, 2, 0, 3) for x in (query, key, value))
     return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask).permute(2, 0, 1, 3)
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, out: Tensor, dropout_mask: DropoutMask) -> None:
-    """out: dropout of softmax(query · key / √d), times value; (n, T, d), keys and values (n, S, d)."""
+    """Write dropout(softmax(query · key / √d)) · value into out.
+
+    query, out: (n, T, d); key, value: (n, S, d).
+    """
     weights = _weights(query, key)
     _product(_dropped(weights, dropout_mask, weights), value, out)
 
@@ -36,7 +39,7 @@ def attend_backward(
     grads: tuple[Tensor, Tensor, Tensor],
     dropout_mask: DropoutMask,
 ) -> None:
-    """grads: of query, key and value, from that of what `attend` gave."""
+    """Write the gradients of query, key and value into grads. grad: gradient of the output of `attend`."""
     weights = _weights(query, key)
     dropped = _dropped(weights, dropout_mask, torch.empty_like(weights))
     _product(dropped.mT, grad, grads[2])
@@ -55,7 +58,7 @@ def _weights(query: Tensor, key: Tensor) -> Tensor:
 
 
 def _dropped(weights: Tensor, dropout_mask: DropoutMask, out: Tensor) -> Tensor:
-    """Dropout of weights, in `out`, which may be weights; weights themselves where nothing is dropped."""
+    """Apply dropout to weights; write the result into out, which may be weights. Without dropout: weights."""
     if dropout_mask.rate == 0:
         return weights
     return dropout_mask.drop_(
@@ -64,11 +67,11 @@ def _dropped(weights: Tensor, dropout_mask: DropoutMask, out: Tensor) -> Tensor:
 
 
 def _product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
-    """(n, T, d) · (n, d, S) -> (n, T, S), in `out` if that is given."""
+    """Multiply matrices, (n, T, d) · (n, d, S) -> (n, T, S), and write the product into out if given."""
     if out is None:
         out = a.new_empty(a.size(0), a.size(1), b.size(2))
     if len(out) > 1:
         return out.copy_(torch.bmm(a, b))
-    # one matrix product takes its arguments as they lie, a batch of one would copy them first
+    # mm takes its arguments in any memory layout, while bmm with a batch of one would copy them first
     torch.mm(a[0], b[0], out=out[0])
     return out

@@ -1,10 +1,9 @@
 """The implementations of fairseq's transformer layers behind one interface, and the choice between them.
 
-`FairseqLayers` is fairseq's own forward. `KernelLayers` takes less time on a CPU, with the dropout and the
-attention of this package, which in turn use the C++ extension where it can and torch elsewhere. In 16 bits it
-computes the sums of residuals and the layer norms in 32: the gradients of a layer norm in torch's own 16 bits
-are off by some per cent on a CPU. `CompiledLayers` uses torch.compile. All have the same parameters, and give
-the same numbers within rounding.
+`FairseqLayers` is fairseq's own forward. `KernelLayers` takes less time on a CPU; it uses the dropout and the
+attention of this package. With 16-bit matrix products it adds residuals and computes layer norms in 32 bits,
+because on a CPU torch's gradients of layer norms in 16 bits have errors of some per cent. `CompiledLayers`
+uses torch.compile. All have the same parameters and give the same results within rounding.
 """
 
 from __future__ import annotations
@@ -25,28 +24,28 @@ from fairseq_mtssl.kernels.fast_attention import attention
 
 
 class LayerImplementation:
-    """A way to compute transformer layers of fairseq for one batch.
+    """An implementation of fairseq's transformer layers, for one batch.
 
-    padding: (B, T) bool, True at padding, which lies at the end of each row; None: nothing is padded.
+    padding: (B, T) bool, True at padding, which is at the end of each row; None without padding.
     """
 
     def __init__(self, padding: Tensor | None) -> None:
         self.padding = padding
 
     def settings(self) -> contextlib.AbstractContextManager[Any]:
-        """The context that layers have to be computed in."""
+        """Return the context in which layers have to be computed."""
         return contextlib.nullcontext()
 
     def prepare(self, x: Tensor) -> Tensor:
-        """The input of the first layer, (T, B, D), in the type and memory layout that is wanted."""
+        """Convert the first layer's input, (T, B, D), to this implementation's type and memory layout."""
         return x
 
     def forward(self, layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        """A layer's output, and the output of its feed-forward block before the residual: (T, B, D) each."""
+        """Compute a layer's output and its layer result (see `run_layer`): (T, B, D) each."""
         raise NotImplementedError
 
     def forward_masked(self, layer: Any, x: Tensor, mask: Tensor) -> Tensor:
-        """(M, D): a layer's output at the positions where mask, (B, T) bool, is True, row by row."""
+        """Compute a layer's output where mask, (B, T) bool, is True at M positions: (M, D), row by row."""
         # (T, B, D) -> (B, T, D) -> (M, D)
         return self.forward(layer, x)[0].transpose(0, 1)[mask]
 
@@ -60,7 +59,7 @@ class FairseqLayers(LayerImplementation):
 
 
 class KernelLayers(LayerImplementation):
-    """The functions of this package, for a CPU."""
+    """The functions of this package for CPUs."""
 
     def __init__(self, padding: Tensor | None) -> None:
         super().__init__(padding)
@@ -77,7 +76,7 @@ class KernelLayers(LayerImplementation):
 
 
 class CompiledLayers(LayerImplementation):
-    """torch.compile, with one memory layout for all layers so that they share code."""
+    """Functions compiled by torch.compile, with one memory layout for all layers, so that they share code."""
 
     def __init__(self, padding: Tensor | None) -> None:
         super().__init__(padding)
@@ -91,30 +90,30 @@ class CompiledLayers(LayerImplementation):
         return x.to(residual_dtype(x)).contiguous()
 
     def forward(self, layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        found: tuple[Tensor, Tensor] = compiled_layer(layer, x, self.valid)
-        return found
+        output_and_result: tuple[Tensor, Tensor] = compiled_layer(layer, x, self.valid)
+        return output_and_result
 
 
 def choose(
     layers: Sequence[Any], x: Tensor, fast: bool, compiled: bool
 ) -> tuple[type[LayerImplementation], str]:
-    """The implementation that computes these layers, and the reason why it is that one.
+    """Choose the implementation of these layers; also return the reason for the choice.
 
-    x: (T, B, D), their input; fast, compiled: as of `Compute`, compiled only while training.
+    x: (T, B, D), their input; fast: as in `Compute`; compiled: whether the layers are to be compiled.
     """
     if compiled and not any(map(refusal_of_layer, layers)):
         return CompiledLayers, "model.compile is on, and this is training"
     if not fast:
         return FairseqLayers, "model.fast is off"
     for layer in layers:
-        why = refusal(layer, x)
-        if why is not None:
-            return FairseqLayers, why
+        reason = refusal(layer, x)
+        if reason is not None:
+            return FairseqLayers, reason
     return KernelLayers, native.state()
 
 
 def refusal_of_layer(layer: Any) -> str | None:
-    """Why nothing but its own forward can compute a layer; None for the post-norm layers of wav2vec 2.0."""
+    """Return why a layer needs its own forward, or None for the post-norm layers of wav2vec 2.0 Base."""
     if type(layer) is not TransformerSentenceEncoderLayer:
         return f"{type(layer).__name__} is not fairseq's transformer layer"
     if layer.layer_norm_first:
@@ -127,10 +126,10 @@ def refusal_of_layer(layer: Any) -> str | None:
 
 
 def refusal(layer: Any, x: Tensor) -> str | None:
-    """Why `KernelLayers` cannot compute a layer for an input like x; None: it can."""
-    why = refusal_of_layer(layer)
-    if why is not None:
-        return why
+    """Return why `KernelLayers` cannot compute a layer for an input like x, or None if it can."""
+    reason = refusal_of_layer(layer)
+    if reason is not None:
+        return reason
     if x.device.type != "cpu":
         return f"the input is on {x.device.type}, not on a CPU"
     if x.dtype not in DTYPES or product_dtype(x) not in DTYPES:
@@ -140,22 +139,23 @@ def refusal(layer: Any, x: Tensor) -> str | None:
     return f"a dropout rate of {rate} is above {MAX_RATE}" if rate > MAX_RATE else None
 
 
-# -- by the functions of this package
+# -- functions of this package
 
 
 def run_layer(
     layer: Any, x: Tensor, lengths: Sequence[int] | None, mask: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """A layer's output, and the output of its feed-forward block before the residual: (T, B, D) each.
+    """Compute a layer's output and its layer result, (T, B, D) each.
 
-    layer: fairseq's TransformerSentenceEncoderLayer; x: (T, B, D); lengths: positions of each row that are
-    not padding, which must lie first; None: all. mask: (B, T) bool, to compute these positions only, (M, D)
-    each, row by row; they attend to all that are not padding.
+    The layer result is the output of the feed-forward block before the residual connection.
+    layer: fairseq's TransformerSentenceEncoderLayer; x: (T, B, D); lengths: number of positions of each row
+    before its padding; None: all positions are valid. mask: (B, T) bool, computes both at the M masked
+    positions only, (M, D) each, row by row; these attend to all valid positions.
     """
     # (T, B, D) -> (B, T, D) -> (M, D)
-    own = x if mask is None else x.transpose(0, 1)[mask]
-    attended = self_attention(layer.self_attn, own, x, lengths, mask)
-    x = own + dropout(attended, layer.dropout1.p, layer.dropout1.training)
+    kept = x if mask is None else x.transpose(0, 1)[mask]
+    attended = self_attention(layer.self_attn, kept, x, lengths, mask)
+    x = kept + dropout(attended, layer.dropout1.p, layer.dropout1.training)
     x = layer_norm(layer.self_attn_layer_norm, x)
     inner = layer.fc1(x)
     inner = nn.functional.gelu(inner) if layer.activation_fn is gelu else layer.activation_fn(inner)
@@ -165,35 +165,46 @@ def run_layer(
 
 
 def self_attention(
-    module: Any, own: Tensor, x: Tensor, lengths: Sequence[int] | None, mask: Tensor | None
+    module: Any, queries: Tensor, x: Tensor, lengths: Sequence[int] | None, mask: Tensor | None
 ) -> Tensor:
-    """fairseq's MultiheadAttention of `own`, x or what a mask leaves of it, to x, (T, B, D); like own."""
+    """Compute fairseq's MultiheadAttention of queries to x.
+
+    module: the MultiheadAttention; queries: x, (T, B, D), or its masked positions, (M, D).
+    Returns: a tensor of the shape of queries.
+    """
     narrow = x.to(product_dtype(x))
-    queries = narrow if mask is None else own.to(narrow.dtype)
-    parts = ((module.q_proj, queries), (module.k_proj, narrow), (module.v_proj, narrow))
+    narrow_queries = narrow if mask is None else queries.to(narrow.dtype)
+    inputs = ((module.q_proj, narrow_queries), (module.k_proj, narrow), (module.v_proj, narrow))
     # (…, D) -> (…, H, d)
-    q, k, v = (proj(each).unflatten(-1, (module.num_heads, -1)) for proj, each in parts)
-    dropping = module.training or module.dropout_module.apply_during_inference
-    rate = module.dropout_module.p if dropping else 0.0
-    out = attention(q, k, v, lengths, rate, None if mask is None else mask.sum(1).tolist())
-    return module.out_proj(out.reshape(own.shape))
+    q, k, v = (projection(x).unflatten(-1, (module.num_heads, -1)) for projection, x in inputs)
+    out = attention(
+        q, k, v, lengths, _attention_dropout(module), None if mask is None else mask.sum(1).tolist()
+    )
+    # (…, H, d) -> (…, D)
+    return module.out_proj(out.reshape(queries.shape))
+
+
+def _attention_dropout(module: Any) -> float:
+    """Return the present rate of dropout of a MultiheadAttention of fairseq."""
+    is_on = module.training or module.dropout_module.apply_during_inference
+    return module.dropout_module.p if is_on else 0.0
 
 
 def layer_norm(norm: Any, x: Tensor) -> Tensor:
-    """A layer norm over the last dimension in the type of x, on a CPU computed in 32 bits."""
+    """Apply a layer norm over the last dimension in the type of x, which a CPU computes in 32 bits."""
     size, weight, bias = norm.normalized_shape, norm.weight, norm.bias
     if x.dtype == torch.float32 or weight is None or x.device.type != "cpu":
         return norm(x)
     return nn.functional.layer_norm(x.float(), size, weight.float(), bias.float(), norm.eps).to(x.dtype)
 
 
-# -- by torch.compile
+# -- functions for torch.compile
 
 
 def layer_forward(layer: Any, x: Tensor, valid: Tensor | None) -> tuple[Tensor, Tensor]:
-    """As `run_layer`, in operations that torch.compile turns into few.
+    """Compute the same as `run_layer`, in operations that torch.compile can fuse.
 
-    valid: (B, 1, 1, T) bool, False at padding; None: nothing is padded.
+    valid: (B, 1, 1, T) bool, False at padding; None without padding.
     """
     x = x + layer.dropout1(_compiled_attention(layer.self_attn, x, valid))
     x = layer_norm(layer.self_attn_layer_norm, x)
@@ -208,8 +219,7 @@ def _compiled_attention(module: Any, x: Tensor, valid: Tensor | None) -> Tensor:
     q = module.q_proj(x).view(split).permute(1, 2, 0, 3)
     k = module.k_proj(x).view(split).permute(1, 2, 0, 3)
     v = module.v_proj(x).view(split).permute(1, 2, 0, 3)
-    dropping = module.training or module.dropout_module.apply_during_inference
-    rate = module.dropout_module.p if dropping else 0.0
+    rate = _attention_dropout(module)
     out = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=valid, dropout_p=rate)
     # (B, H, T, d) -> (T, B, D)
     return module.out_proj(out.permute(2, 0, 1, 3).reshape(steps, rows, dim))

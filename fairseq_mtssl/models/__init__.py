@@ -1,1 +1,1 @@
-"""Models registered with fairseq: `vgs_retrieval` and `joint_ssl_vgs`."""
+"""The models registered with fairseq."""

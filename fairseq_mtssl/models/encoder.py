@@ -1,9 +1,11 @@
-"""The speech encoder in the configurations of models: the fields they share, and what is built of them."""
+"""The fields of the speech encoder that configurations of models share, and the encoder built from them."""
 
 from dataclasses import dataclass, field
 from typing import Any, List, Optional
 
+import torch
 from fairseq.dataclass import ChoiceEnum, FairseqDataclass
+from torch import Tensor
 
 from fairseq_mtssl.frames import parse_conv_layers
 from fairseq_mtssl.modules import fbank_features
@@ -16,43 +18,43 @@ from fairseq_mtssl.renamed import earlier_name
 
 @dataclass
 class ComputeConfig(FairseqDataclass):
-    """How a speech encoder is computed, not what."""
+    """The fields of how a speech encoder is computed, which do not change its results beyond rounding."""
 
     fast: bool = field(
         default=True,
         metadata={
-            "help": "compute the speech encoder in less time and memory (on a CPU), the same numbers within "
-            "rounding; false: fairseq's own forward functions"
+            "help": "compute the speech encoder in less time and memory on a CPU, with the same results "
+            "within rounding; false: by fairseq's own forward functions"
         },
     )
     precision: ChoiceEnum(list(PRECISIONS)) = field(  # type: ignore[valid-type]
         default="float32",
         metadata={
-            "help": "what the speech encoder multiplies matrices in when it trains: float32; bfloat16 "
+            "help": "precision of the speech encoder's matrix products in training: float32; bfloat16 "
             "(weights, norms, residuals, losses, evaluation and features stay in 32 bits); auto: bfloat16 "
-            "where the processor or the GPU has instructions for it"
+            "if the processor or the GPU has instructions for it"
         },
     )
     compile: bool = field(
         default=False,
         metadata={
-            "help": "train with transformer layers, on a GPU convolutions too, by torch.compile; give "
-            "task.num_batch_buckets, since it makes code for each shape of a batch. Does not pay on a CPU "
-            "(0.84 to 0.97 times as fast, minutes to begin with); needs torch 2.5"
+            "help": "in training compile transformer layers, and on a GPU convolutions, with torch.compile; "
+            "set task.num_batch_buckets too, since code is compiled for each shape of a batch. Slower on a "
+            "CPU (0.84 to 0.97 times as fast, after minutes of compiling); needs torch 2.5"
         },
     )
 
 
 @dataclass
 class WaveformConfig(FairseqDataclass):
-    """What a speech encoder is given. The field is called as fairseq's own, which fairseq reads."""
+    """The field of the normalisation of waveforms, with the name under which fairseq reads it."""
 
     normalize: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "give waveforms zero mean and unit variance; null: as the checkpoint that training "
-            "starts from was trained (fairseq's wav2vec 2.0 Base: false), else true. Filled in and saved; a "
-            "training of false that goes on without that checkpoint must give it"
+            "help": "give waveforms zero mean and unit variance; null: as in the training of the checkpoint "
+            "from which this one starts (fairseq's wav2vec 2.0 Base: false), else true. The value is filled "
+            "in and saved; to continue a training with false without that checkpoint, give false"
         },
     )
 
@@ -64,30 +66,32 @@ class EncoderConfig(WaveformConfig, ComputeConfig):
     feature_extractor: ChoiceEnum(list(FEATURE_EXTRACTORS)) = field(  # type: ignore[valid-type]
         default="waveform",
         metadata={
-            "help": "what is below the transformer: waveform (wav2vec 2.0's convolutions) or fbank (log-mel "
-            f"energies and light convolutions, with conv_feature_layers such as {fbank_features.EXAMPLE}: "
-            "a quarter of 100 Hz)"
+            "help": "input of the transformer: waveform (wav2vec 2.0's convolutions over samples) or fbank "
+            "(log-mel energies at 100 Hz and light convolutions, with conv_feature_layers such as "
+            f"{fbank_features.EXAMPLE}, which gives 25 Hz)"
         },
     )
     front_end: Any = earlier_name("front_end")
     conv_feature_layers: str = field(
         default="[(512,10,5)] + [(512,3,2)] * 4 + [(512,2,2)] * 2",
         metadata={
-            "help": "convolutions of the waveform encoder as (channels, kernel, stride); with "
-            "feature_extractor=fbank (mel bins, window, hop), then (channels, kernel, stride, padding)"
+            "help": "convolutions of the feature extractor as (channels, kernel, stride) each; with "
+            "feature_extractor=fbank first (mel bins, window, hop), then (channels, kernel, stride, padding)"
         },
     )
     conv_bias: bool = field(default=False, metadata={"help": "give the convolutions a bias"})
     fbank_warp: float = field(
         default=0.0,
         metadata={
-            "help": "p: in training stretch the frequency axis of each clip by a factor drawn from "
-            "[1-p, 1+p], as other vocal tracts would; with feature_extractor=fbank, [0, 0.5]"
+            "help": "p, [0, 0.5]: in training stretch the frequency axis of each clip by a factor drawn from "
+            "[1-p, 1+p], which imitates other vocal tracts; with feature_extractor=fbank"
         },
     )
     fbank_mask_bins: int = field(
         default=0,
-        metadata={"help": "in training mask up to so many neighbouring mel bins; feature_extractor=fbank"},
+        metadata={
+            "help": "in training mask up to this many neighbouring mel bins; with feature_extractor=fbank"
+        },
     )
     encoder_embed_dim: int = field(default=768, metadata={"help": "width of the speech transformer"})
     encoder_ffn_embed_dim: int = field(default=3072, metadata={"help": "width of its feed-forward layers"})
@@ -102,9 +106,9 @@ class EncoderConfig(WaveformConfig, ComputeConfig):
 
 
 def feature_extractor_errors(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
-    """What is wrong with the fields of an EncoderConfig that describe the feature extractor.
+    """Return the errors in the fields of an EncoderConfig that describe the feature extractor.
 
-    extractor_mode, padding_exact: as `build_speech_encoder` is given them.
+    extractor_mode, padding_exact: as in `build_speech_encoder`.
     Raises: ConfigError for conv_feature_layers that are no list of convolutions.
     """
     layers = parse_conv_layers(cfg.conv_feature_layers)
@@ -124,6 +128,14 @@ def feature_extractor_errors(cfg: Any, extractor_mode: str, padding_exact: bool)
     return errors
 
 
+def head_errors(cfg: Any) -> List[str]:
+    """Return an error if the width of the transformers cannot be divided by the number of attention heads."""
+    dim, heads = cfg.encoder_embed_dim, cfg.encoder_attention_heads
+    if dim % heads == 0:
+        return []
+    return [f"encoder_embed_dim {dim} is no multiple of the {heads} encoder_attention_heads; change either"]
+
+
 def build_speech_encoder(
     cfg: Any,
     *,
@@ -133,11 +145,11 @@ def build_speech_encoder(
     padding_exact: bool,
     positions_see_padding: bool = False,
 ) -> SpeechEncoder:
-    """The speech encoder that a configuration describes.
+    """Build the speech encoder that a configuration describes.
 
-    cfg: an EncoderConfig with the fields conv_pos, pos_conv_depth, dropout_input and encoder_layerdrop, whose
-    defaults differ between models. The other arguments are fields of EncoderSizes that a preset or the kind
-    of the model decides.
+    cfg: an EncoderConfig that also has the fields conv_pos, pos_conv_depth, dropout_input and
+    encoder_layerdrop, whose defaults differ between models. The other arguments are fields of EncoderSizes
+    whose values depend on a preset or on the kind of model.
     """
     sizes = EncoderSizes(
         conv_layers=cfg.conv_feature_layers,
@@ -160,7 +172,7 @@ def build_speech_encoder(
 
 
 def regularisation_of(cfg: Any, layerdrop: float, augment: Optional[FbankAugment] = None) -> Regularisation:
-    """What a configuration says of dropout and gradients; layerdrop has a different name in each model."""
+    """Return the regularisation of a configuration; the field of layerdrop has different names in models."""
     return Regularisation(
         dropout=cfg.dropout,
         attention_dropout=cfg.attention_dropout,
@@ -173,10 +185,18 @@ def regularisation_of(cfg: Any, layerdrop: float, augment: Optional[FbankAugment
 
 
 def augment_of(cfg: Any) -> FbankAugment:
-    """The changes of log-mel energies that an EncoderConfig asks for."""
+    """Return the augmentation of log-mel energies of an EncoderConfig."""
     return FbankAugment(cfg.fbank_warp, cfg.fbank_mask_bins)
 
 
 def compute_of(cfg: Any) -> Compute:
-    """A ComputeConfig's values."""
+    """Return the values of a ComputeConfig."""
     return Compute(cfg.fast, str(cfg.precision), cfg.compile)
+
+
+def clip_lengths(source: Tensor, padding_mask: Optional[Tensor]) -> Tensor:
+    """Return the lengths of clips, (B,) samples. source: (B, S); padding_mask: (B, S) bool or None."""
+    if padding_mask is not None:
+        return (~padding_mask).sum(1)
+    rows, samples = source.shape
+    return source.new_full((rows,), samples, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""The configuration of visually grounded models: presets, fields, parts, and what can be wrong with them.
+"""The configuration of visually grounded models: presets, fields, parts of the model, and the errors in them.
 
 Source: Khorrami et al. 2023, arXiv 2306.02972, and its published code (docs/paper_and_code.md).
 """
@@ -15,7 +15,7 @@ from fairseq_mtssl.image_encoders.cnn import CnnOptions
 from fairseq_mtssl.image_encoders.patches import PatchOptions
 from fairseq_mtssl.image_encoders.regions import RegionOptions
 from fairseq_mtssl.image_encoders.timm import TimmOptions
-from fairseq_mtssl.models.encoder import EncoderConfig, feature_extractor_errors
+from fairseq_mtssl.models.encoder import EncoderConfig, feature_extractor_errors, head_errors
 from fairseq_mtssl.models.options import read_options
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -42,7 +42,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "bert_init": False,
     },
 }
-"""What a field left at null takes from the preset."""
+"""The values that fields take from the preset if they are null."""
 
 MAX_SCALE = 100.0
 
@@ -52,41 +52,41 @@ PARTS: dict[str, tuple[str, ...]] = {
     "image_encoder": ("image_encoder", "image_norm"),
     "ssl_head": ("ssl_head",),
 }
-"""What init_parts and frozen_parts name -> the model's modules. The norms standardise embeddings."""
+"""The names of parts in init_parts and frozen_parts, with the modules of each part."""
 
 
 @dataclass
 class VgsRetrievalConfig(EncoderConfig, RegionOptions, CnnOptions, PatchOptions, TimmOptions):
-    """The fields of a visually grounded model; those of the image encoders of this package among them."""
+    """The fields of a visually grounded model, including those of this package's image encoders."""
 
     preset: ChoiceEnum(["paper", "modern"]) = field(  # type: ignore[valid-type]
         default="paper",
         metadata={
-            "help": "paper: as the code of arXiv 2306.02972 (docs/paper_and_code.md); in the joint model VGS "
-            "then trains on masked speech at every alpha. modern: normalised embeddings with a learned "
-            "scale, output independent of padding, annealed Gumbel temperature, statistics over all ranks. "
-            "Fields left null take the preset's value"
+            "help": "values of the fields that are null. paper: as in the code of arXiv 2306.02972 "
+            "(docs/paper_and_code.md), where in the joint model VGS trains on masked speech at every alpha; "
+            "modern: normalised embeddings with a learned scale, output that does not depend on padding, "
+            "annealed Gumbel temperature, statistics over all ranks"
         },
     )
     init_from: Optional[str] = field(
         default=None,
         metadata={
-            "help": "checkpoint to start from: one of ours (every part that fits) or fairseq's wav2vec2 "
-            "(the speech encoder and the SSL head); not needed again to resume, evaluate or fine-tune"
+            "help": "checkpoint to start from: one of this package (every part that fits) or of fairseq's "
+            "wav2vec2 (the speech encoder and the SSL head); not needed to resume, evaluate or fine-tune"
         },
     )
     init_parts: List[str] = field(
         default_factory=list,
         metadata={
-            "help": "parts that init_from is for, of speech_encoder, speech_head, image_encoder and, in the "
-            "joint model, ssl_head; empty: all that fits"
+            "help": "parts to take from init_from, of speech_encoder, speech_head, image_encoder and, in the "
+            "joint model, ssl_head; empty: every part that fits"
         },
     )
     frozen_parts: List[str] = field(
         default_factory=list,
         metadata={
-            "help": "parts (as for init_parts) that training leaves as they are: no gradient, no weight "
-            "decay, no dropout, and batch statistics that do not move"
+            "help": "parts, named as in init_parts, that training does not change: without gradient, weight "
+            "decay, dropout and updates of batch statistics"
         },
     )
     # speech encoder
@@ -94,23 +94,27 @@ class VgsRetrievalConfig(EncoderConfig, RegionOptions, CnnOptions, PatchOptions,
         default=None, metadata={"help": "default (group norm after the first convolution) or layer_norm"}
     )
     shared_layers: int = field(
-        default=8, metadata={"help": "layers below the VGS branch; the joint model shares them with SSL"}
+        default=8,
+        metadata={"help": "speech layers below the VGS branch; in the joint model SSL shares them"},
     )
     conv_pos: int = field(default=128, metadata={"help": "kernel of the positional convolution, frames"})
     pos_conv_depth: int = field(
-        default=1, metadata={"help": "layers of the positional convolution; several share conv_pos"}
+        default=1,
+        metadata={"help": "layers of the positional convolution, among which conv_pos is divided"},
     )
     dropout_input: float = field(default=0.1, metadata={"help": "dropout of the projected conv features"})
-    encoder_layerdrop: float = field(default=0.0, metadata={"help": "chance to skip a speech layer, [0, 1)"})
+    encoder_layerdrop: float = field(
+        default=0.0, metadata={"help": "probability of skipping a speech layer, [0, 1)"}
+    )
     padding_exact: Optional[bool] = field(
         default=None,
-        metadata={"help": "what is computed for a clip never depends on its padding; needs layer_norm"},
+        metadata={"help": "the output for a clip does not depend on its padding; needs layer_norm"},
     )
     positions_see_padding: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "give the positional convolution of speech what the convolutions make of padding, as the "
-            "paper's code; false: zeros there, as fairseq. With padding_exact always false"
+            "help": "at padding, give the positional convolution the output of the feature extractor, as the "
+            "paper's code does; false: zeros, as fairseq does. With padding_exact always false"
         },
     )
     # speech head
@@ -125,11 +129,11 @@ class VgsRetrievalConfig(EncoderConfig, RegionOptions, CnnOptions, PatchOptions,
         default="regions",
         metadata={
             "help": "regions (features of image regions and their boxes), cnn, patches, timm:<name>, or one "
-            "of your own"
+            "of a plugin"
         },
     )
     image_size: int = II("task.image_size")
-    # Any, and null, for the reason given at ssl_options
+    # typed Any for the same reason as ssl_options
     image_encoder_options: Any = field(
         default=None,
         metadata={"help": "options of the image encoder that have no field here, by name, as {depth: 3}"},
@@ -137,18 +141,18 @@ class VgsRetrievalConfig(EncoderConfig, RegionOptions, CnnOptions, PatchOptions,
     bert_init: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "draw all linear layers, the quantizer's included, as BERT's are (deviation 0.02 at 768 "
-            "dimensions, biases 0), ResDAVEnet's convolutions from N(0, 2 / (kernel · channels out)), and "
-            "the CLS token of regions from N(0, 1), as the paper's code; false: ResDAVEnet and linear layers "
-            "outside transformers as torch's, the quantizer's as fairseq's"
+            "help": "initialise as the paper's code does: all linear layers, including the quantizer's, as "
+            "in BERT (standard deviation 0.02 at 768 dimensions, biases 0), ResDAVEnet's convolutions from "
+            "N(0, 2 / (kernel · channels out)), the CLS token of regions from N(0, 1); false: ResDAVEnet and "
+            "linear layers outside transformers as torch does, the quantizer as fairseq does"
         },
     )
     sync_ranks: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "with several ranks (GPUs), take batch-norm statistics, the use of the code book and "
-            "means over frames over all of them, so that N ranks train as one with N times the batch; false: "
-            "each rank by itself, as the paper's code"
+            "help": "with several ranks (GPUs), compute batch-norm statistics, the use of the codebook and "
+            "means over frames over all ranks, so that N ranks train like one with N times the batch; "
+            "false: over each rank, as the paper's code does"
         },
     )
     # the shared space
@@ -156,25 +160,26 @@ class VgsRetrievalConfig(EncoderConfig, RegionOptions, CnnOptions, PatchOptions,
         default=None, metadata={"help": "dot (raw products) or cosine (normalised, with a learned scale)"}
     )
     similarity_temp: float = field(
-        default=0.07, metadata={"help": "what cosines are divided by at first; its inverse is learned"}
+        default=0.07,
+        metadata={"help": "initial temperature, by which cosines are divided; its inverse is learned"},
     )
 
 
 def resolve(cfg: Any, name: str) -> Any:
-    """A field's value, or the preset's where it is null."""
+    """Return the value of a field, or that of the preset if it is null."""
     value = getattr(cfg, name)
     return PRESETS[str(cfg.preset)][name] if value is None else value
 
 
 def positions_see_padding(cfg: Any) -> bool:
-    """cfg.positions_see_padding; where it is null, the preset's unless padding_exact rules it out."""
+    """Return cfg.positions_see_padding; if it is null, the preset's value, or False with padding_exact."""
     if cfg.positions_see_padding is None and resolve(cfg, "padding_exact"):
         return False
     return bool(resolve(cfg, "positions_see_padding"))
 
 
 def part_errors(cfg: Any, known: Sequence[str]) -> List[str]:
-    """What is wrong with init_parts and frozen_parts. known: the parts of the model."""
+    """Return the errors in init_parts and frozen_parts. known: the parts of the model."""
     errors = []
     for name in ("init_parts", "frozen_parts"):
         parts = list(getattr(cfg, name))
@@ -190,12 +195,12 @@ def part_errors(cfg: Any, known: Sequence[str]) -> List[str]:
 
 
 def image_options(cfg: Any) -> Any:
-    """The options of the image encoder cfg.image_encoder."""
+    """Return the options of the image encoder cfg.image_encoder."""
     return read_options(IMAGE_ENCODERS, encoder_named(str(cfg.image_encoder)), cfg)
 
 
 def image_errors(cfg: Any) -> List[str]:
-    """What is wrong with the image encoder of a configuration."""
+    """Return the errors in the image encoder of a configuration."""
     encoder, options = encoder_named(str(cfg.image_encoder)), image_options(cfg)
     errors = encoder.config_errors(options)
     if cfg.image_weights and not hasattr(options, "image_weights"):
@@ -206,7 +211,7 @@ def image_errors(cfg: Any) -> List[str]:
 
 
 def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
-    """Raises: ConfigError naming every error of a model configuration at once; more: found elsewhere."""
+    """Check a configuration. more: errors to name too. Raises: ConfigError naming every error at once."""
     mode = resolve(cfg, "extractor_mode")
     errors = [*more, *feature_extractor_errors(cfg, mode, resolve(cfg, "padding_exact"))]
     errors += image_errors(cfg)
@@ -218,18 +223,14 @@ def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
         errors.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
     if cfg.similarity_temp < 1 / MAX_SCALE:
         errors.append(f"similarity_temp {cfg.similarity_temp}: wanted {1 / MAX_SCALE:g} or more")
-    if cfg.encoder_embed_dim % cfg.encoder_attention_heads:
-        errors.append(
-            f"encoder_embed_dim {cfg.encoder_embed_dim} is no multiple of the "
-            f"{cfg.encoder_attention_heads} encoder_attention_heads; change either"
-        )
+    errors += head_errors(cfg)
     if cfg.speech_channels[-1] != cfg.encoder_embed_dim:
         errors.append(
             f"speech_channels end in {cfg.speech_channels[-1]}; "
             f"wanted encoder_embed_dim {cfg.encoder_embed_dim}"
         )
     if len(cfg.speech_strides) != len(cfg.speech_channels):
-        errors.append("speech_strides and speech_channels differ in length; give one stride a stage")
+        errors.append("speech_strides and speech_channels differ in length; give one stride per stage")
     if cfg.shared_layers < 1:
         errors.append(f"shared_layers {cfg.shared_layers}: wanted at least 1")
     layers = getattr(cfg, "encoder_layers", cfg.shared_layers)

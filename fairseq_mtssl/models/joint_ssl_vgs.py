@@ -25,40 +25,41 @@ from fairseq_mtssl.ssl.base import SslBatch, SslBranch, SslResult
 @dataclass
 class JointSslVgsConfig(VgsRetrievalConfig, SslConfig):
     encoder_layers: int = field(
-        default=12, metadata={"help": "speech layers in all; those above shared_layers serve SSL alone"}
+        default=12,
+        metadata={"help": "number of all speech layers; SSL alone uses those above shared_layers"},
     )
     ssl: str = field(
         default="wav2vec2",
         metadata={
             "help": "the self-supervised branch: wav2vec2 (contrastive), hubert (task.labels), data2vec "
-            "(an EMA teacher), mt4ssl (both), best_rq (labels of a random quantizer), or one of your own"
+            "(an EMA teacher), mt4ssl (both), best_rq (labels of a random quantizer), or one of a plugin"
         },
     )
     vgs_masked: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "in training, ground speech that is masked as for SSL, whatever the loss weights, in VGS "
-            "phases too (as the paper's code; one pass with both branches); false: unmasked speech, for "
-            "which the shared layers are run once more when both branches train"
+            "help": "in training give the VGS branch speech that is masked as for SSL, in all phases, as the "
+            "paper's code does (one pass for both branches); false: unmasked speech, for which the shared "
+            "layers run once more if both branches train"
         },
     )
     vgs_mask_prob: float = field(
         default=0.0,
         metadata={
-            "help": "with vgs_masked=false, share of frames covered by spans in the VGS branch's own pass in "
-            "training; a regulariser, as in fine-tuning wav2vec 2.0"
+            "help": "with vgs_masked=false, share of frames masked by spans in the VGS branch's own pass in "
+            "training, which regularises as in the fine-tuning of wav2vec 2.0"
         },
     )
     latent_temp: Optional[Tuple[float, float, float]] = field(  # type: ignore[assignment]
-        default=None, metadata={"help": "Gumbel temperature: first, last, factor an update"}
+        default=None, metadata={"help": "Gumbel temperature: first, last, factor per update"}
     )
 
 
 @register_model("joint_ssl_vgs", dataclass=JointSslVgsConfig)
 class JointSslVgsModel(SslModel, VgsRetrievalModel):
-    """The VGS model plus the layers above the shared ones and a self-supervised head.
+    """The VGS model, further layers above the shared ones, and a self-supervised branch on these.
 
-    A branch that is off is not run: no time, no gradient.
+    A branch that is off is not run: it takes no time and gets no gradient.
     """
 
     has_ssl = True
@@ -90,7 +91,7 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
         return model
 
     def step_branch(self, updates: int) -> None:
-        """As of every model with a branch; a branch that is frozen stays as it is."""
+        """Step the branch as `SslModel` does, unless it is frozen."""
         if "ssl_head" not in self.cfg.frozen_parts:
             super().step_branch(updates)
 
@@ -107,13 +108,14 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
         labels: Optional[List[Tensor]] = None,
         unmasked: bool = False,
     ) -> dict[str, Any]:
-        """See VgsRetrievalModel.forward. ids: (B,) ints from which the masks are drawn, needed where there
-        are some: with ssl, and in training with vgs_masked or vgs_mask_prob.
-        extra: source, lengths, id of a speech-only batch for the SSL branch; with alone=True it takes the
-        place of the captions there. vgs, ssl: what to run.
-        labels: (B, T) dictionary indices, one tensor a label set, padded with 1. unmasked: the SSL branch
-        classifies the frames that are not masked, too.
-        Returns: with vgs what the VGS model returns; with ssl also "ssl", a list of SslResult.
+        """Run one or both branches. source, lengths, images, image_index: as in `VgsRetrievalModel.forward`.
+
+        ids: (B,) ints, from which masks are drawn: needed with ssl, and in training with vgs_masked or
+        vgs_mask_prob. extra: source, lengths, id of a speech-only batch for the SSL branch, and labels if
+        there are any; with alone=True the SSL branch runs on this batch only, and not on the captions.
+        vgs, ssl: the branches to run. labels: per label set (B, T) dictionary indices, padded with 1.
+        unmasked: the SSL branch also classifies the frames that are not masked.
+        Returns: with vgs the dictionary of the VGS model; with ssl also "ssl", a list of SslResult.
         """
         out: dict[str, Any] = {}
         shared = None
@@ -138,7 +140,7 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
         return out
 
     def _vgs_mask(self, extracted: ExtractedFeatures, ids: Any) -> Optional[Tensor]:
-        """(B, T) bool: the frames hidden from a VGS branch that has a pass of its own."""
+        """Draw the mask of the VGS branch's own pass: (B, T) bool, or None for unmasked speech."""
         if not self.training:
             return None
         if self.vgs_masked:
@@ -157,26 +159,25 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
         labels: Any,
         unmasked: bool,
     ) -> SslResult:
-        """The SSL branch on one batch, with the first masked view's state at the last shared layer."""
-        ranks = self.ranks if self._everywhere() else None
+        """Run the SSL branch on one batch; the result includes the state after the last shared layer."""
+        ranks = self.ranks if self._averages_over_ranks() else None
         extracted = replace(extracted, penalty=self._penalty(extracted))
         mask = self.draw_masks(extracted, ids)
         batch = SslBatch(source, lengths, extracted, mask, labels, self.cfg.shared_layers, unmasked)
         return self.self_supervise(batch, ranks)
 
-    def _everywhere(self) -> bool:
-        """Whether means over frames are now those of all ranks."""
+    def _averages_over_ranks(self) -> bool:
+        """Return whether means over frames are at present means over those of all ranks."""
         return self.training and self.sync_ranks and self.ranks.several()
 
     def _penalty(self, extracted: ExtractedFeatures) -> Tensor:
-        """The mean square of the conv features, or this rank's share in that of all ranks."""
-        if not self._everywhere():
+        """Return the mean square of the features, or this rank's share of the mean over all ranks."""
+        if not self._averages_over_ranks():
             return extracted.penalty
         frames = extracted.lengths.sum()
         return extracted.penalty * (frames / self.ranks.mean_count(frames, frames.device).clamp(min=1))
 
     def inactive_parameters(self, vgs: bool, ssl: bool) -> list[nn.Parameter]:
-        """Parameters that get no gradient when a branch is off; they must not decay either."""
         inactive = super().inactive_parameters(vgs, ssl)
         if not ssl:
             above = self.speech_encoder.encoder.layers[self.cfg.shared_layers :]
@@ -187,5 +188,5 @@ class JointSslVgsModel(SslModel, VgsRetrievalModel):
 
 
 def ssl_options(cfg: JointSslVgsConfig) -> Any:
-    """The options of the branch, those that the preset decides among them."""
+    """Return the options of the branch, including those that depend on the preset."""
     return branch_options(cfg, {"latent_temp": tuple(resolve(cfg, "latent_temp"))})

@@ -1,4 +1,4 @@
-"""The options of what a model is composed of by name: its self-supervised branch, its image encoder."""
+"""The options of the registered classes that a model is composed of: its branch and its image encoder."""
 
 import dataclasses
 from typing import Any, Dict, Optional
@@ -12,21 +12,21 @@ from fairseq_mtssl.registry import Registry
 def read_options(
     registry: Registry[Any], kind: Any, cfg: Any, resolved: Optional[Dict[str, Any]] = None
 ) -> Any:
-    """The options of a registered class, read from the configuration of a model.
+    """Read the options of a registered class from the configuration of a model.
 
-    kind: the class, one of the registry. cfg: the model's configuration. resolved: fields whose value is not
-    the one in cfg. See `Registry.read_options`.
-    Raises: ConfigError naming every option that there is not.
+    kind: a class of the registry. cfg: the model's configuration. resolved: values of fields that replace
+    those in cfg. See `Registry.read_options`.
+    Raises: ConfigError naming every option that the class does not have.
     """
     fields = cfg if isinstance(cfg, DictConfig) else OmegaConf.structured(cfg)
     key = f"{registry.key}_options"
-    own = _plain(fields[key.removeprefix("model.")]) or {}
-    if not isinstance(own, dict):
-        raise ConfigError(key, [f"got {own!r}, wanted options by name, as {{codes: 1024}}"])
-    # plain values: a list of the configuration would keep all of it, which cannot be pickled
-    names = [each.name for each in dataclasses.fields(kind.Options) if each.name in fields]
-    model = {name: _plain(fields[name]) for name in names} | (resolved or {})
-    return registry.read_options(kind, model, own)
+    further = _plain(fields[key.removeprefix("model.")]) or {}
+    if not isinstance(further, dict):
+        raise ConfigError(key, [f"got {further!r}, wanted options by name, as {{codes: 1024}}"])
+    # plain values, since a list of the configuration refers to all of it, which cannot be pickled
+    names = [option.name for option in dataclasses.fields(kind.Options) if option.name in fields]
+    shared = {name: _plain(fields[name]) for name in names} | (resolved or {})
+    return registry.read_options(kind, shared, further)
 
 
 def _plain(value: Any) -> Any:

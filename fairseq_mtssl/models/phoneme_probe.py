@@ -1,8 +1,9 @@
-"""A linear layer on the frozen features of a speech encoder, which tells phones.
+"""The phone probe: linear layers on the frozen features of a speech encoder, which predict phones.
 
-`mtssl probe-layers` trains probes of all layers at once. This model standardises features as they do; it has
-an nn.Linear of its own, so that fairseq's optimizers, schedules and checkpoints apply to it.
-head=frame: the phone of each frame. head=ctc: the phones said, Linear → 256 → phones, as SUPERB's PR.
+`mtssl probe-layers` trains probes of all layers at once. This model standardises features in the same way,
+but is trained with fairseq's optimizers, schedules and checkpoints.
+head=frame predicts the phone of each frame; head=ctc the sequence of phones, with two linear layers as
+SUPERB.
 Source: Yang et al. 2021, arXiv 2105.01051, section 3.1; Pasad et al. 2021, arXiv 2107.04734.
 """
 
@@ -27,20 +28,20 @@ class PhonemeProbeConfig(FairseqDataclass):
     checkpoint: Optional[str] = field(
         default=None,
         metadata={
-            "help": "checkpoint whose layers are probed: one of ours, or fairseq's wav2vec2, hubert or "
-            "data2vec_audio; or mfcc; not needed again to evaluate"
+            "help": "checkpoint whose layers are probed: one of this package, or of fairseq's wav2vec2, "
+            "hubert or data2vec_audio; or mfcc; not needed to evaluate"
         },
     )
     random_weights: bool = field(
         default=False,
-        metadata={"help": "take the sizes of `checkpoint` alone, untrained"},
+        metadata={"help": "take only the sizes from `checkpoint`, and random weights"},
     )
     layer: str = field(
         default=WEIGHTED, metadata={"help": "layer from 1, or weighted: a learned softmax over all layers"}
     )
     head: str = field(
         default="frame",
-        metadata={"help": "frame: the phone of each frame; ctc: the phones said, Linear → Linear and CTC"},
+        metadata={"help": "frame: the phone of each frame; ctc: the sequence of phones, two linear layers"},
     )
     projection_dim: int = field(default=256, metadata={"help": "width between the two linear layers of ctc"})
     encoder: Any = field(
@@ -49,15 +50,15 @@ class PhonemeProbeConfig(FairseqDataclass):
     normalised: Optional[bool] = field(
         default=None,
         metadata={
-            "help": "give the encoder waveforms of zero mean and unit variance; null: as `checkpoint` was "
-            "trained, with mfcc true. Filled in and saved, as `encoder` is"
+            "help": "give the encoder waveforms of zero mean and unit variance; null: as in the training of "
+            "`checkpoint`, with mfcc true. The value is filled in and saved, like `encoder`"
         },
     )
 
 
 @register_model("phoneme_probe", dataclass=PhonemeProbeConfig)
 class PhonemeProbeModel(BaseFairseqModel):
-    """frozen: the features; layer_logits: (L,) with layer=weighted, else None; head: linear."""
+    """Frozen features, with layer=weighted a learned softmax over layers (layer_logits, (L,)), and a head."""
 
     def __init__(self, cfg: PhonemeProbeConfig, phones: int) -> None:
         super().__init__()
@@ -73,7 +74,7 @@ class PhonemeProbeModel(BaseFairseqModel):
 
     @classmethod
     def build_model(cls, cfg: PhonemeProbeConfig, task: Any = None) -> "PhonemeProbeModel":
-        """Called by fairseq; task.phones gives the phones. Raises: ConfigError naming every error."""
+        """Called by fairseq; task.phones: the phones. Raises: ConfigError naming every error."""
         errors: List[str] = []
         if cfg.checkpoint is None:
             errors.append("checkpoint is null; give the one to probe, or mfcc")
@@ -93,7 +94,7 @@ class PhonemeProbeModel(BaseFairseqModel):
 
     @property
     def layer_weights(self) -> List[float]:
-        """What each layer counts for; they sum to 1."""
+        """The weight of each layer; the weights sum to 1."""
         if self.layer_logits is None:
             return [1.0]
         return self.layer_logits.detach().float().softmax(0).tolist()
@@ -104,14 +105,16 @@ class PhonemeProbeModel(BaseFairseqModel):
         lengths: Optional[Tensor] = None,
         clips: Optional[List[Tensor]] = None,
     ) -> dict[str, Tensor]:
-        """features: (B, T, L, D) and lengths: (B,) of their frames; or clips: (S,) waveforms, whose features
-        are computed. Returns: logits (B, T, phones), with ctc (B, T, 1 + phones) the blank first; lengths.
+        """Compute logits from features or from clips, whose features are then computed.
+
+        features: (B, T, L, D), with lengths (B,) frames; clips: waveforms (S,).
+        Returns: logits (B, T, phones), or with ctc (B, T, 1 + phones) with the blank first; lengths (B,).
         """
         if features is None:
-            found = self.frozen.extract([clip.float().cpu().numpy() for clip in clips or []])
+            arrays = self.frozen.extract([clip.float().cpu().numpy() for clip in clips or []])
             device = self.frozen.mean.device
-            lengths = torch.tensor([len(each) for each in found], device=device)
-            frames = [torch.from_numpy(each).to(device) for each in found]
+            lengths = torch.tensor([len(array) for array in arrays], device=device)
+            frames = [torch.from_numpy(array).to(device) for array in arrays]
             features = nn.utils.rnn.pad_sequence(frames, batch_first=True)
         x = standardise(features, self.frozen.mean, self.frozen.scale)
         if self.layer_logits is None:

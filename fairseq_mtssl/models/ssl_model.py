@@ -1,4 +1,4 @@
-"""What the two models with a self-supervised branch share: its configuration, its masks, its updates."""
+"""The base class of models with a self-supervised branch: its configuration, its masks, its updates."""
 
 from dataclasses import dataclass, field
 from typing import Any, Dict, List, Optional, Sequence
@@ -21,9 +21,10 @@ from fairseq_mtssl.ssl.wav2vec2 import Wav2vec2Options
 
 @dataclass
 class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
-    """The fields of every model with a self-supervised branch; those of the papers' branches among them."""
+    """The fields of every model with a self-supervised branch, including those of most branches here."""
 
-    # Any, and null: from a checkpoint fairseq drops the keys that a dictionary here does not have by default
+    # typed Any with the default null: if the default were a dictionary, fairseq would drop the keys that it
+    # lacks from the configuration of a checkpoint
     ssl_options: Any = field(
         default=None,
         metadata={"help": "options of the branch that have no field here, by name, as {codes: 1024}"},
@@ -31,30 +32,33 @@ class SslConfig(FairseqDataclass, Mt4sslOptions, Wav2vec2Options):
     clone_batch: int = field(
         default=1,
         metadata={
-            "help": "differently masked copies of a batch that the student trains on for one pass of the "
-            "convolutions and of the teacher, as in data2vec 2.0; its time and memory grow with them"
+            "help": "number of differently masked copies of a batch for the student, per pass of the feature "
+            "extractor and of the teacher, as in data2vec 2.0; the student's time and memory grow with it"
         },
     )
     masked_views: Any = earlier_name("masked_views")
     # masking
-    mask_prob: float = field(default=0.65, metadata={"help": "share of frames covered before overlaps"})
+    mask_prob: float = field(
+        default=0.65, metadata={"help": "share of frames that spans would mask without overlaps"}
+    )
     mask_length: int = field(default=10, metadata={"help": "frames of a span"})
-    mask_min_spans: int = field(default=2, metadata={"help": "spans of a clip at least"})
+    mask_min_spans: int = field(default=2, metadata={"help": "smallest number of spans per clip"})
     same_mask_count: Optional[bool] = field(
-        default=None, metadata={"help": "cut every clip's masked frames to the fewest of the batch"}
+        default=None,
+        metadata={"help": "mask as many frames in every clip as in the clip of the batch with the fewest"},
     )
     seed: int = II("common.seed")
 
 
 def branch_options(cfg: Any, resolved: Optional[Dict[str, Any]] = None) -> Any:
-    """The options of the branch cfg.ssl. resolved: fields whose value is not the one in cfg."""
+    """Return the options of the branch cfg.ssl. resolved: values of fields that replace those in cfg."""
     return read_options(BRANCHES, BRANCHES.named(str(cfg.ssl)), cfg, resolved)
 
 
 def ssl_errors(cfg: Any, options: Any, label_sets: int, labels_optional: bool = False) -> List[str]:
-    """What is wrong with the self-supervised branch of a configuration.
+    """Return the errors in the self-supervised branch of a configuration.
 
-    labels_optional: a branch that needs labels may do without.
+    labels_optional: whether a branch that needs labels may nevertheless have none.
     """
     branch = BRANCHES.named(str(cfg.ssl))
     errors = []
@@ -68,9 +72,9 @@ def ssl_errors(cfg: Any, options: Any, label_sets: int, labels_optional: bool = 
 
 
 class SslModel(nn.Module):
-    """A model whose `ssl_head` is a self-supervised branch on its `speech_encoder`.
+    """A model with a self-supervised branch, `ssl_head`, on its `speech_encoder`.
 
-    ssl_head: None once it has been removed for fine-tuning. num_updates: of the training so far.
+    ssl_head: None after it has been removed for fine-tuning. num_updates: number of updates so far.
     """
 
     speech_encoder: SpeechEncoder
@@ -80,43 +84,46 @@ class SslModel(nn.Module):
     num_updates: int
 
     def add_branch(self, cfg: Any, options: Any, label_classes: Sequence[int], same_count: bool) -> None:
-        """Put the branch on the encoder."""
+        """Build the branch on the encoder. same_count: as in `Masking`."""
         self.num_updates = 0
         self.masking = Masking(cfg.mask_prob, cfg.mask_length, int(cfg.seed), cfg.mask_min_spans, same_count)
         self.ssl_head = BRANCHES.named(str(cfg.ssl))(options, self.speech_encoder, list(label_classes))
 
     def set_num_updates(self, num_updates: int) -> None:
-        """The update that is under way. The teacher does not move here: see `step_branch`."""
+        """Set the number of the present update. This does not step the teacher: see `step_branch`."""
         super().set_num_updates(num_updates)  # type: ignore[misc]
         self.num_updates = num_updates
 
     def step_branch(self, updates: int) -> None:
-        """Called once after each update that the optimizer has made; updates: those made so far."""
+        """Called once after each update of the optimizer; updates: number of updates so far."""
         if self.ssl_head is not None:
             self.ssl_head.step(self.speech_encoder, updates)
 
     def reset_branch(self) -> None:
-        """What follows the encoder's weights, such as a teacher, starts anew from them."""
+        """Reset everything that is derived from the encoder's weights, such as a teacher."""
         if self.ssl_head is not None:
             self.ssl_head.reset(self.speech_encoder)
 
     @property
     def draw_update(self) -> int:
-        """The update from which masks are drawn; in evaluation always the same one."""
+        """The update from which masks are drawn; in evaluation always −1."""
         return self.num_updates if self.training else -1
 
     def draw_mask(self, extracted: ExtractedFeatures, ids: Any, view: int = 0) -> Tensor:
-        """(B, T) bool: the frames to be predicted in a view; in evaluation the same ones every time."""
+        """Draw the frames to predict, (B, T) bool, which are always the same in evaluation.
+
+        view: number of the masked copy.
+        """
         return self.masking.draw(extracted.lengths, extracted.features.size(1), ids, self.draw_update, view)
 
     def draw_masks(self, extracted: ExtractedFeatures, ids: Any) -> Tensor:
-        """(V·B, T) bool: the masks of all views, one after the other; in evaluation of one view."""
+        """Draw the masks of all masked copies, one after the other: (V·B, T) bool; in evaluation V = 1."""
         views = self.cfg.clone_batch if self.training else 1
         # (B, T) each -> (V·B, T)
         return torch.cat([self.draw_mask(extracted, ids, view) for view in range(views)])
 
     def self_supervise(self, batch: SslBatch, ranks: Optional[RankSums] = None) -> SslResult:
-        """Run the branch. ranks: where means over frames are to be those of all ranks.
+        """Run the branch. ranks: given if means over frames are to be means over those of all ranks.
 
         Raises: ConfigError if the branch has been removed.
         """
@@ -126,10 +133,10 @@ class SslModel(nn.Module):
         return result if ranks is None else result.averaged_over(ranks)
 
     def upgrade_state_dict_named(self, state_dict: Dict[str, Any], name: str) -> None:
-        """Leave out of a checkpoint what this model was built without (model.online=false, no labels)."""
+        """Remove the weights from a checkpoint that this model lacks (model.online=false, no labels)."""
         super().upgrade_state_dict_named(state_dict, name)  # type: ignore[misc]
         if self.ssl_head is not None:
             prefix = f"{name}.ssl_head." if name else "ssl_head."
-            unused = tuple(prefix + each for each in self.ssl_head.unused_names())
+            unused = tuple(prefix + unused_name for unused_name in self.ssl_head.unused_names())
             for key in [key for key in state_dict if key.startswith(unused)]:
                 del state_dict[key]

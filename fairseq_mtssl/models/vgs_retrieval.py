@@ -1,4 +1,4 @@
-"""Visually grounded speech: speech and images embedded in one space.
+"""The model of visual grounding, which embeds speech and images in one space.
 
 Source: Khorrami et al. 2023, arXiv 2306.02972 (the VGS branch of VGS+), after FaST-VGS,
 Peng & Harwath 2022, arXiv 2109.08186.
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 
 def speech_encoder_of(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
-    """The speech encoder that a model config describes, with so many transformer layers."""
+    """Build the speech encoder that a configuration describes. layers: number of transformer layers."""
     return build_speech_encoder(
         cfg,
         layers=layers,
@@ -58,11 +58,12 @@ def speech_encoder_of(cfg: VgsRetrievalConfig, layers: int) -> SpeechEncoder:
 
 @register_model("vgs_retrieval", dataclass=VgsRetrievalConfig)
 class VgsRetrievalModel(BaseFairseqModel):
-    """Embeds spoken captions and images; their score is the dot product of the embeddings.
+    """Embeds spoken captions and images; the score of a pair is the dot product of its embeddings.
 
-    speech_encoder: waveform to frames and CLS of the last shared layer; speech_head: those to (B, D);
-    image_encoder: images to (M, D). With cosine similarity also logit_scale, the log of the learned scale,
-    and speech_norm and image_norm, which standardise the embeddings; None for raw products.
+    speech_encoder computes frames and a CLS token from waveforms, and speech_head embeddings (B, D) from
+    these; image_encoder computes embeddings (M, D) of images. With cosine similarity there are also
+    logit_scale, the logarithm of the learned scale, and the norms speech_norm and image_norm; with dot
+    products they are None.
     """
 
     has_ssl = False
@@ -96,8 +97,8 @@ class VgsRetrievalModel(BaseFairseqModel):
                 module.ranks = self.ranks
 
     def draw_weights(self) -> None:
-        """With bert_init, draw weights anew as the paper's code does: those of linear layers and ResDAVEnet's
-        convolutions, and what the image encoder has to draw.
+        """With bert_init, draw the weights of linear layers, of ResDAVEnet's convolutions and of the image
+        encoder anew, as the paper's code does.
         """
         if not resolve(self.cfg, "bert_init"):
             return
@@ -109,9 +110,10 @@ class VgsRetrievalModel(BaseFairseqModel):
         self.image_encoder.draw_as_paper()
 
     def begin_batch(self, counted: bool) -> None:
-        """Say before a training batch whether it counts, or is one that fairseq repeats without weight.
+        """Called before a training batch. counted: False for a dummy batch, whose gradient fairseq ignores.
 
-        Raises: ConfigError on the first batch of several ranks if their statistics cannot be taken together.
+        Raises: ConfigError on the first batch with several ranks if statistics over all of them are
+        impossible.
         """
         self.ranks.counted = counted
         if self.sync_ranks and not self._ranks_checked and self.ranks.several():
@@ -119,44 +121,48 @@ class VgsRetrievalModel(BaseFairseqModel):
         self._ranks_checked = True
 
     def _check_statistics(self) -> None:
-        """sync_ranks reaches the batch norms of this package; an image encoder of timm may have its own."""
-        apart = [
+        """Check that all batch norms are of this package; image encoders of timm may have others.
+
+        sync_ranks has no effect on others. Raises: ConfigError.
+        """
+        local_norms = [
             name
             for name, module in self.named_modules()
             if isinstance(module, _BatchNorm)
             and not isinstance(module, (FrameBatchNorm, nn.SyncBatchNorm))
             and module.training
         ]
-        if apart:
-            got = f"true, but the statistics of {len(apart)} batch norms ({apart[0]}, …) are each rank's own"
+        if local_norms:
+            names = f"{len(local_norms)} batch norms ({local_norms[0]}, …)"
             hint = (
                 "take an image encoder without batch norms, such as a ViT, train in one process, freeze it "
+                "(model.frozen_parts=[image_encoder]), or give model.sync_ranks=false"
             )
-            hint += "(model.frozen_parts=[image_encoder]), or give model.sync_ranks=false"
+            got = f"true, but the statistics of {names} are each rank's own"
             raise ConfigError("model.sync_ranks", [f"{got}; {hint}"])
 
     def share_buffers(self) -> None:
-        """Give all ranks the first one's running statistics, those that a checkpoint keeps.
+        """Copy the running statistics of the first rank, which checkpoints contain, to all ranks.
 
-        To be called on all of them. With sync_ranks they are the same already.
+        To be called on all ranks. With sync_ranks they have the same statistics already.
         """
         if self.ranks.several():
             self.ranks.share_buffers(self)
 
     def modules_of(self, parts: Sequence[str]) -> dict[str, nn.Module]:
-        """Name -> module of these parts; of those in PARTS that this model has."""
+        """Return the modules of these parts by name, without those that this model does not have."""
         names = [name for part in parts for name in PARTS[part]]
-        found = {name: getattr(self, name, None) for name in names}
-        return {name: module for name, module in found.items() if module is not None}
+        modules = {name: getattr(self, name, None) for name in names}
+        return {name: module for name, module in modules.items() if module is not None}
 
     def freeze(self) -> None:
-        """Take the frozen parts out of training, once all modules are there; `train` keeps them so."""
+        """Freeze the frozen parts; called after all modules have been built."""
         for module in self.modules_of(self.cfg.frozen_parts).values():
             module.requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> "VgsRetrievalModel":
-        """As torch's; frozen parts stay as in evaluation, so that no dropout or batch touches them."""
+        """Set the training mode of all parts except frozen ones, which stay in evaluation mode."""
         super().train(mode)
         for module in self.modules_of(self.cfg.frozen_parts).values():
             module.eval()
@@ -173,7 +179,7 @@ class VgsRetrievalModel(BaseFairseqModel):
 
     @property
     def scale(self) -> Optional[Tensor]:
-        """What multiplies cosine similarities in the loss, at most 100; None for raw products."""
+        """The factor of cosines in the loss, at most 100; None with dot products."""
         return None if self.logit_scale is None else self.logit_scale.exp().clamp(max=MAX_SCALE)
 
     def forward(
@@ -184,15 +190,17 @@ class VgsRetrievalModel(BaseFairseqModel):
         image_index: Optional[Tensor] = None,
         **_: Any,
     ) -> dict[str, Any]:
-        """source: (B, S) waveforms; lengths: (B,) samples; images: of the image encoder, U distinct ones;
-        image_index: (B,) which image belongs to each caption.
+        """Embed captions and images.
+
+        source: (B, S) waveforms; lengths: (B,) samples; images: U distinct images as the image encoder takes
+        them; image_index: (B,) index of the image of each caption.
         Returns: speech (B, D), image (U, D), image_index, scale.
         """
         extracted = self.speech_encoder.forward_features(source, lengths)
         return self.forward_vgs(extracted, self.forward_shared(extracted), images, image_index)
 
     def forward_shared(self, extracted: ExtractedFeatures, mask: Optional[Tensor] = None) -> Hidden:
-        """The state after the last shared layer; mask: (B, T) bool, frames hidden from it."""
+        """Return the state after the last shared layer. mask: (B, T) bool, frames to mask."""
         return self.speech_encoder.forward_layers(
             self.speech_encoder.embed(extracted, mask), 0, self.cfg.shared_layers
         )
@@ -200,7 +208,7 @@ class VgsRetrievalModel(BaseFairseqModel):
     def forward_vgs(
         self, extracted: ExtractedFeatures, shared: Hidden, images: Any, image_index: Any
     ) -> dict[str, Any]:
-        """The VGS outputs of a batch whose shared layers have been run."""
+        """Return the output of `forward` for a batch whose shared layers have been run."""
         return {
             "speech": self._embed_speech(extracted, shared),
             "image": self.encode_image(images),
@@ -211,12 +219,13 @@ class VgsRetrievalModel(BaseFairseqModel):
     def vgs_loss(
         self, out: dict[str, Any], groups: Tensor, margin: float, gather: Optional[bool] = None
     ) -> tuple[Tensor, Tensor]:
-        """L_AV of what ``forward`` returned, and what it is when nothing is known.
+        """Compute L_AV of the output of ``forward``, and its value at chance.
 
-        groups: (B,) ints, equal where captions count as having the same image. margin: for raw products.
-        gather: take negatives from all ranks; None does so with cosine similarity.
+        groups: (B,) ints, equal for captions that count as captions of the same image. margin: for dot
+        products.
+        gather: takes negatives from all ranks; None: with cosine similarity only.
         A batch that does not count adds no pairs to those of the other ranks.
-        Returns: two scalars in nats, both directions summed; the second has no gradient.
+        Returns: two scalars in nats, sums over both directions; the second has no gradient.
         """
         speech, image, scale = out["speech"], out["image"][out["image_index"]], out["scale"]
         if (scale is not None) if gather is None else gather:
@@ -229,26 +238,26 @@ class VgsRetrievalModel(BaseFairseqModel):
         return info_nce(speech, image, scale, same), tied_loss(same)
 
     def encode_speech(self, source: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S) waveforms of (B,) samples -> (B, D), unmasked."""
+        """Embed unmasked speech: (B, S) waveforms of (B,) samples -> (B, D)."""
         extracted = self.speech_encoder.forward_features(source, lengths)
         return self._embed_speech(extracted, self.forward_shared(extracted))
 
     def encode_image(self, images: Any) -> Tensor:
-        """Images as the image encoder takes them -> (M, D)."""
-        return self._on_sphere(self.image_encoder(images), self.image_norm)
+        """Embed images as the image encoder takes them: -> (M, D)."""
+        return self._normalise(self.image_encoder(images), self.image_norm)
 
     def _embed_speech(self, extracted: ExtractedFeatures, shared: Hidden) -> Tensor:
         frames = self.speech_encoder.frames(shared)
         embedding = self.speech_head(frames, extracted.lengths, self.speech_encoder.cls(shared))
-        return self._on_sphere(embedding, self.speech_norm)
+        return self._normalise(embedding, self.speech_norm)
 
     @staticmethod
-    def _on_sphere(embedding: Tensor, norm: Optional[FrameBatchNorm]) -> Tensor:
-        """(B, D) -> (B, D): each dimension standardised over the batch, then each row divided by its length.
+    def _normalise(embedding: Tensor, norm: Optional[FrameBatchNorm]) -> Tensor:
+        """Standardise each dimension by a batch norm, then divide each row by its length: (B, D) -> (B, D).
 
-        Standardised: minus its mean and divided by its standard deviation, in evaluation the running ones (a
-        batch norm without weights). Without subtracting the mean all cosines start near 1, where the loss is
-        flat: some runs never leave it. After the division every dimension weighs the same in a cosine.
+        Without subtraction of the mean, all cosines are near 1 at first, where the loss is flat, and some
+        runs never leave this region. Divided by their standard deviations, all dimensions have the same
+        weight in a cosine. norm: has no weights; None: embeddings are not changed.
         """
         if norm is None:
             return embedding
@@ -256,11 +265,11 @@ class VgsRetrievalModel(BaseFairseqModel):
         return nn.functional.normalize(norm(embedding.float().unsqueeze(-1)).squeeze(-1), dim=-1)
 
     def inactive_parameters(self, vgs: bool, ssl: bool) -> list[nn.Parameter]:
-        """Parameters that get no gradient when a branch is off; they must not decay either."""
+        """Return the parameters without gradient, which must not decay, if these branches are trained."""
         return [] if vgs else self.vgs_parameters()
 
     def vgs_parameters(self) -> list[nn.Parameter]:
-        """Parameters of the VGS branch alone."""
+        """Return the parameters that only the VGS branch uses."""
         scale = [] if self.logit_scale is None else [self.logit_scale]
         return [*self.speech_head.parameters(), *self.image_encoder.parameters(), *scale]
 

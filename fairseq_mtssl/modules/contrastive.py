@@ -16,10 +16,11 @@ from fairseq_mtssl.errors import PairCountError
 def margin_info_nce(
     speech: Tensor, image: Tensor, margin: float = 1.0, same_image: Tensor | None = None
 ) -> Tensor:
-    """The paper's L_AV: margin softmax over the batch, in both directions.
+    """Compute the paper's L_AV: margin softmax over the batch, in both directions.
 
-    S = image · speechᵀ (raw dot products); `margin` is subtracted on the diagonal; off-diagonal
-    pairs of the same image get −∞ (they are no negatives); cross-entropy over rows plus over columns.
+    The scores are dot products, image · speechᵀ. From those on the diagonal `margin` is subtracted; those of
+    other pairs of the same image become −∞, since they are not negatives. The loss is the cross-entropy over
+    rows plus that over columns.
 
     speech, image: (B, D) float; row i of each is a pair. same_image: (B, B) bool, symmetric; its
     diagonal is ignored. Computed in float32 whatever the input and autocast.
@@ -39,11 +40,11 @@ def margin_info_nce(
 def info_nce(
     speech: Tensor, image: Tensor, scale: float | Tensor, same_image: Tensor | None = None
 ) -> Tensor:
-    """The `modern` L_AV: InfoNCE over scaled similarities, in both directions.
+    """Compute the L_AV of the preset `modern`: InfoNCE over scaled cosines, in both directions.
 
-    speech, image: (B, D) float; row i of each is a pair. L2-normalised by the caller, so that the
-    scores are cosines. scale: > 0 (a number or a learned scalar), multiplies them; same_image as in
-    `margin_info_nce`. Computed in float32.
+    speech, image: (B, D) float, rows of length 1, so that scores are cosines; row i of each is a pair.
+    scale: > 0, a number or a learned scalar, multiplies the cosines; same_image: as in `margin_info_nce`.
+    Computed in float32.
     Returns: scalar in nats, the *sum* of both directions (the common definition is their mean) so
         that curves compare with `margin_info_nce`: 2·ln(B) when all rows tie, 0 for B = 1.
     Raises: PairCountError if the two B differ; ValueError for a mask of another shape.
@@ -57,27 +58,27 @@ def info_nce(
 
 @torch.no_grad()
 def tied_loss(same_image: Tensor, margin: float = 0.0) -> Tensor:
-    """What both losses are when all scores tie, that is when nothing is known of the pairs.
+    """Return the value of both losses if all scores are equal: the loss at chance.
 
     same_image: (B, B) bool, symmetric, True on the diagonal; margin: of `margin_info_nce`, else 0.
-    Returns: scalar in nats, the mean over the rows of 2·ln(1 + n·exp(margin)), n being a row's negatives;
-        2·ln(B) with margin 0 and B different images.
+    Returns: scalar in nats, the mean over rows of 2·ln(1 + n·exp(margin)), n being a row's number of
+        negatives; 2·ln(B) with margin 0 and B different images.
     """
     negatives = (~same_image).sum(1).float()
     return 2.0 * torch.log1p(negatives * math.exp(margin)).mean()
 
 
 def same_image_mask(image_ids: Tensor) -> Tensor:
-    """Which rows show the same image: (B,) int -> (B, B) bool (True on the diagonal)."""
+    """Return which rows have the same image: (B,) int -> (B, B) bool, True on the diagonal."""
     return image_ids[:, None] == image_ids[None]
 
 
 def _both_directions(scores: Tensor, same_image: Tensor | None) -> Tensor:
-    """Cross-entropy over rows plus over columns of (B, B) scores; row i belongs to column i."""
+    """Return the cross-entropy over rows plus that over columns of (B, B) scores; row i matches column i."""
     pairs = torch.arange(len(scores), device=scores.device)
     if same_image is not None:
-        no_negative = same_image & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
-        scores = scores.masked_fill(no_negative, float("-inf"))
+        is_ignored = same_image & ~torch.eye(len(scores), dtype=torch.bool, device=scores.device)
+        scores = scores.masked_fill(is_ignored, float("-inf"))
     return F.cross_entropy(scores, pairs) + F.cross_entropy(scores.T, pairs)
 
 
@@ -90,21 +91,21 @@ def _check_pairs(speech: Tensor, image: Tensor, same_image: Tensor | None) -> No
 
 
 def world_size(group: Any = None) -> int:
-    """Number of ranks that share negatives; 1 without torch.distributed."""
+    """Return the number of ranks; 1 without torch.distributed."""
     return dist.get_world_size(group) if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather_with_grad(x: Tensor, group: Any = None) -> Tensor:
-    """Concatenate the rows of all ranks, in rank order; gradients find their way back.
+    """Concatenate the rows of all ranks in the order of ranks, with gradient.
 
-    x: (B_r, …), any B_r ≥ 0 on each rank, the same dtype and other sizes everywhere. Every rank of
-    `group` (None: all) must call this the same number of times in the same order.
-    Returns: (Σ B_r, …), equal on all ranks; `x` itself without torch.distributed or on one rank.
+    x: (B_r, …), any B_r ≥ 0 on each rank; the dtype and the other sizes are the same on all ranks. All ranks
+    of `group` (None: all) must make the same calls in the same order.
+    Returns: (Σ B_r, …), the same on all ranks; `x` itself without torch.distributed or on one rank.
 
-    Backward *sums* over ranks what each rank's loss sends to these rows. So after DDP's average over
-    ranks, parameter gradients are those of the mean of the ranks' losses; when every rank computes
-    the same loss of all gathered rows, they are exactly the gradients of one process with the whole
-    batch (no factor of world size is missing or too many: open_clip #616).
+    The backward pass *sums* the gradients of these rows over ranks. So after DistributedDataParallel's
+    average over ranks, gradients of parameters are those of the mean of the ranks' losses. If every rank
+    computes the same loss of all gathered rows, they equal those of one process with the whole batch, and no
+    factor of the world size is needed (open_clip #616).
     """
     if world_size(group) == 1:
         return x
@@ -113,7 +114,7 @@ def gather_with_grad(x: Tensor, group: Any = None) -> Tensor:
 
 
 def gather_rows(x: Tensor, group: Any = None) -> tuple[Tensor, list[int]]:
-    """Concatenate the rows of all ranks without gradient; also each rank's number of rows."""
+    """Concatenate the rows of all ranks without gradient; also return each rank's number of rows."""
     ranks = world_size(group)
     if ranks == 1:
         return x.detach(), [len(x)]
@@ -130,11 +131,11 @@ def gather_rows(x: Tensor, group: Any = None) -> tuple[Tensor, list[int]]:
 def gather_pairs(
     speech: Tensor, image: Tensor, image_ids: Tensor, group: Any = None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """All ranks' pairs and which of them share an image, so that no image is its own negative.
+    """Gather the pairs of all ranks, and find out which of them have the same image.
 
-    speech, image: (B, D) of this rank (B may differ between ranks, and be 0); image_ids: (B,) int, one
-    numbering for all ranks.
-    Returns: speech (N, D), image (N, D), same_image (N, N) bool; N over all ranks.
+    speech, image: (B, D) of this rank, where B may differ between ranks and be 0; image_ids: (B,) int, which
+    identify images on all ranks.
+    Returns: speech (N, D), image (N, D), same_image (N, N) bool, for the N pairs of all ranks.
     """
     if len(speech) != len(image):
         raise PairCountError(len(speech), len(image))
@@ -158,7 +159,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        # contiguous() may return autograd's own buffer, which all_reduce would overwrite: clone.
+        # copied, since all_reduce writes into its argument, which might be a buffer of autograd
         total = grad.to(torch.float32, copy=True).contiguous()
         dist.all_reduce(total, group=ctx.group)
         return total[ctx.start : ctx.start + ctx.size].to(grad.dtype), None

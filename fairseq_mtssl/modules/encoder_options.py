@@ -1,4 +1,4 @@
-"""What a speech encoder is made of, in three groups: its sizes, its regularisation, how it is computed."""
+"""The options of a speech encoder in three groups: its sizes, its regularisation, and how it is computed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ FEATURE_EXTRACTORS = ("waveform", "fbank")
 
 @dataclass(frozen=True)
 class EncoderSizes:
-    """What the shapes and the meaning of an encoder's weights depend on. Checkpoints hold it as a dictionary.
+    """The options that determine shapes and meaning of an encoder's weights; checkpoints contain them.
 
     conv_layers: the convolutions in fairseq's notation, (channels, kernel, stride) each.
-    extractor_mode: ``default``, a group norm after the first convolution, or ``layer_norm`` after every one;
-        of convolutions over waveforms only.
+    extractor_mode: ``default``, a group norm after the first convolution, or ``layer_norm``, a layer norm
+        after every one; it has an effect on convolutions over waveforms only.
     conv_bias: the convolutions have a bias.
     dim, ffn_dim, heads, layers: width, width of the feed-forward blocks, attention heads and number of the
         transformer layers.
@@ -28,10 +28,10 @@ class EncoderSizes:
     feature_extractor: ``waveform``, convolutions over samples, or ``fbank``, convolutions over log-mel
         energies (`FbankFeatures`).
     use_cls: a learned CLS token is put before the frames.
-    padding_exact: nothing that is computed for a row depends on its padding. This needs ``layer_norm`` mode,
-        since a group norm takes its statistics over time.
-    positions_see_padding: the positional convolution is given what the feature extractor makes of padding, as
-        in the code of arXiv 2306.02972, instead of zeros, as in fairseq. Not with padding_exact.
+    padding_exact: the output for a row does not depend on its padding. This needs the mode ``layer_norm``,
+        since a group norm computes its statistics over time.
+    positions_see_padding: at padding, the input of the positional convolution is the output of the feature
+        extractor, as in the code of arXiv 2306.02972, and not zero, as in fairseq. Not with padding_exact.
     """
 
     conv_layers: str
@@ -50,22 +50,23 @@ class EncoderSizes:
     positions_see_padding: bool = False
 
     def plain(self) -> dict[str, Any]:
-        """As checkpoints hold the sizes, a dictionary of plain values."""
+        """Return the sizes as a dictionary of plain values, as checkpoints contain them."""
         return asdict(self)
 
     @classmethod
     def of_plain(cls, values: Mapping[str, Any]) -> EncoderSizes:
-        """The sizes that a checkpoint holds, of this version or of an earlier one, which had fewer."""
+        """Read the sizes from a checkpoint of this version or of an earlier one, which had fewer."""
         return cls(**with_new_names(values))
 
 
 @dataclass(frozen=True)
 class Regularisation:
-    """What is done in training alone; by default nothing.
+    """The options of training that regularise; by default they have no effect.
 
     dropout, attention_dropout, activation_dropout: rates, [0, 1), in the transformer, of its attention
         weights, and inside its feed-forward blocks.
-    input_dropout: rate of the projected features. layerdrop: chance to skip a transformer layer, [0, 1).
+    input_dropout: rate of the projected features.
+    layerdrop: probability of skipping a transformer layer, [0, 1).
     feature_grad_mult: multiplies the gradient into the feature extractor; 0 freezes it.
     augment: changes to the log-mel energies of each clip.
     """
@@ -81,12 +82,12 @@ class Regularisation:
 
 @dataclass(frozen=True)
 class Compute:
-    """How an encoder is computed; the results are the same within rounding.
+    """The options of how an encoder is computed, which do not change the results beyond rounding.
 
-    fast: use the implementations of `fairseq_mtssl.kernels`; False: fairseq's own forward functions.
-    precision: of the matrix products in training, one of `precision.PRECISIONS`; the output has the type of
-        the weights.
-    compiled: use torch.compile in training (see `kernels.compiling`).
+    fast: uses the implementations of `fairseq_mtssl.kernels`; False: fairseq's own forward functions.
+    precision: precision of the matrix products in training, one of `precision.PRECISIONS`; the output has the
+        type of the weights.
+    compiled: uses torch.compile in training (see `kernels.compiling`).
     """
 
     fast: bool = True

@@ -18,16 +18,16 @@ from fairseq_mtssl.modules.log_mel import HOP_SAMPLES, WINDOW_SAMPLES, log_mel
 EXAMPLE = "[(80,400,160)] + [(512,5,2,2)] * 2"
 
 EPSILON = 1e-3
-"""Added to the variance of a mel bin, whose logarithms vary by 1 and more in speech: silence stays near 0."""
+"""Added to the variance of a bin, which in speech is 1 and more, so that silence stays near 0."""
 
 
 def fbank_errors(layers: Sequence[ConvLayer]) -> list[str]:
-    """What keeps layers from describing an FbankFeatures; conv_feature_layers as `EXAMPLE` has nothing."""
+    """Return the errors in the layers of an FbankFeatures; `EXAMPLE` is right."""
     (_, window, hop, *padding), *convs = layers
-    fit = (window, hop, sum(padding)) == (WINDOW_SAMPLES, HOP_SAMPLES, 0)
-    # so that a frame is centred on one of those below it, as its labels are
-    centred = all(kernel == 2 * sum(padding) + 1 for _, kernel, _, *padding in convs)
-    if fit and convs and centred:
+    is_log_mel = (window, hop, sum(padding)) == (WINDOW_SAMPLES, HOP_SAMPLES, 0)
+    # the centre of a frame has to be the centre of a frame below, because labels are computed for that time
+    is_centred = all(kernel == 2 * sum(padding) + 1 for _, kernel, _, *padding in convs)
+    if is_log_mel and convs and is_centred:
         return []
     wanted = f"(mel bins, {WINDOW_SAMPLES}, {HOP_SAMPLES}), then (channels, 2 · padding + 1, stride, padding)"
     got = f"conv_feature_layers {list(layers)} with feature_extractor=fbank"
@@ -35,12 +35,13 @@ def fbank_errors(layers: Sequence[ConvLayer]) -> list[str]:
 
 
 class FbankFeatures(nn.Module):
-    """Log-mel energies, of mean 0 and variance 1 in each bin over the clip, through centred convolutions.
+    """Log-mel energies, normalised per bin to mean 0 and variance 1 over the clip, and centred convolutions.
 
-    layers: of the analysis and of each convolution (see `fbank_errors`), which makes twice its channels, half
-    of which gate the other half. conv_bias: give the convolutions a bias.
-    Nothing computed for a row sees its padding: what lies past its end is 0 before every convolution, like
-    the zeros that this adds itself. Fast-HuBERT takes mean and variance from the training set instead.
+    layers: (mel bins, window, hop), and (channels, kernel, stride, padding) of each convolution, as in
+    `EXAMPLE`. A convolution computes twice its channels; one half gates the other.
+    conv_bias: gives the convolutions a bias. augment: applied in training.
+    The output for a row does not depend on its padding, because the input of every convolution is 0 past the
+    end of a row. Fast-HuBERT normalises with the mean and variance of the training set instead.
     """
 
     def __init__(
@@ -56,7 +57,10 @@ class FbankFeatures(nn.Module):
         )
 
     def forward(self, source: Tensor, lengths: Tensor) -> Tensor:
-        """(B, S) waveforms of (B,) samples, a window's at least -> (B, C, T), 0 past the end."""
+        """Compute features: (B, S) waveforms -> (B, C, T), 0 past the end of each row.
+
+        lengths: (B,) samples, each at least WINDOW_SAMPLES.
+        """
         frames = conv_length(lengths, self.layers[:1])
         energies = log_mel(source, self.layers[0][0])
         if self.training:
@@ -74,11 +78,11 @@ class FbankFeatures(nn.Module):
 
 @torch.no_grad()
 def normalise(energies: Tensor, frames: Tensor) -> Tensor:
-    """(B, T, bins) -> the same with mean 0 and variance 1 over each row's first frames; 0 past them.
+    """Normalise each bin of each row to mean 0 and variance 1 over the valid frames; padding becomes 0.
 
-    frames: (B,) at least 1 each.
+    energies: (B, T, bins); frames: (B,) valid frames, each at least 1. Returns: (B, T, bins).
     """
-    # masked by a product: on a CPU `masked_fill` with a mask that all bins share takes several times as long
+    # multiplied by a mask: on a CPU, `masked_fill` with a mask that all bins share is several times slower
     keep = (~padding_mask(frames, energies.size(1))).type_as(energies).unsqueeze(-1)
     count = frames.view(-1, 1, 1)
     mean = (energies * keep).sum(1, keepdim=True) / count

@@ -1,4 +1,4 @@
-"""Batch norm over frames whose statistics are taken over the valid frames of a padded batch."""
+"""Batch norm whose statistics are computed over the valid frames of a padded batch."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from fairseq_mtssl.modules.rank_sums import RankSums
 
 
 class FrameBatchNorm(nn.BatchNorm1d):
-    """Batch norm over (B, C, T) whose statistics can be taken over the valid frames only.
+    """Batch norm over (B, C, T) whose statistics can be computed over the valid frames only, in float32.
 
-    A batch with a single frame has no variance: it is normalised by the running statistics and
-    leaves them alone. Statistics are in float32.
-
-    ranks: for statistics over the batches of all ranks, so that all have the same running statistics;
-        None for those of this process alone, as in the paper's code.
+    A batch with a single frame has no variance: it is normalised by the running statistics, which it does not
+    change.
+    ranks: computes the statistics over the batches of all ranks, so that all ranks have the same running
+        statistics; None: over those of this process only, as in the paper's code.
     """
 
     ranks: RankSums | None = None
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
-        """x: (B, C, T), finite at padded frames, too; keep: (B, 1, T), 1 at valid frames and 0 at padded
-        ones, or None when every frame counts.
+        """Normalise a batch.
 
-        Returns: like x; in training with `keep`, padded frames come out as the bias.
+        x: (B, C, T), finite at padding too; keep: (B, 1, T), 1 at valid frames and 0 at padding, or None if
+        all frames are valid.
+        Returns: (B, C, T); in training with `keep`, padded frames have the value of the bias.
         """
         ranks = self.ranks if self.ranks is not None and self.ranks.several() else None
         if self.training and (keep is not None or ranks is not None):
@@ -49,7 +49,7 @@ class FrameBatchNorm(nn.BatchNorm1d):
 
     @torch.no_grad()
     def _track(self, mean: Tensor, var: Tensor, frames: Tensor) -> None:
-        """Move the running statistics; mean and var, the latter biased, are those of so many frames."""
+        """Update the running statistics. mean, var: (C,), mean and biased variance of a batch of frames."""
         assert self.running_mean is not None and self.running_var is not None  # for mypy: always tracked
         assert self.num_batches_tracked is not None
         several = frames > 1
@@ -61,13 +61,13 @@ class FrameBatchNorm(nn.BatchNorm1d):
 
 
 class _Normalise(torch.autograd.Function):
-    """(x − mean) / √(var + eps) at valid frames and 0 at padded ones; also the mean, the biased variance and
+    """Returns (x − mean) / √(var + eps) at valid frames and 0 at padding, the mean, the biased variance and
     the number of valid frames.
 
-    It is one autograd function because a dozen simple ones, each of which keeps an array for the backward
-    pass, took a quarter of the speech head's time in the small recipes. Frames are masked by a product:
-    on a CPU `masked_fill` with a mask that all channels share takes several times as long.
-    With ranks it is torch's SyncBatchNorm over the valid frames of all of them, which needs GPUs.
+    Written with torch's operations, of which a dozen keep an array for the backward pass, it took a quarter
+    of the speech head's time in the small recipes. Frames are masked by a multiplication: on a CPU,
+    `masked_fill` with a mask that all channels share is several times slower. With ranks it computes what
+    torch's SyncBatchNorm, which needs GPUs, would compute over the valid frames of all ranks.
     """
 
     @staticmethod
@@ -80,8 +80,7 @@ class _Normalise(torch.autograd.Function):
         eps: float,
         ranks: RankSums | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x: (B, C, T) float32; keep: (B, 1, T) float32; the running statistics: (C,); ranks: over which
-        statistics are taken, None for this process alone.
+        """x: (B, C, T) float32; keep: (B, 1, T) float32; running_mean, running_var: (C,); ranks: as above.
 
         With a single valid frame the running statistics are used, and no gradient passes through them.
         """
@@ -97,7 +96,7 @@ class _Normalise(torch.autograd.Function):
         centre = torch.where(several, mean, running_mean.float())
         rstd = torch.rsqrt(torch.where(several, var, running_var.float()) + eps)
         normed = x.sub(centre[:, None]).mul_(rstd[:, None]).mul_(keep)
-        # a batch that does not count has no part in the statistics, so no gradient passes through them to it
+        # a batch that does not count is not part of the statistics, which then pass no gradient to it
         share = several / count if ranks is None or ranks.counted else torch.zeros_like(count)
         ctx.save_for_backward(normed, keep, rstd, share)
         ctx.ranks = ranks

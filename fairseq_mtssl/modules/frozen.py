@@ -1,4 +1,4 @@
-"""What is computed with but never trained: always in evaluation mode, its precision its own."""
+"""The base class of modules that are never trained: they stay in evaluation mode and keep their precision."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 
 class Frozen(nn.Module):
-    """Stays in evaluation mode, and keeps the precision of its weights when the model around it is halved."""
+    """A module in evaluation mode, whose weights keep their precision when the model around it is halved."""
 
     def train(self, mode: bool = True) -> Frozen:
-        """Stays in evaluation mode whatever is asked."""
+        """Stay in evaluation mode for every value of mode."""
         return super().train(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Moves to other devices alone."""
+        """Follow the model to other devices, but not to other precisions."""
 
         def same_precision(tensor: Tensor) -> Tensor:
             moved = fn(tensor)

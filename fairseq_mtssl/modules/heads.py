@@ -1,4 +1,4 @@
-"""Heads that predict cluster labels: a linear layer, or HuBERT's cosines to learned embeddings."""
+"""Heads that predict cluster labels (linear layers, or HuBERT's cosines), and a regression's accuracy."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from fairseq_mtssl.errors import ConfigError
 
 
 class CosineHead(nn.Module):
-    """Cosine of the projected frame with each class's embedding, over a temperature.
+    """Cosines of the projected frame to the embeddings of the classes, divided by a temperature.
 
-    classes: with the special symbols of the dictionary. Names are those of fairseq's hubert
-    (`final_proj`, `label_embs_concat`).
+    classes: number of classes, including the special symbols of the dictionary. The parameters are named as
+    in fairseq's hubert (`final_proj`, `label_embs_concat`).
     Source: Hsu et al. 2021, arXiv 2106.07447, eq. 3.
     """
 
@@ -23,16 +23,16 @@ class CosineHead(nn.Module):
         self.temperature = temperature
 
     def forward(self, frames: Tensor) -> Tensor:
-        """(M, D) -> (M, classes) logits."""
+        """Compute logits: (M, D) -> (M, classes)."""
         projected = nn.functional.normalize(self.final_proj(frames).float(), dim=-1, eps=1e-8)
         embeddings = nn.functional.normalize(self.label_embs_concat.float(), dim=-1, eps=1e-8)
         return projected @ embeddings.t() / self.temperature
 
 
 def build_label_head(kind: str, dim: int, classes: int, final_dim: int, temperature: float) -> nn.Module:
-    """A head that gives (M, D) -> (M, classes) logits.
+    """Build a head that computes logits: (M, D) -> (M, classes).
 
-    kind: ``linear`` (MT4SSL) or ``cosine`` (HuBERT); final_dim and temperature serve the latter.
+    kind: ``linear`` (MT4SSL) or ``cosine`` (HuBERT); final_dim and temperature are for the latter.
     Raises: ConfigError for another kind.
     """
     if kind == "linear":
@@ -43,16 +43,16 @@ def build_label_head(kind: str, dim: int, classes: int, final_dim: int, temperat
 
 
 def identified(predictions: Tensor, targets: Tensor, rows: Tensor) -> Tensor:
-    """How many predictions lie nearer to their own target than to any other target of their row.
+    """Count the predictions that are nearer to their target than to any other target of the same row.
 
-    predictions, targets: (M, D); rows: (M,) ints, ascending, the row each comes from.
-    Returns: scalar count; a target that occurs twice in a row counts for neither.
+    predictions, targets: (M, D); rows: (M,) ints, ascending, the row of the batch of each.
+    Returns: a scalar. A prediction whose target occurs twice in its row is not counted.
     """
     count = predictions.new_zeros((), dtype=torch.float32)
     for row in rows.unique().tolist():
-        at = rows == row
-        distances = torch.cdist(predictions[at].float(), targets[at].float())  # (m, m)
-        own = distances.diagonal()
-        others = distances + torch.diag(torch.full_like(own, float("inf")))
-        count = count + (own < others.min(1).values).sum()
+        in_row = rows == row
+        distances = torch.cdist(predictions[in_row].float(), targets[in_row].float())  # (m, m)
+        to_target = distances.diagonal()
+        to_others = distances + torch.diag(torch.full_like(to_target, float("inf")))
+        count = count + (to_target < to_others.min(1).values).sum()
     return count

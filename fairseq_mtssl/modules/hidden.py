@@ -1,4 +1,4 @@
-"""Activations between transformer layers, and the layers run on them one after the other."""
+"""The state between transformer layers, and a function that runs layers one after the other."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from fairseq_mtssl.kernels.transformer_layers import choose
 
 @dataclass
 class Hidden:
-    """Activations between transformer layers.
+    """The state between transformer layers.
 
-    states: (T', B, D) with T' = T + 1 when a CLS token leads; padding: (B, T') bool or None.
+    states: (T', B, D), T' = T + 1 with a leading CLS token, else T; padding: (B, T') bool, True at padding,
+    or None without padding.
     """
 
     states: Tensor
@@ -34,9 +35,10 @@ def run_layers(
 ) -> Hidden:
     """Run transformer layers of fairseq one after the other.
 
-    layerdrop: chance to skip a layer. outputs, results: lists that receive of each layer that is run, as
-    (T', B, D), its output, and what its feed-forward block gives before the residual is added back (the
-    last element of fairseq's layer results). fast, compiled: what `choose` decides the implementation by.
+    layerdrop: probability of skipping a layer. outputs, results: lists to which, for each layer that is not
+    skipped, its output and its layer result are appended, (T', B, D). The layer result is the output of the
+    feed-forward block before the residual connection, the last element of fairseq's layer results.
+    fast, compiled: as in `choose`, which chooses the implementation.
     """
     layers = list(layers)
     chosen, _ = choose(layers, hidden.states, fast, compiled)
@@ -55,5 +57,5 @@ def run_layers(
 
 
 def skips(layerdrop: float) -> bool:
-    """Whether to skip a layer, by torch's CPU generator, which the trainer seeds at every update."""
+    """Draw whether to skip a layer, from torch's CPU generator, which the trainer seeds at every update."""
     return layerdrop > 0 and torch.rand(()).item() < layerdrop

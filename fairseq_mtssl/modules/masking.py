@@ -12,14 +12,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Masking:
-    """How the frames that the student must predict are chosen.
+    """The rule by which spans of masked frames are drawn.
 
-    Spans as fairseq's compute_mask_indices draws them, with two differences: the draw follows from
-    (seed, update, id, view) alone, the same in any process and after a resume, where fairseq's generator is
-    unseeded; and a clip too short for its spans is masked in part, where fairseq raises.
+    The rule is that of fairseq's compute_mask_indices with two differences. A mask depends only on (seed,
+    update, id, view), so that it is the same in every process and after resuming, while fairseq's generator
+    has no seed. And a clip that is too short for its spans is partly masked, where fairseq raises an error.
 
-    prob: expected share of frames covered before overlaps; length: frames of a span. min_spans: of each row.
-    same_count: every row keeps as many masked frames as the row with the fewest.
+    prob: expected share of frames that the spans cover, if they do not overlap; length: frames of a span;
+    min_spans: smallest number of spans per row; same_count: reduces the number of masked frames of every row
+    to that of the row with the fewest.
     Source: Baevski et al. 2020, arXiv 2006.11477, section 3.1.
     """
 
@@ -32,11 +33,11 @@ class Masking:
     def draw(self, lengths: Tensor, total: int, ids: Tensor, update: int, view: int = 0) -> Tensor:
         """Draw the masks of a batch.
 
-        lengths: (B,) valid frames; total: frames of the padded batch; ids: (B,) ints.
-        update: of the training; negative in evaluation, so that masks stay the same.
-        view: which of several masks of the same rows.
-        Returns: (B, total) bool on the device of ``lengths``, True where masked; never at padding, and at
-            least one frame of each row stays unmasked. A row of one frame is not masked.
+        lengths: (B,) valid frames; total: frames of the padded batch; ids: (B,) ints, one per clip.
+        update: number of the update; -1 in evaluation, so that masks are always the same.
+        view: number of the mask, if several are drawn for the same rows.
+        Returns: (B, total) bool on the device of ``lengths``, True where masked. Padding is never masked, and
+            at least one frame of each row is not masked.
         """
         draws = []
         for frames, number in zip(lengths.tolist(), ids.tolist(), strict=True):
@@ -51,13 +52,13 @@ class Masking:
         return torch.from_numpy(mask).to(lengths.device)
 
     def _row(self, rng: np.random.Generator, frames: int) -> np.ndarray:
-        """Masked frames of one row, ascending; at most frames − 1 of them."""
+        """Draw the masked frames of one row, ascending; at most frames − 1 of them."""
         prob, length = self.prob, self.length
         if prob <= 0 or frames < 2:
             return np.empty(0, dtype=np.int64)
-        # The random number rounds up or down in proportion to the fraction.
+        # the random number rounds up with a probability equal to the fractional part
         spans = max(int(prob * frames / length + rng.random()), self.min_spans)
-        # Keep spans inside the clip, and leave room for as many different starts.
+        # spans stay inside the clip, unless there would be fewer different starts than spans
         room = frames - length if frames - length > spans else spans + 1
         starts = rng.choice(min(room, frames), min(spans, room, frames), replace=False)
         # (spans, 1) + (length,) -> (spans · length,)
@@ -69,11 +70,10 @@ class Masking:
 
 
 def ids_of_clips(source: Tensor, lengths: Tensor) -> Tensor:
-    """(B,) int64 checksums of the samples, to draw masks from where a caller knows no other ids.
+    """Return (B,) int64 checksums of the samples, which serve as ids for masks if a caller knows no others.
 
-    source: (B, S) float; lengths: (B,) samples. A clip has the same id in any batch, on any rank and however
-    wide its batch is padded, and other clips have other ids, so that the batches of one update draw masks of
-    their own.
+    source: (B, S) float; lengths: (B,) samples. A clip has the same id in every batch, on every rank and with
+    any padding. Different clips have different ids, so that the batches of one update have different masks.
     """
     rows = source.detach().float().cpu().numpy()
     sizes = lengths.tolist()

@@ -1,4 +1,4 @@
-"""The Gumbel-softmax quantizer of wav2vec 2.0, with the chosen entries taken by a matrix product."""
+"""The Gumbel-softmax quantizer of wav2vec 2.0, which looks up codebook entries by a matrix product."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from fairseq_mtssl.modules.rank_sums import RankSums
 
 
 class ProductQuantizer(GumbelVectorQuantizer):
-    """fairseq's quantizer with the same parameters, random draws and results, in less time and memory.
+    """fairseq's quantizer with the same parameters, random numbers and results, in less time and memory.
 
-    fairseq multiplies every entry of the code book with its (mostly zero) weight for each frame before it
-    adds them up, an array of frames × entries × width; here each group is one matrix product. In the small
-    recipes that was a seventh of an update of wav2vec 2.0.
-    ranks: with which prob_perplexity is, in training, that of the mean softmax over all ranks' frames; None
-        for this process alone.
+    For each frame fairseq multiplies every entry of the codebook by its weight, which is mostly zero, and
+    adds the products up, in an array of frames × entries × width. Here each group is one matrix product,
+    which saved a seventh of the time of an update of wav2vec 2.0 in the small recipes.
+    ranks: in training, prob_perplexity is computed from the mean softmax over the frames of all ranks; None:
+        over those of this process only.
     Source: Baevski et al. 2020, arXiv 2006.11477, section 2; Jang et al. 2016, arXiv 1611.01144.
     """
 
     ranks: RankSums | None = None
 
     def forward(self, x: Tensor, produce_targets: bool = False) -> dict[str, Any]:
-        """x: (B, T, C), or with time_first=False (B, C, T).
+        """Quantize features. x: (B, T, C), or with time_first=False (B, C, T).
 
-        Returns: x, the quantized vectors, of the same layout; num_vars, entries of all groups; temp;
-        code_perplexity and prob_perplexity, scalars summed over the groups, of the entries chosen and of the
-        mean softmax; with produce_targets also targets, (B, T, groups) chosen entries.
+        Returns: x, the quantized vectors in the same layout; num_vars, number of entries of all groups; temp,
+        the Gumbel temperature; code_perplexity and prob_perplexity, the perplexities of the chosen entries
+        and of the mean softmax, scalars summed over groups; and with produce_targets also targets, the chosen
+        entries, (B, T, groups).
         """
         x = x if self.time_first else x.transpose(1, 2)
         rows, steps, _ = x.shape
@@ -61,5 +62,5 @@ class ProductQuantizer(GumbelVectorQuantizer):
 
 
 def perplexity(shares: Tensor) -> Tensor:
-    """exp of the entropy of each group's distribution, (G, V), summed over the groups: G to G · V."""
+    """Return the sum over groups of the exponential entropy of distributions (G, V): between G and G · V."""
     return torch.exp(-(shares * torch.log(shares + 1e-7)).sum(-1)).sum()

@@ -1,4 +1,4 @@
-"""Sums over the ranks of a training, by which several ranks train as one with the batches of all of them."""
+"""Sums over all ranks, with which several ranks train like one process with the batches of all of them."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ _groups: dict[Any, Any] = {}
 
 
 def statistics_group() -> Any:
-    """A process group of all ranks for sums of statistics, made when it is first asked for.
+    """Return a process group of all ranks for sums of statistics, which the first call on all ranks creates.
 
-    DistributedDataParallel sends gradients in the default group while the backward pass goes on. Layerdrop
-    may make a bucket ready earlier on one rank than on another, so that in that group the two kinds of
-    collective calls would not come in the same order everywhere. Every rank has to ask for it, at the same
-    place.
+    DistributedDataParallel reduces gradients in the default group during the backward pass. With layerdrop, a
+    bucket of gradients may be ready earlier on one rank than on another, so that in the default group
+    gradients and statistics would be reduced in different orders on different ranks.
     """
     world = dist.group.WORLD
     if world not in _groups:
@@ -29,14 +28,14 @@ def statistics_group() -> Any:
 
 
 class RankSums:
-    """What a model and its layers share to take statistics over all ranks.
+    """Sums over ranks; a model and its layers share one instance.
 
-    counted: whether this rank's present batch counts. A rank that has run out of batches is given one of
-        fairseq's dummy batches: it takes part in every collective call, and adds nothing.
+    counted: whether this rank's present batch counts. To a rank without batches left fairseq gives a dummy
+        batch, with which it takes part in every collective call and adds zero to every sum.
 
-    Every method that sums or shares is a collective call: all ranks have to make the same ones in the same
-    order. The gradient of a sum is the sum of what all ranks send back. So after DistributedDataParallel's
-    average over ranks, parameter gradients are those of the mean of the ranks' losses.
+    Every method that sums or shares is a collective call, which all ranks have to make in the same order. The
+    gradient of a sum is the sum of the gradients of all ranks. So after DistributedDataParallel's average
+    over ranks, the gradients of parameters are those of the mean of the ranks' losses.
     """
 
     def __init__(self) -> None:
@@ -44,44 +43,44 @@ class RankSums:
 
     @staticmethod
     def several() -> bool:
-        """Whether there are other ranks."""
+        """Return whether there are other ranks."""
         return world_size() > 1
 
     @staticmethod
     def reduce(x: Tensor) -> Tensor:
-        """The sum of all ranks' tensors of one shape, without gradient, float32."""
+        """Return the sum of the tensors of all ranks, of one shape, in float32 and without gradient."""
         total = x.detach().to(torch.float32, copy=True).contiguous()
         dist.all_reduce(total, group=statistics_group())
         return total
 
     def sum(self, x: Tensor) -> Tensor:
-        """The sum over the ranks that count, without gradient, float32."""
+        """Return the sum over the ranks that count, in float32 and without gradient."""
         return self.reduce(x if self.counted else torch.zeros_like(x))
 
     def sum_with_grad(self, x: Tensor) -> Tensor:
-        """As `sum`; gradients find their way back."""
+        """Return the sum over the ranks that count, with gradient."""
         total: Tensor = _Sum.apply(x, self)
         return total
 
     def mean_rows(self, x: Tensor) -> Tensor:
-        """(N, …), N of this rank alone -> (…): the mean over the rows of all ranks, with gradient."""
+        """Return the mean over the rows of all ranks, with gradient: (N, …) -> (…). N may differ by rank."""
         count = x.new_full((1,), len(x), dtype=torch.float32)
-        # (N, G, V) -> (G·V + 1,): the count travels with the sums
+        # (N, G, V) -> (G·V + 1,): one collective call for the sums and the count
         total = self.sum_with_grad(torch.cat([x.float().sum(0).flatten(), count]))
         return (total[:-1] / total[-1].detach().clamp(min=1)).view(x.shape[1:])
 
     def mean_count(self, count: int | Tensor, device: torch.device) -> Tensor:
-        """A scalar: the mean of a count over the ranks that count.
+        """Return the mean of a count over the ranks that count, a scalar.
 
-        Divided by it instead of this rank's own count, a sum of this rank is its share of the mean over what
-        all ranks have counted.
+        If each rank divides a sum by this mean and not by its own count, the mean over ranks of the quotients
+        is the mean over everything that all ranks have counted.
         """
         total = self.sum(torch.stack([torch.as_tensor(count, device=device), torch.ones((), device=device)]))
         return total[0] / total[1].clamp(min=1)
 
     @staticmethod
     def share_buffers(module: nn.Module) -> None:
-        """Give every rank the first one's buffers: the running statistics of batch norms."""
+        """Copy the buffers of the first rank, such as running statistics of batch norms, to all ranks."""
         for buffer in module.buffers():
             dist.broadcast(buffer, 0, group=statistics_group())
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fairseq_mtssl.kernels import fast_attention
-from fairseq_mtssl.kernels.fast_attention import attention, tiles
+from fairseq_mtssl.kernels.fast_attention import attention, cut_into_tiles
 
 pytestmark = pytest.mark.usefixtures("either_way")
 
@@ -137,10 +137,10 @@ def test_padded_keys_get_no_gradient() -> None:
 
 def test_tiles_cover_every_head_once() -> None:
     x = torch.arange(5 * 2 * 3 * 4).view(5, 2, 3, 4)
-    found = tiles(x.shape, [5, 2])
+    found = cut_into_tiles(x.shape, [5, 2])
     assert [tuple(each.queries(x).shape) for each in found] == [(3, 5, 4), (3, 5, 4)]
     assert [tuple(each.keys(x).shape) for each in found] == [(3, 5, 4), (3, 2, 4)]
     assert torch.equal(torch.cat([each.queries(x).flatten() for each in found]).sort()[0], x.flatten())
-    found = tiles(x.shape, [5, 2], at_once=2)
+    found = cut_into_tiles(x.shape, [5, 2], at_once=2)
     assert [tuple(each.keys(x).shape) for each in found] == [(2, 5, 4), (1, 5, 4), (2, 2, 4), (1, 2, 4)]
     assert [each.number for each in found] == [0, 2, 3, 5]
