@@ -17,9 +17,7 @@ from fairseq_mtssl.cli.options import (
 )
 from fairseq_mtssl.errors import ConfigError
 
-HELP = (
-    "make targets: features, one codebook, labels of every split; run again to continue after a stop"
-)
+HELP = "make targets: features, one codebook, labels of every split; run again to continue after a stop"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
