@@ -17,9 +17,7 @@ from fairseq_mtssl.cli.options import (
 )
 from fairseq_mtssl.errors import ConfigError
 
-HELP = (
-    "make offline targets: features, one codebook, labels of every split; run again to continue after a stop"
-)
+HELP = "make targets: features, one codebook, labels of every split; run again to continue after a stop"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=30.0,
         metavar="M",
-        help="audio of a shard, which a stop loses at most (30)",
+        help="audio that a stop loses at most (30)",
     )
 
 
