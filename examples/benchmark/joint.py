@@ -1,4 +1,4 @@
-"""An update of the joint model by grounding alone, beside the same model built without its SSL layers."""
+"""Measures updates of VGS alone in the joint model, and in the same model built without its SSL layers."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from examples.benchmark.load import Timing, peak_mb
+from examples.benchmark.inputs import utterances
+from examples.benchmark.machine import Timing, peak_mb
+from examples.benchmark.parts import SIZES, Size
 from examples.benchmark.sides import SWITCHED_OFF, trained
-from examples.benchmark.sizes import SIZES, Size
-from examples.benchmark.speech import utterances
 from fairseq_mtssl.criterions.joint_ssl_vgs import JointSslVgsCriterion, JointSslVgsCriterionConfig
 from fairseq_mtssl.criterions.vgs_retrieval import VgsRetrievalCriterion, VgsRetrievalCriterionConfig
 from fairseq_mtssl.data.audio import normalise
@@ -28,9 +28,9 @@ SSL_ONLY = ("encoder_layers", "final_dim", "latent_vars", "num_negatives")
 
 
 def measure(size: str, model: str, device: str) -> Generator[dict[str, Any]]:
-    """Time updates of one model in this process.
+    """Time updates of one model. model: `joint` or `vgs`.
 
-    Yields besides: the first loss, and how many parameters got a gradient though they serve SSL alone.
+    Yields: also the first loss, and the number of parameters of SSL alone that got a gradient.
     """
     sizes, where = SIZES[size], torch.device(device)
     keep_freed_memory()  # as the set-up of a task does
@@ -55,9 +55,9 @@ def measure(size: str, model: str, device: str) -> Generator[dict[str, Any]]:
 
 
 def build(size: Size, model: str, device: torch.device) -> tuple[Any, Any]:
-    """A model from the same initial weights in both cases but for the SSL layers, and its criterion.
+    """A model and its criterion. Both models have the same initial weights, except for the SSL layers.
 
-    No dropout: both then give the same loss.
+    Without dropout, they therefore give the same loss.
     """
     settings: dict[str, Any] = {"seed": 1, "image_size": 224, **SWITCHED_OFF, **size.joint}
     settings["vgs_masked"] = False  # a model without SSL masks nothing
@@ -79,7 +79,7 @@ def _config(kind: Any, settings: dict[str, Any]) -> Any:
 
 
 def pairs(size: Size, device: torch.device) -> dict[str, Any]:
-    """A batch of captions, each with the regions of an image of its own."""
+    """A batch of captions, each with the regions of its image."""
     clips, seconds = size.joint_batch
     wavs = utterances((seconds,) * clips)
     source = torch.stack([torch.from_numpy(normalise(wav)) for wav in wavs]).to(device)

@@ -1,28 +1,77 @@
-"""Offline targets: MFCCs against torchaudio's, k-means against HuBERT's settings."""
+"""Offline targets: features of layers, MFCCs and k-means of ours and of fairseq or HuBERT."""
 
 from __future__ import annotations
 
 import sys
 import types
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from examples.benchmark.load import Timing, peak_mb
-from examples.benchmark.sizes import SIZES
-from examples.benchmark.speech import waveform
+from examples.benchmark.inputs import utterances, waveform
+from examples.benchmark.machine import Timing, peak_mb
+from examples.benchmark.parts import SIZES, Size
+from examples.benchmark.sides import PRECISIONS, build, computing_in
+from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.errors import MissingExtraError
+from fairseq_mtssl.features.layers import ModelLayers
 from fairseq_mtssl.features.mfcc import Mfcc
 from fairseq_mtssl.labels.kmeans import learn_torch
+
+Features = Callable[[Sequence[np.ndarray]], Iterator[np.ndarray]]
+
+
+def dump(size: str, side: str, precision: str, device: str, weights: str) -> Generator[dict[str, Any]]:
+    """Time the features of a layer. A sample is one pass over all utterances, one by one."""
+    sizes, where = SIZES[size], torch.device(device)
+    features = {"peer": features_of_peer, "ours": features_of_ours}[side](
+        sizes, where, Path(weights), precision
+    )
+    wavs = utterances(sizes.dump_s)
+    list(features(wavs[:1]))
+    while True:
+        with Timing(where) as timing:
+            frames = sum(len(each) for each in features(wavs))
+        yield timing.sample(audio_s=sum(sizes.dump_s), frames=frames, **peak_mb(where))
+
+
+def features_of_ours(size: Size, device: torch.device, weights: Path, precision: str) -> Features:
+    """What `mtssl dump-features` computes, without files."""
+    model = build("ours", size, device, weights).model
+    products = PRECISIONS[precision]
+    features = ModelLayers(model, size.dump_layer, prepare=normalise, device=device, precision=products)
+
+    def extract(wavs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        for wav in wavs:
+            yield features.extract([wav])[0][:, 0]
+
+    return extract
+
+
+def features_of_peer(size: Size, device: torch.device, weights: Path, precision: str) -> Features:
+    """The loop of HuBERT's dump_hubert_feature.py around fairseq's model."""
+    model = build("peer", size, device, weights).model.eval()
+
+    def extract(wavs: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+        for wav in wavs:
+            with torch.no_grad(), computing_in(precision, device):
+                source = torch.from_numpy(wav).float().to(device)
+                source = torch.nn.functional.layer_norm(source, source.shape).view(1, -1)
+                found = model.extract_features(source, None, mask=False, layer=size.dump_layer - 1)
+            yield found["x"][0].float().cpu().numpy()
+
+    return extract
+
 
 UTTERANCE_S = 12.0
 STATES, DWELL_FRAMES = 200, 8
 
 
 def mfcc(size: str, side: str) -> Generator[dict[str, Any]]:
-    """Time the MFCCs with differences of many utterances, one by one. A sample is one pass over them.
+    """Time MFCCs with their differences. A sample is one pass over many utterances, one by one.
 
     Raises: MissingExtraError for the peer without torchaudio.
     """
@@ -46,10 +95,9 @@ def mfcc_parity() -> dict[str, Any]:
 
 
 def torchaudio_mfcc() -> Any:
-    """What fairseq's dump_mfcc_feature.py computes of each waveform.
+    """The function of fairseq's dump_mfcc_feature.py, with MFCCs of torchaudio, which are Python code.
 
-    MFCCs are Python code of torchaudio's. Where its C++ extension does not fit this torch, that code is
-    taken without it, as torchaudio does where it was built without one.
+    If the C++ extension of torchaudio does not fit this torch, torchaudio is imported without it.
     Raises: MissingExtraError without torchaudio.
     """
     kaldi, functional = _torchaudio()
@@ -92,20 +140,20 @@ def _import_torchaudio() -> tuple[Any, Any]:
 
 
 def write_rows(size: str, kind: str, path: str) -> dict[str, Any]:
-    """Make what is clustered. kind: "mfcc": MFCCs; "layer": rows made up to be like a layer's features."""
+    """Write the rows to be clustered. kind: `mfcc`, or `layer` for rows like the features of a layer."""
     frames, dim, _ = getattr(SIZES[size], f"kmeans_{kind}")
     rows = mfcc_rows(frames) if kind == "mfcc" else layer_rows(frames, dim)
     np.save(path, rows.numpy())
     return {"frames": frames, "dim": dim}
 
 
-def kmeans(size: str, side: str, kind: str, rows: str) -> Generator[dict[str, Any]]:
-    """Time fits. rows: the file of `write_rows`.
+def kmeans(size: str, side: str, kind: str, path: str) -> Generator[dict[str, Any]]:
+    """Time fits, and measure the mean squared distance of all rows to their nearest centroid.
 
-    Yields besides: the mean squared distance of all frames to the nearest centroid.
+    path: the file of `write_rows`.
     """
     frames, _, clusters = getattr(SIZES[size], f"kmeans_{kind}")
-    points = torch.from_numpy(np.load(rows))
+    points = torch.from_numpy(np.load(path))
     fit = {"ours": fit_ours, "peer": fit_hubert}[side]
     while True:
         with Timing() as timing:
@@ -115,12 +163,12 @@ def kmeans(size: str, side: str, kind: str, rows: str) -> Generator[dict[str, An
 
 
 def fit_ours(rows: torch.Tensor, clusters: int) -> np.ndarray:
-    """`--kmeans torch`, the backend that needs no other library."""
+    """Centroids by `--kmeans torch`, the backend that needs no other library."""
     return learn_torch(rows, clusters, seed=0)
 
 
 def fit_hubert(rows: torch.Tensor, clusters: int) -> np.ndarray:
-    """The settings of HuBERT's simple_kmeans."""
+    """Centroids with the settings of HuBERT's simple_kmeans."""
     from sklearn.cluster import MiniBatchKMeans
 
     fitted = MiniBatchKMeans(
@@ -158,7 +206,7 @@ def mfcc_rows(frames: int) -> torch.Tensor:
 
 
 def layer_rows(frames: int, dim: int) -> torch.Tensor:
-    """(frames, dim): states that last some frames, a mean and noise, spectrum as 1 / rank."""
+    """(frames, dim): states of some frames with a mean and noise each, whose spectrum falls as 1 / rank."""
     rng = np.random.default_rng(11)
     spectrum = 1 / np.sqrt(np.arange(1, dim + 1))
     means = rng.standard_normal((STATES, dim)) * spectrum

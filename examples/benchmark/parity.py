@@ -1,4 +1,4 @@
-"""The proof that both sides compute the same, and the weights from which both begin."""
+"""Checks that both sides compute the same, and writes the weights with which both begin."""
 
 from __future__ import annotations
 
@@ -8,27 +8,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.benchmark.batches import batch, move
-from examples.benchmark.dump import dump_ours, dump_peer
+from examples.benchmark.inputs import batch, move, utterances
+from examples.benchmark.offline import features_of_ours, features_of_peer
+from examples.benchmark.parts import SIZES, Size
 from examples.benchmark.sides import SIDES, SWITCHED_OFF, Ours, Peer, build, our_name, save
-from examples.benchmark.sizes import SIZES, Size
-from examples.benchmark.speech import utterances
 from examples.benchmark.updates import one_update
 
 UPDATES = 3
 LIMITS = {"loss": 1e-5, "gradient": 1e-4, "loss_after_updates": 1e-3, "features_fp32": 1e-4}
-"""Relative differences of fp32 above which the two do not count as the same mathematics. Adam's first step
-is the rate times the sign of a gradient, rounding noise included, and the two add eps in another place."""
+"""The largest relative differences in fp32. Those after updates are larger, because the first step of Adam
+follows the sign of gradients, whose rounding differs, and the two optimizers add eps at different places."""
 
 
 def check(size: str, device: str, weights: str) -> dict[str, Any]:
-    """Write the peer's weights to a file, and compare losses, gradients and features from them.
+    """Write the peer's weights to a file, and compare losses, gradients and features without dropout.
 
-    Without dropout: losses of a batch before the first update and after one and two, which the
-    optimizers' steps and the teachers have gone into; the gradient of the first; features of a layer.
-    Returns: both sides' losses, and relative differences.
+    The losses are those of a batch before the first update and after one and two updates, which include the
+    steps of optimizers and teachers; the gradient is that of the first update.
+    Returns: the losses of both sides, relative differences, and whether all are within LIMITS.
     """
-    with torch.backends.cudnn.flags(allow_tf32=False):  # else 10 bits of a GPU's convolutions
+    with torch.backends.cudnn.flags(allow_tf32=False):  # otherwise a GPU's convolutions use 10 bits
         return _check(SIZES[size], torch.device(device), Path(weights))
 
 
@@ -61,7 +60,7 @@ def _check(sizes: Size, where: torch.device, weights: Path) -> dict[str, Any]:
 
 
 def gradient(side: Ours | Peer) -> dict[str, torch.Tensor]:
-    """Of every parameter that has one, by our names, on the CPU."""
+    """The gradients by our names of parameters, on the CPU."""
     rename = our_name if isinstance(side, Peer) else str
     return {
         rename(name): parameter.grad.detach().cpu().clone()
@@ -71,7 +70,7 @@ def gradient(side: Ours | Peer) -> dict[str, torch.Tensor]:
 
 
 def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> float:
-    """‖ours − theirs‖ / ‖theirs‖ over all parameters; infinite if one side lacks some."""
+    """‖ours − theirs‖ / ‖theirs‖ over all parameters; infinite if one side lacks a parameter."""
     if ours.keys() != theirs.keys():
         return float("inf")
     apart = sum(float((ours[name] - theirs[name]).double().square().sum()) for name in ours)
@@ -82,9 +81,9 @@ def distance(ours: dict[str, torch.Tensor], theirs: dict[str, torch.Tensor]) -> 
 def features(size: Size, device: torch.device, weights: Path) -> dict[str, float]:
     """Relative distance of the features of an utterance, in both precisions."""
     wavs = utterances(size.dump_s[:1])
-    theirs = next(dump_peer(size, device, weights, "fp32")(wavs))
+    theirs = next(features_of_peer(size, device, weights, "fp32")(wavs))
     found = {}
     for precision in ("fp32", "bf16"):
-        ours = next(dump_ours(size, device, weights, precision)(wavs))
+        ours = next(features_of_ours(size, device, weights, precision)(wavs))
         found[f"features_{precision}"] = float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs))
     return found

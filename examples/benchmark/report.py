@@ -1,20 +1,20 @@
-"""The table: Markdown, a section a part."""
+"""The report in Markdown, with a section for each part."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from examples.benchmark.load import BUSY_CORES
+from examples.benchmark.machine import BUSY_CORES
 from examples.benchmark.stopwatch import PARTS
 
 LABELS = {"peer": "fairseq's", "vgs": "without SSL layers", "joint": "joint model"}
-BESIDES = {"inertia": "inertia {:.5g}", "dead_gradients": "SSL-only parameters with a gradient: {}"}
-BESIDES |= {"grew_mb": "grew by {:.0f} MB", "error": "error {:.2f} %", "r10": "R@10 {:.1f} %"}
+MORE = {"inertia": "inertia {:.5g}", "dead_gradients": "SSL-only parameters with a gradient: {}"}
+MORE |= {"grew_mb": "grew by {:.0f} MB", "error": "error {:.2f} %", "r10": "R@10 {:.1f} %"}
 
 
 def markdown(found: dict[str, Any]) -> str:
-    """found: what run.py writes as JSON."""
+    """The report. found: the content of the JSON."""
     machine = found["machine"]
     flags = ", ".join(machine["flags"]) or "none of those looked for"
     lines = [
@@ -37,27 +37,27 @@ def markdown(found: dict[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A Markdown table, its first column to the left."""
+    """A table whose columns are aligned to the right, except for the first."""
     rule = ["---", *["---:"] * (len(head) - 1)]
     return ["| " + " | ".join(row) + " |" for row in (head, rule, *rows)]
 
 
 def section(name: str, part: dict[str, Any]) -> list[str]:
-    """Variants, then parity or whatever else is known."""
+    """The table of a part, further numbers, and parity."""
     if name == "start_up":
         return facts(part["facts"])
     columns = ["", "time", part["unit"], "peak memory", "times faster", "memory", "quiet samples"]
     rows = [row(part, variant, middle) for variant, middle in part["variants"].items()]
     lines = table(columns, rows)
     for variant, middle in part["variants"].items():
-        notes = [text.format(middle[key]) for key, text in BESIDES.items() if middle.get(key) is not None]
+        notes = [text.format(middle[key]) for key, text in MORE.items() if middle.get(key) is not None]
         if notes:
             lines += ["", f"{label(variant)}: {', '.join(notes)}"]
     return lines + parity(part["facts"].get("parity", {}), "feature" if name == "feature_dump" else "")
 
 
 def row(part: dict[str, Any], variant: str, middle: dict[str, Any]) -> list[str]:
-    """One variant: figures, and its ratios to the side it is paired with."""
+    """The row of a variant, with its ratios to the side that it is compared with."""
     ratio = next((name for name, sides in part["ratios"].items() if sides[1] == variant), None)
     speed = part["speedup"].get(ratio)
     memory = part["memory"].get(ratio)
@@ -74,13 +74,13 @@ def row(part: dict[str, Any], variant: str, middle: dict[str, Any]) -> list[str]
 
 
 def label(variant: str) -> str:
-    """What a variant is called in the table."""
+    """The name of a variant in the report."""
     first, _, rest = variant.partition(" ")
     return f"{LABELS.get(first, first)} {rest}".strip()
 
 
 def parity(found: dict[str, Any], kind: str) -> list[str]:
-    """That both sides compute the same; kind: beginning of the names of the differences that are shown."""
+    """Whether both sides compute the same. kind: the differences whose names begin with it are shown."""
     if "differences" in found:
         apart = ", ".join(
             f"{name.replace('_', ' ')} {value:.1e}"
@@ -94,7 +94,7 @@ def parity(found: dict[str, Any], kind: str) -> list[str]:
 
 
 def shares(part: dict[str, Any]) -> list[str]:
-    """Where the time goes, in percent of an update."""
+    """The time of each part of an update, in percent."""
     rows = [
         [label(name), *(f"{100 * middle['parts'][each]:.1f}" for each in PARTS)]
         for name, middle in part["variants"].items()
@@ -110,7 +110,7 @@ def shares(part: dict[str, Any]) -> list[str]:
 
 
 def limits(found: dict[str, Any]) -> list[str]:
-    """What the machine allows."""
+    """The limit that the machine sets."""
     if "seconds" not in found:
         return []
     peaks = ", ".join(
@@ -127,7 +127,7 @@ def limits(found: dict[str, Any]) -> list[str]:
 
 
 def facts(found: dict[str, Any]) -> list[str]:
-    """Stages and their figures."""
+    """A row for each stage with its numbers."""
     rows = [
         [name, ", ".join(f"{key} {value:.4g}" for key, value in stage.items() if key != "not_measured")]
         for name, stage in found.items()
@@ -136,7 +136,7 @@ def facts(found: dict[str, Any]) -> list[str]:
 
 
 def noise(found: dict[str, Any]) -> list[str]:
-    """Which samples count."""
+    """Which samples count, and where that leaves none."""
     lines = [
         f"Samples in which other processes took more than {BUSY_CORES} of a core are left out of the "
         "medians, unless none remains. Where it is not known, they count."

@@ -1,9 +1,9 @@
-"""Ours against fairseq's own modules on this machine: training, offline targets, evaluation, start-up.
+"""Measures ours against fairseq's own modules on this machine: training, targets, evaluation, start-up.
 
     make bench                 or      python examples/benchmark/run.py
 
-Every variant runs in a process of its own; they take turns, a sample each, and a speed-up is the median of
-paired ratios. Writes runs/bench/<time>.json and the table beside it as .md.
+Every variant has a process of its own. They take turns, one sample each, and a speed-up is the median of the
+ratios of paired samples. Writes runs/bench/<time>.json and a report beside it as .md.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from examples.benchmark import jobs, plan, results
-from examples.benchmark.precision import PRECISIONS
+from examples.benchmark import figures, parts, turns
 from examples.benchmark.report import markdown
-from examples.benchmark.sizes import SIZES
+
+PRECISIONS = ("fp32", "bf16")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Returns: 1 if a process failed or the two sides do not compute the same, else 0."""
+    """Measure and report. Returns: 1 if a process failed or the two sides do not compute the same, else 0."""
     args = parse(words)
     if args.work:
-        jobs.serve(args.work)
+        turns.serve(args.work)
         return 0
     with tempfile.TemporaryDirectory() as folder:
         found = benchmark(args, Path(folder))
@@ -48,12 +48,13 @@ def main(words: Sequence[str] | None = None) -> int:
 def parse(words: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), default="base", help="base, or tiny for tests (base)")
-    parser.add_argument("--rounds", type=int, default=6, help="samples of each variant (6)")
-    parser.add_argument("--only", type=names_in(plan.NAMES), default=plan.NAMES, help=",".join(plan.NAMES))
     parser.add_argument(
-        "--precision", type=names_in(tuple(PRECISIONS)), default=tuple(PRECISIONS), help="ours (fp32,bf16)"
+        "--size", choices=list(parts.SIZES), default="base", help="base, or tiny for tests (base)"
     )
+    parser.add_argument("--rounds", type=int, default=6, help="samples of each variant (6)")
+    names = parts.NAMES
+    parser.add_argument("--only", type=names_in(names), default=names, help=",".join(names))
+    parser.add_argument("--precision", type=names_in(PRECISIONS), default=PRECISIONS, help="ours (fp32,bf16)")
     parser.add_argument(
         "--peer-bf16", action="store_true", help="fairseq's modules in bf16, too (always on a GPU)"
     )
@@ -71,7 +72,7 @@ def parse(words: Sequence[str] | None) -> argparse.Namespace:
 
 
 def names_in(known: tuple[str, ...]) -> Any:
-    """Reads names with commas between them."""
+    """A reader of some of the known names, with commas between them."""
 
     def read(text: str) -> tuple[str, ...]:
         given = [name.strip() for name in text.split(",") if name.strip()]
@@ -83,15 +84,15 @@ def names_in(known: tuple[str, ...]) -> Any:
     return read
 
 
-def options_of(args: argparse.Namespace, folder: Path) -> plan.Options:
-    """What is left open follows from the device."""
+def options_of(args: argparse.Namespace, folder: Path) -> parts.Options:
+    """The options; those that were not given depend on the device."""
     import torch
 
     device = args.device
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     gpu = device == "cuda"
-    return plan.Options(
+    return parts.Options(
         size=args.size,
         rounds=args.rounds,
         precisions=args.precision,
@@ -103,10 +104,10 @@ def options_of(args: argparse.Namespace, folder: Path) -> plan.Options:
     )
 
 
-def all_fit(options: plan.Options, part: plan.Part) -> bool:
-    """Whether the processes of a part's variants can wait for one another: where memory holds them all.
+def all_fit(options: parts.Options, part: parts.Part) -> bool:
+    """Whether the variants of a part can take turns, because memory holds all of them.
 
-    Not on a GPU, whose memory they would take from one another; its times hardly drift.
+    On a GPU they do not: they would share its memory, and its times hardly drift.
     """
     from examples.benchmark.machine import available_bytes
 
@@ -115,7 +116,7 @@ def all_fit(options: plan.Options, part: plan.Part) -> bool:
 
 
 def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Measure, part after part. Returns: what is written as JSON."""
+    """Measure part after part. Returns: the content of the JSON."""
     from examples.benchmark.machine import describe
 
     options = options_of(args, folder)
@@ -134,10 +135,10 @@ def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "failed": False,
     }
     facts: dict[str, Any] = {}
-    start = functools.partial(jobs.Turns, isolated=isolated)
-    for part in plan.parts(options, args.only):
-        raw = results.measure(part, options.rounds, start, facts, together=all_fit(options, part))
-        digest = results.digest(part, raw)
+    start = functools.partial(turns.Turns, isolated=isolated)
+    for part in parts.parts(options, args.only):
+        raw = turns.measure(part, options.rounds, start, facts, together=all_fit(options, part))
+        digest = figures.digest(part, raw)
         found["parts"][part.name] = digest
         for name, each in digest["speedup"].items():
             against_fairseq = part.ratios[name][0].startswith("peer")
@@ -148,7 +149,7 @@ def benchmark(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
                 found["not_measured"][f"{part.name}, {name}"] = result["not_measured"]
             found["failed"] |= bool(result.get("failed")) or result.get("same") is False
     if "mt4ssl" in found["parts"]:
-        found["limit"] = results.limit(options, found["parts"]["mt4ssl"])
+        found["limit"] = figures.limit(options, found["parts"]["mt4ssl"])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Evaluation at paper scale: ABX cells a second, retrieval of 25,000 captions and 5,000 images."""
+"""Measures evaluations of the size in the paper: ABX, and retrieval of 25,000 captions and 5,000 images."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from examples.benchmark.load import Timing, peak_mb
-from examples.benchmark.sizes import SIZES
+from examples.benchmark.machine import Timing, peak_mb
+from examples.benchmark.parts import SIZES
 from fairseq_mtssl.evaluation.abx import AbxTask, cell_errors, plan_abx
 from fairseq_mtssl.evaluation.abx_cells import Subsampler
 from fairseq_mtssl.evaluation.abx_items import Items
@@ -22,10 +22,7 @@ PHONE_S = (0.04, 0.18)
 
 
 def abx(size: str, device: str) -> Generator[dict[str, Any]]:
-    """Time the cells across speakers, by angular distance. A sample is all of them.
-
-    Speakers say each phone some times, one after the other, in any context.
-    """
+    """Time the cells across speakers, by angular distance. A sample is one pass over all cells."""
     plan = abx_plan(*SIZES[size].abx)
     frames = torch.randn(plan.frames, DIM, generator=torch.Generator().manual_seed(0))
     between = frame_distance(frames.to(device), "angular")
@@ -37,7 +34,7 @@ def abx(size: str, device: str) -> Generator[dict[str, Any]]:
 
 
 def abx_plan(speakers: int, phones: int, tokens: int) -> AbxTask:
-    """What is compared: every speaker's tokens of every phone."""
+    """The task of speakers that say each phone some times, in any context."""
     rng = np.random.default_rng(3)
     count = speakers * phones * tokens
     speaker = np.repeat(np.arange(speakers), phones * tokens)

@@ -1,9 +1,9 @@
-"""Where the time of an update of `joint_sequential_small` goes: each part of the model, forward and backward.
+"""Measures the time of each part of the model in an update of `joint_sequential_small`, forward and backward.
 
     OMP_NUM_THREADS=1 python examples/benchmark/small_update.py
 
-Made-up clips and images of the sizes of the embedded corpus, one batch of the recipe's size; the median of
-some runs of each part by itself, in milliseconds.
+Prints for each part the median over some runs in milliseconds, on a batch of the recipe's size with made-up
+clips and images of the sizes in the embedded corpus.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from fairseq_mtssl.modules.log_mel import log_mel
 from fairseq_mtssl.report.page import Table
 
 RECIPE = "joint_sequential_small"
-SECONDS = (1.6, 2.0)  # of clips of one batch, which are of similar length
+SECONDS = (1.6, 2.0)  # of the clips of a batch, which have similar lengths
 ROUNDS, WARM_UP = 15, 3
 
 
@@ -65,7 +65,7 @@ def build(cfg: Any) -> JointSslVgsModel:
 
 
 def parts(model: JointSslVgsModel, batch: int, image_size: int) -> list[tuple[str, Callable[[], Any]]]:
-    """Name and one run of each part, on what the part before it gives."""
+    """Name and one run of each part, on the output of the part before it."""
     torch.manual_seed(0)
     encoder, shared = model.speech_encoder, model.cfg.shared_layers
     shortest, longest = (int(seconds * SAMPLE_RATE_HZ) for seconds in SECONDS)

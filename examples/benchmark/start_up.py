@@ -1,12 +1,12 @@
-"""What a rank waits for, and holds, before its first batch: manifest, labels and batches of a large corpus.
+"""Measures the time and memory that a rank needs before its first batch of a large corpus.
 
     python examples/benchmark/start_up.py                       # 280,000 utterances of 12.3 s on average
     python examples/benchmark/start_up.py --utterances 5000 --pairs 5000
 
-Makes up a manifest and labels at 50 Hz (no audio is read), has their text read once, which leaves
-train.km.bin beside it, and then starts up in a fresh process, as every rank of every later run does.
-Prints JSON: seconds, and MB by which the process grew (peak of its resident memory over that after all
-imports). Needs about 6 bytes of disk a label, 1.1 GB by default.
+Makes up a manifest and labels at 50 Hz; no audio is read. The first start reads the text of the labels and
+writes train.km.bin beside it; the second, in a new process, is that of every rank of every later run. Prints
+seconds as JSON, and by how many MB the resident memory of the process grew after all imports. Needs about 6
+bytes of disk for each label, 1.1 GB by default.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 STAGES = {"made": "make", "first_start": "start", "start": "start", "pairs": "pairs"}
-"""What is printed, in order -> the function that finds it out."""
+"""Stage, in order -> its function."""
 
 
 def main(words: list[str] | None = None) -> None:
-    """Each stage in a process of its own: a peak of memory can only be told of a fresh one."""
+    """Run each stage in a process of its own, because peak memory is that of a whole process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--utterances", type=int, default=280_000, help="rows of the manifest (280000)")
     parser.add_argument("--mean-s", type=float, default=12.3, help="mean length of an utterance, s (12.3)")
@@ -51,8 +51,8 @@ def main(words: list[str] | None = None) -> None:
 
 
 def peak_mb() -> float:
-    """The most that this process has held so far."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    """The peak resident memory of this process."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes on macOS, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
@@ -94,7 +94,7 @@ def make(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def start(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """What fairseq does before the first batch of task mt4ssl, the audio of that batch left out."""
+    """What fairseq does before the first batch of the task mt4ssl, without reading audio."""
     from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask, Mt4sslTaskConfig
 
     cfg = Mt4sslTaskConfig(data=str(folder), labels=[str(folder / "labels")])
@@ -127,6 +127,15 @@ def pairs(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     before, began = peak_mb(), time.perf_counter()
     rows = len(read_pair_manifest(folder / "pairs", "train")) if args.pairs else 0
     return {"rows": rows, "read_s": time.perf_counter() - began, "grew_mb": peak_mb() - before}
+
+
+def stage(size: str, name: str, folder: str) -> dict[str, Any]:
+    """A stage of the benchmark. name: of STAGES, in its order."""
+    from examples.benchmark.parts import SIZES
+
+    utterances, pairs = SIZES[size].start_up
+    args = argparse.Namespace(utterances=utterances, mean_s=12.3, clusters=500, pairs=pairs, ranks=8)
+    return dict(globals()[STAGES[name]](args, Path(folder)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where the time of an update goes, told by hooks that both sides allow."""
+"""The time of each part of an update, measured by hooks of modules."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from examples.benchmark.load import synchronise
+from examples.benchmark.machine import synchronise
 
 PARTS = (
     "conv forward",
@@ -22,11 +22,11 @@ PARTS = (
 
 
 class Stopwatch:
-    """Attached to a side, it gives the seconds of each of PARTS of the updates between `begin` and `end`.
+    """Measures the seconds of PARTS in the updates of a side between the marks `update` and `end`.
 
-    The convolutions' backward pass is the last one, from the gradient of their output on. What lies before
-    the gradient of the heads' inputs is theirs. The encoder has everything else, its positional convolution
-    and the masking included. On a GPU it waits at every border, which costs time: not for the timed updates.
+    The backward pass of the convolutions begins with the gradient of their output, and that of the heads ends
+    with the gradient of their inputs. The encoder has the rest, with positional convolution and masking. On a
+    GPU it waits at the beginning and end of each part, hence it must not run in updates that are timed.
     """
 
     def __init__(self, side: Any, device: torch.device) -> None:
@@ -41,37 +41,27 @@ class Stopwatch:
         self._watch_teacher(*side.teacher)
 
     def close(self) -> None:
-        """Take the hooks away."""
+        """Remove the hooks."""
         for undo in self._undo:
             undo.remove() if hasattr(undo, "remove") else undo()
         self._undo = []
 
     def now(self) -> float:
-        """Seconds, after what the device had to do."""
+        """The time in seconds, after the device has finished its work."""
         synchronise(self.device)
         return time.perf_counter()
 
-    # -- called by the training loop
+    def mark(self, border: str) -> None:
+        """Note the time of a border: `update`, `forward`, `backward` or `step` begins, or the update ends."""
+        now = self.now()
+        if border == "update":
+            self._at, self._spent = {}, {}
+        self._at[border] = now
+        if border == "end":
+            self._add_up()
 
-    def begin(self) -> None:
-        """An update begins."""
-        self._at, self._spent = {"update": self.now()}, {}
-
-    def forward(self) -> None:
-        """Its forward pass begins."""
-        self._at["forward"] = self.now()
-
-    def backward(self) -> None:
-        """Its forward pass has ended and the backward pass begins."""
-        self._at["backward"] = self.now()
-
-    def step(self) -> None:
-        """The backward pass has ended."""
-        self._at["step"] = self.now()
-
-    def end(self) -> None:
-        """The update has ended."""
-        at, spent, end = self._at, self._spent, self.now()
+    def _add_up(self) -> None:
+        at, spent, end = self._at, self._spent, self._at["end"]
         conv, teacher = spent.get("conv", 0.0), spent.get("teacher", 0.0)
         first_head = at.get("first head", at["backward"])
         heads = at["backward"] - first_head - (teacher if at.get("teacher", 0.0) > first_head else 0.0)
@@ -90,7 +80,7 @@ class Stopwatch:
             self.seconds[name] += found[name]
 
     def lap(self) -> dict[str, float]:
-        """The seconds so far, which then begin anew."""
+        """The seconds since the last call, by part."""
         found, self.seconds = self.seconds, dict.fromkeys(PARTS, 0.0)
         return found
 

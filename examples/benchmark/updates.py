@@ -1,4 +1,4 @@
-"""Updates of MT4SSL on either side, timed."""
+"""Measures updates of MT4SSL on either side."""
 
 from __future__ import annotations
 
@@ -11,40 +11,35 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from examples.benchmark.batches import from_files, in_memory, move
-from examples.benchmark.load import Timing, peak_mb
-from examples.benchmark.precision import PRECISIONS, computing_in
-from examples.benchmark.sides import build
-from examples.benchmark.sizes import SIZES
+from examples.benchmark.inputs import from_files, in_memory, move
+from examples.benchmark.machine import Timing, peak_mb
+from examples.benchmark.parts import SIZES
+from examples.benchmark.sides import PRECISIONS, build, computing_in
 from examples.benchmark.stopwatch import Stopwatch
 
 
 def one_update(
     side: Any, sample: dict[str, Any], update: int, precision: str, clock: Stopwatch | None = None
 ) -> Tensor:
-    """What fairseq's trainer does in an update of one batch. Returns: the loss a masked frame, detached.
+    """The steps of fairseq's trainer in an update of one batch. Returns: the loss per masked frame, detached.
 
-    update: counted from 0. The gradient's norm is computed and not cut (clip_norm 0), as in the recipe.
+    update: from 0. The norm of the gradient is computed and not clipped (clip_norm 0), as in the recipe.
     """
-    if clock:
-        clock.begin()
+    mark = clock.mark if clock else lambda border: None
+    mark("update")
     side.start(update)
-    if clock:
-        clock.forward()
-    outside = precision if side.by_autocast else "fp32"  # ours: within its encoder
+    mark("forward")
+    outside = precision if side.by_autocast else "fp32"  # ours converts inside its encoder
     with computing_in(outside, sample["net_input"]["source"].device):
         loss, frames = side.loss(sample)
-    if clock:
-        clock.backward()
+    mark("backward")
     loss.backward()
-    if clock:
-        clock.step()
+    mark("step")
     side.optimizer.multiply_grads(1.0 / frames)
     side.optimizer.clip_grad_norm(0.0)
     side.optimizer.step()
     side.finish(update)
-    if clock:
-        clock.end()
+    mark("end")
     found: Tensor = loss.detach() / frames
     return found
 
@@ -58,12 +53,11 @@ def measure(
     compiled: bool = False,
     workers: int = 0,
 ) -> Generator[dict[str, Any]]:
-    """Time updates of one side in this process, one after the other.
+    """Time updates of one side.
 
-    workers: so many read the batches from files, and the time that an update waits for them is told;
-    0: they lie ready.
-    Yields: {"seconds", "others", "parts", with workers "wait_s"}, peak memory, the first loss, and the audio
-    seconds of an update.
+    workers: the number of processes that read batches from files; 0 keeps batches in memory.
+    Yields: {"seconds", "others", "parts", with workers "wait_s"}, peak memory, the first loss, and the
+    seconds of audio in an update.
     """
     sizes, where = SIZES[size], torch.device(device)
     changes: dict[str, Any] = {"compile": True} if compiled else {}
@@ -85,7 +79,7 @@ def measure(
                 continue
             waited = {"wait_s": wait.seconds} if workers else {}
             peak = peak_mb(where)
-            if not cpu:  # the borders of the parts make a GPU wait: an update of its own for them
+            if not cpu:  # in a further update, since measuring parts makes a GPU wait
                 apart = Stopwatch(own, where)
                 one_update(own, sample, update, precision, apart)
                 parts = apart.lap()

@@ -154,18 +154,11 @@ def _draw_measures(axis: Axes, runs: Mapping[str, TrainingLog], title: str, keys
 
 
 def _name_phases(axis: Axes, phases: Sequence[tuple[int, str]]) -> None:
+    # x in updates, y as a fraction of the panel's height
+    look: dict[str, Any] = {"xycoords": axis.get_xaxis_transform(), "textcoords": "offset points"}
+    look |= {"fontsize": 9, "color": "0.25", "annotation_clip": False}
     for update, name in phases:
-        # x in updates, y as a fraction of the panel's height
-        axis.annotate(
-            f" {name}",
-            (update, 1.0),
-            xycoords=axis.get_xaxis_transform(),
-            xytext=(2, 3),
-            textcoords="offset points",
-            fontsize=9,
-            color="0.25",
-            annotation_clip=False,
-        )
+        axis.annotate(f" {name}", (update, 1.0), xytext=(2, 3), **look)
 
 
 def _stroke(values: Sequence[float]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fairseq_mtssl.errors import ImageError, RetrievalError
 from fairseq_mtssl.report.canvas import HIT, MISS, new_figure, save_png
@@ -77,17 +77,9 @@ def _show(axis: Axes, path: Path, colour: str, mark: str) -> None:
         side.set_color(colour)
         side.set_linewidth(4 if mark else 1)
     if mark:
-        axis.text(
-            0.93,
-            0.07,
-            mark,
-            transform=axis.transAxes,
-            ha="right",
-            va="bottom",
-            fontsize=9,
-            color="white",
-            bbox={"boxstyle": "square,pad=0.15", "facecolor": colour, "edgecolor": "none"},
-        )
+        box = {"boxstyle": "square,pad=0.15", "facecolor": colour, "edgecolor": "none"}
+        place: dict[str, Any] = {"transform": axis.transAxes, "ha": "right", "va": "bottom"}
+        axis.text(0.93, 0.07, mark, fontsize=9, color="white", bbox=box, **place)
 
 
 def thumbnail(path: Path, side_px: int = THUMBNAIL_PX) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -119,16 +119,12 @@ def _recognise(path: Path) -> LayerResult | None:
         if "cells" in content and rows and all(set(KINDS) <= set(row) for row in rows):
             return LayerResult(path, content, is_abx=True)
         if "phones" in content and rows and content["best"]["layer"] in content["scores"]:
-            wanted = list(_probe_keys(content))
+            wanted = [(split, key) for split in content["chance"] for key in ("accuracy", "macro_f1")]
             if all(key in row[split] for row in rows for split, key in wanted):
                 return LayerResult(path, content, is_abx=False)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass
     return None
-
-
-def _probe_keys(content: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    return ((split, key) for split in content["chance"] for key in ("accuracy", "macro_f1"))
 
 
 def _percent(value: float | None) -> str:

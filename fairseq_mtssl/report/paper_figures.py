@@ -106,16 +106,11 @@ def draw_abx_by_layer_and_update(runs: Runs, stem: Path) -> list[Path]:
         for number, updates in enumerate(points):
             for kind, line, marker in (("within", "-", "o"), ("across", "--", "s")):
                 errors = _at_update(seeds, updates, kind)
-                axis.plot(
-                    [layers.index(layer) for layer in errors],
-                    list(errors.values()),
-                    line,
-                    marker=marker,
-                    markersize=3,
-                    linewidth=1.3,
-                    color=_shade(number, len(points)),
-                    label=f"{updates} updates" if kind == "within" else None,
-                )
+                positions = [layers.index(layer) for layer in errors]
+                label = f"{updates} updates" if kind == "within" else None
+                look: dict[str, Any] = {"linestyle": line, "marker": marker, "label": label}
+                look |= {"markersize": 3, "linewidth": 1.3}
+                axis.plot(positions, list(errors.values()), color=_shade(number, len(points)), **look)
         axis.set_title(name, fontsize=10)
         axis.set_xticks(range(len(layers)), layers)
         axis.grid(alpha=0.3)
@@ -232,15 +227,8 @@ def _log_scale(axis: Axes) -> None:
 
 def _legend(figure: Figure, axis: Axes) -> None:
     handles, names = axis.get_legend_handles_labels()
-    figure.legend(
-        handles,
-        names,
-        loc="outside upper center",
-        ncols=min(len(names), 5),
-        frameon=False,
-        fontsize=9,
-        handlelength=3.2,
-    )
+    look: dict[str, Any] = {"loc": "outside upper center", "fontsize": 9, "handlelength": 3.2}
+    figure.legend(handles, names, ncols=min(len(names), 5), frameon=False, **look)
 
 
 def _save(figure: Figure, stem: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -139,32 +140,20 @@ class _Items:
         self.manifest = manifest
         self.max_samples = max_samples
         self.absent: dict[str, str] = {}
-        self._clips: dict[int, Clip] = {}
-        self._pictures: dict[str, Picture] = {}
+        self.clip, self.picture = cache(self._clip), cache(self._picture)
 
-    def clip(self, row: int) -> Clip:
-        if row not in self._clips:
-            manifest = self.manifest
-            path = manifest.audio.audio_path(row)
-            wav = read_audio(path, max_samples=self.max_samples, resample=True)
-            self._clips[row] = Clip(
-                name=manifest.caption_ids[row],
-                text=manifest.texts[row],
-                uri=audio_uri(to_pcm16(wav), SAMPLE_RATE_HZ),
-                seconds=len(wav) / SAMPLE_RATE_HZ,
-                label=manifest.labels[row],
-                speaker=manifest.speakers[row],
-            )
-        return self._clips[row]
+    def _clip(self, row: int) -> Clip:
+        manifest = self.manifest
+        wav = read_audio(manifest.audio.audio_path(row), max_samples=self.max_samples, resample=True)
+        uri, seconds = audio_uri(to_pcm16(wav), SAMPLE_RATE_HZ), len(wav) / SAMPLE_RATE_HZ
+        text, label, speaker = manifest.texts[row], manifest.labels[row], manifest.speakers[row]
+        return Clip(manifest.caption_ids[row], text, uri, seconds, label, speaker)
 
-    def picture(self, image_id: str) -> Picture:
-        if image_id not in self._pictures:
-            label = self.manifest.image_label(image_id)
-            try:
-                uri, side = picture_uri(self.manifest.image_path(image_id), PICTURE_PX)
-            except ImageError as error:  # models of region features do not need the files
-                self.absent[image_id] = str(error)
-                self._pictures[image_id] = Picture(image_id, None, label=label)
-            else:
-                self._pictures[image_id] = Picture(image_id, uri, side, label)
-        return self._pictures[image_id]
+    def _picture(self, image_id: str) -> Picture:
+        label = self.manifest.image_label(image_id)
+        try:
+            uri, side = picture_uri(self.manifest.image_path(image_id), PICTURE_PX)
+        except ImageError as error:  # models of region features do not need the files
+            self.absent[image_id] = str(error)
+            return Picture(image_id, None, label=label)
+        return Picture(image_id, uri, side, label)

@@ -63,9 +63,8 @@ class TrainingLog:
 
     def keys(self, kind: str) -> list[str]:
         """Every key in lines of this kind, in order of appearance."""
-        return list(
-            dict.fromkeys(key for record in self.records if record.kind == kind for key in record.values)
-        )
+        lines = [record for record in self.records if record.kind == kind]
+        return list(dict.fromkeys(key for line in lines for key in line.values))
 
     @property
     def last_update(self) -> int:

@@ -17,25 +17,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from examples.benchmark import (
-    arithmetic,
-    batches,
-    dump,
-    jobs,
+    figures,
+    inputs,
     joint,
-    load,
     machine,
     offline,
-    pairing,
     parity,
-    plan,
-    results,
+    parts,
     run,
     scores,
     sides,
+    turns,
     updates,
 )
+from examples.benchmark.parts import SIZES
 from examples.benchmark.report import markdown
-from examples.benchmark.sizes import SIZES
 from examples.benchmark.stopwatch import PARTS, Stopwatch
 
 TINY, CPU = SIZES["tiny"], torch.device("cpu")
@@ -63,28 +59,28 @@ def test_a_speedup_is_the_median_of_ratios_within_a_round() -> None:
     # in the third round the machine slowed down: both sides; ours could not be measured any more
     records = records_of("peer", 10.0, 12.0, 42.0) + records_of("ours", 5.0, 4.0, 20.0)
     records += [{**records[2], "round": 3}]
-    found = pairing.pairs(records, "peer", "ours")
+    found = figures.pairs(records, "peer", "ours")
     assert [(pair["round"], pair["ratio"]) for pair in found] == [(0, 2.0), (1, 3.0), (2, 2.1)]
-    assert pairing.speedup(found) == {"median": 2.1, "pairs": 3, "quiet": 3}
-    assert pairing.summary(records, "ours")["peak_mb"] == 102.0
+    assert figures.speedup(found) == {"median": 2.1, "pairs": 3, "quiet": 3}
+    assert figures.summary(records, "ours")["peak_mb"] == 102.0
 
 
 def test_pairs_in_which_others_were_busy_are_left_out_unless_none_remains() -> None:
-    noisy = load.BUSY_CORES + 0.01
-    records = records_of("peer", 10.0, 9.0, 8.0, others=(noisy, load.BUSY_CORES, None))
+    noisy = machine.BUSY_CORES + 0.01
+    records = records_of("peer", 10.0, 9.0, 8.0, others=(noisy, machine.BUSY_CORES, None))
     records += records_of("ours", 1.0, 3.0, 2.0)
-    assert pairing.speedup(pairing.pairs(records, "peer", "ours")) == {"median": 3.5, "pairs": 3, "quiet": 2}
-    assert pairing.summary(records, "peer")["seconds"] == 8.5
+    assert figures.speedup(figures.pairs(records, "peer", "ours")) == {"median": 3.5, "pairs": 3, "quiet": 2}
+    assert figures.summary(records, "peer")["seconds"] == 8.5
     loud = records_of("peer", 10.0, others=(noisy,)) + records_of("ours", 5.0)
-    assert pairing.speedup(pairing.pairs(loud, "peer", "ours")) == {"median": 2.0, "pairs": 1, "quiet": 0}
-    assert pairing.summary(loud, "peer")["quiet"] == 0
-    assert pairing.speedup([]) is None and pairing.summary(records, "nobody") is None
+    assert figures.speedup(figures.pairs(loud, "peer", "ours")) == {"median": 2.0, "pairs": 1, "quiet": 0}
+    assert figures.summary(loud, "peer")["quiet"] == 0
+    assert figures.speedup([]) is None and figures.summary(records, "nobody") is None
 
 
 def test_rounds_alternate_and_a_variant_that_cannot_be_measured_is_named_once() -> None:
     asked = []
 
-    class Recorded(jobs.Turns):
+    class Recorded(turns.Turns):
         def take(self) -> dict[str, Any]:
             asked.append(self.job.worker)
             result = {"seconds": 1.0, "others": None, "peak_mb": 100.0, "audio_s": 30.0}
@@ -93,27 +89,27 @@ def test_rounds_alternate_and_a_variant_that_cannot_be_measured_is_named_once() 
         def close(self) -> None:
             asked.append("closed")
 
-    part = plan.Part("p", "P", {"a": jobs.Job("a"), "b": jobs.Job("b")}, {"r": ("a", "b")})
-    found = results.measure(part, 2, Recorded, {})
+    part = parts.Part("p", "P", {"a": parts.Job("a"), "b": parts.Job("b")}, {"r": ("a", "b")})
+    found = turns.measure(part, 2, Recorded, {})
     assert asked == ["a", "b", "a", "closed", "closed"]
     assert found["not_measured"] == {"b": {"not_measured": "no library"}}
-    part = plan.Part("p", "P", {"a": jobs.Job("a"), "c": jobs.Job("c")}, {"r": ("a", "c")})
+    part = parts.Part("p", "P", {"a": parts.Job("a"), "c": parts.Job("c")}, {"r": ("a", "c")})
     asked.clear()
-    found = results.measure(part, 3, Recorded, {})
+    found = turns.measure(part, 3, Recorded, {})
     assert asked == ["a", "c", "c", "a", "a", "c", "closed", "closed"]
-    digest = results.digest(part, found)
+    digest = figures.digest(part, found)
     asked.clear()
-    assert results.measure(part, 3, Recorded, {}, together=False)["records"]
+    assert turns.measure(part, 3, Recorded, {}, together=False)["records"]
     assert asked == ["a", "a", "a", "closed", "c", "c", "c", "closed"]
     assert digest["speedup"]["r"]["median"] == 1.0 and digest["memory"] == {"r": 1.0}
     assert digest["variants"]["a"]["rate"] == 30.0
 
 
 def test_both_sides_get_the_same_environment_and_no_other_row_gets_it() -> None:
-    options = plan.Options("base", 3, ("fp32", "bf16"), "cpu", Path("f"))
-    first, second = plan.training(options)
+    options = parts.Options("base", 3, ("fp32", "bf16"), "cpu", Path("f"))
+    first, second = parts.training(options)
     assert not any(job.environment for job in first.variants.values())
-    assert all(job.environment == plan.SAME_ALLOCATOR for job in second.variants.values())
+    assert all(job.environment == parts.SAME_ALLOCATOR for job in second.variants.values())
     assert {**first.ratios, **second.ratios} == {
         "mt4ssl_fp32": ("peer fp32", "ours fp32"),
         "mt4ssl_bf16": ("peer fp32", "ours bf16"),
@@ -123,10 +119,10 @@ def test_both_sides_get_the_same_environment_and_no_other_row_gets_it() -> None:
 
 
 def test_a_gpu_gets_bf16_of_both_sides_compilation_and_batches_from_files() -> None:
-    options = plan.Options(
+    options = parts.Options(
         "base", 3, ("fp32", "bf16"), "cuda", Path("f"), peer_bf16=True, compiled=True, workers=4
     )
-    (part,) = plan.training(options)  # glibc's settings are none of a GPU's
+    (part,) = parts.training(options)  # glibc's settings are none of a GPU's
     assert part.ratios["mt4ssl_bf16_both"] == ("peer bf16", "ours bf16")
     assert part.variants["ours bf16 compiled"].arguments["compiled"]
     assert all(job.arguments["workers"] == 4 for job in part.variants.values())
@@ -140,13 +136,13 @@ def test_what_others_took_is_all_that_was_busy_but_this_process(
 ) -> None:
     stat = tmp_path / "stat"
     stat.write_text("cpu  100 20 30 999 50 1 2 7 0 0\ncpu0 1 1 1\n")
-    assert load.busy_seconds(stat) == 1.6  # idle and waiting for disks left out
-    assert load.busy_seconds(tmp_path / "none") is None
+    assert machine.busy_seconds(stat) == 1.6  # idle and waiting for disks left out
+    assert machine.busy_seconds(tmp_path / "none") is None
     busy, own, clock = iter([10.0, 14.0]), iter([1.0, 4.0]), iter([0.0, 2.0])
-    monkeypatch.setattr(load, "busy_seconds", lambda: next(busy))
-    monkeypatch.setattr(load, "own_seconds", lambda: next(own))
-    monkeypatch.setattr(load.time, "perf_counter", lambda: next(clock))
-    with load.Timing() as timing:
+    monkeypatch.setattr(machine, "busy_seconds", lambda: next(busy))
+    monkeypatch.setattr(machine, "own_seconds", lambda: next(own))
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))
+    with machine.Timing() as timing:
         pass
     assert timing.sample() == {"seconds": 2.0, "others": 0.5}
 
@@ -166,12 +162,12 @@ class Counting(TorchDispatchMode):
 def test_the_arithmetic_of_an_update_is_what_torch_counts_on_fairseqs_modules() -> None:
     ungrouped = {"conv_pos_groups": 1}  # torch forgets the groups in a backward pass
     side = sides.build("peer", TINY, CPU, **ungrouped)
-    sample = batches.batch((2, 1.01), TINY, 1)  # 50 frames: even, so that fairseq adds none
+    sample = inputs.batch((2, 1.01), TINY, 1)  # 50 frames: even, so that fairseq adds none
     # of its attention kernels, torch counts the products of this one alone
     with sdpa_kernel(SDPBackend.MATH), Counting() as counted:
         updates.one_update(side, sample, 0, "fp32")
     source, mask = sample["net_input"]["source"], sample["net_input"]["mask"]
-    expected = arithmetic.update_operations(
+    expected = figures.update_operations(
         sides.model_config(TINY, **ungrouped), TINY.classes, 2, source.size(1), int(mask.sum())
     )
     assert mask.size(1) == 50 and counted.total == pytest.approx(expected, rel=1e-9)
@@ -208,15 +204,15 @@ def test_the_parts_of_an_update_add_up_to_it(
 ) -> None:
     own = sides.build(side, TINY, CPU, weights)
     clock = Stopwatch(own, CPU)
-    sample = batches.batch(TINY.batch, TINY, 1)
+    sample = inputs.batch(TINY.batch, TINY, 1)
     ticks = itertools.count()
     monkeypatch.setattr(Stopwatch, "now", lambda self: float(next(ticks)))  # a second a look at the clock
     for _ in range(2):
         first = next(ticks)
         updates.one_update(own, sample, 0, "fp32", clock)
-        parts = clock.lap()
-        assert tuple(parts) == PARTS and all(seconds >= 1 for seconds in parts.values())
-        assert sum(parts.values()) == next(ticks) - first - 2
+        seconds = clock.lap()
+        assert tuple(seconds) == PARTS and all(each >= 1 for each in seconds.values())
+        assert sum(seconds.values()) == next(ticks) - first - 2
     clock.close()
     updates.one_update(own, sample, 1, "fp32")
     assert not any(clock.lap().values())
@@ -225,16 +221,16 @@ def test_the_parts_of_an_update_add_up_to_it(
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("side", sides.SIDES)
 def test_an_update_is_measured_in_either_precision(side: str, precision: str, weights: Path) -> None:
-    turns = updates.measure("tiny", side, precision, "cpu", str(weights))
-    first, second = next(turns), next(turns)
+    taken = updates.measure("tiny", side, precision, "cpu", str(weights))
+    first, second = next(taken), next(taken)
     assert first["seconds"] != second["seconds"] and first["loss"] == second["loss"]
     assert second["audio_s"] == 2.0 and second["peak_mb"] > 50
     assert first["loss"] == pytest.approx(5.3, abs=0.4)
 
 
 def test_batches_come_from_files_with_the_time_that_is_waited_for_them(weights: Path) -> None:
-    with contextlib.closing(updates.measure("tiny", "ours", "fp32", "cpu", str(weights), workers=1)) as turns:
-        sample = next(turns)
+    with contextlib.closing(updates.measure("tiny", "ours", "fp32", "cpu", str(weights), workers=1)) as taken:
+        sample = next(taken)
     assert 0 <= sample["wait_s"] <= sample["seconds"] and sample["others"] is None
 
 
@@ -257,12 +253,12 @@ def test_the_joint_model_without_ssl_computes_what_the_smaller_model_does() -> N
 
 @pytest.mark.parametrize("side", sides.SIDES)
 def test_features_are_dumped_whole(side: str, weights: Path) -> None:
-    found = next(dump.measure("tiny", side, "fp32", "cpu", str(weights)))
-    assert found["frames"] == sum(batches.frames_of(round(s * 16_000), TINY) for s in TINY.dump_s)
+    found = next(offline.dump("tiny", side, "fp32", "cpu", str(weights)))
+    assert found["frames"] == sum(inputs.frames_of(round(s * 16_000), TINY) for s in TINY.dump_s)
 
 
 def test_torchaudios_mfccs_are_ours() -> None:
-    found = next(jobs.begin(jobs.Job("mfcc_parity")))
+    found = next(turns.begin(parts.Job("offline:mfcc_parity")))
     if "not_measured" in found:
         pytest.skip(found["not_measured"])
     assert found["mfcc"] < 1e-4  # float32 against float32 logarithms
@@ -292,7 +288,7 @@ def test_the_tiny_size_runs_from_end_to_end(tmp_path: Path, capsys: pytest.Captu
     assert run.main(["--size", "tiny", "--rounds", "2", "--device", "cpu", "--out", str(tmp_path)]) == 0
     (path,) = tmp_path.glob("*.json")
     found = json.loads(path.read_text())
-    assert set(found["parts"]) >= {*plan.NAMES, "mt4ssl_same_allocator", "kmeans_layer"}
+    assert set(found["parts"]) >= {*parts.NAMES, "mt4ssl_same_allocator", "kmeans_layer"}
     wanted = {f"mt4ssl_{each}{tail}" for each in ("fp32", "bf16") for tail in ("", "_same_allocator")}
     wanted |= {"feature_dump_fp32", "feature_dump_bf16", "kmeans", "kmeans_layer"}
     assert wanted <= set(found["speedup"]) <= {*wanted, "mfcc"}
@@ -310,17 +306,17 @@ def test_the_tiny_size_runs_from_end_to_end(tmp_path: Path, capsys: pytest.Captu
 
 def test_a_measurement_runs_in_a_process_of_its_own_that_waits_for_its_turns(weights: Path) -> None:
     asked = {"size": "tiny", "side": "ours", "precision": "fp32", "device": "cpu", "weights": str(weights)}
-    with contextlib.closing(jobs.Turns(jobs.Job("dump", asked, {"OMP_NUM_THREADS": "1"}))) as turns:
-        first, second = turns.take(), turns.take()
-        process = turns._process
+    with contextlib.closing(turns.Turns(parts.Job("offline:dump", asked, {"OMP_NUM_THREADS": "1"}))) as taken:
+        first, second = taken.take(), taken.take()
+        process = taken._process
     assert first["frames"] == second["frames"] and first["peak_mb"] <= second["peak_mb"]
     assert process is not None and process.returncode == 0
 
 
 def test_a_process_that_fails_is_told_and_the_benchmark_goes_on() -> None:
-    job = jobs.Job("gemm", {"side": "wide", "device": "cpu"})
-    with contextlib.closing(jobs.Turns(job)) as turns:
-        assert turns.take() == {"not_measured": "its process ended with status 1", "failed": True}
+    job = parts.Job("machine:gemm", {"side": "wide", "device": "cpu"})
+    with contextlib.closing(turns.Turns(job)) as taken:
+        assert taken.take() == {"not_measured": "its process ended with status 1", "failed": True}
 
 
 def test_what_can_be_had_of_the_memory_is_what_the_kernel_says(tmp_path: Path) -> None:
@@ -331,10 +327,10 @@ def test_what_can_be_had_of_the_memory_is_what_the_kernel_says(tmp_path: Path) -
 
 
 def test_variants_take_turns_where_memory_holds_them_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    part, _ = plan.training(plan.Options("base", 3, ("fp32", "bf16"), "cpu", Path("f")))
+    part, _ = parts.training(parts.Options("base", 3, ("fp32", "bf16"), "cpu", Path("f")))
     for device, gigabytes, together in (("cpu", 17, True), ("cpu", 16, False), ("cuda", 900, False)):
         monkeypatch.setattr(machine, "available_bytes", lambda gigabytes=gigabytes: gigabytes * 10**9)
-        options = plan.Options("base", 3, ("fp32", "bf16"), device, Path("f"))
+        options = parts.Options("base", 3, ("fp32", "bf16"), device, Path("f"))
         assert run.all_fit(options, part) is together
 
 

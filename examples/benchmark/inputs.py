@@ -1,4 +1,4 @@
-"""Batches for an update, the same for both sides: in memory, or read from files by worker processes."""
+"""Made-up speech, and batches of it for an update: in memory, or read from files by worker processes."""
 
 from __future__ import annotations
 
@@ -11,22 +11,44 @@ import numpy as np
 import soundfile
 import torch
 
+from examples.benchmark.parts import Size
 from examples.benchmark.sides import model_config
-from examples.benchmark.sizes import Size
-from examples.benchmark.speech import waveform
 from fairseq_mtssl.data.audio import normalise
 from fairseq_mtssl.frames import SAMPLE_RATE_HZ, conv_length, parse_conv_layers
 from fairseq_mtssl.modules.masking import Masking
 from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask, Mt4sslTaskConfig
 
-SPECIAL_SYMBOLS = 4  # that fairseq's dictionaries begin with
+
+def waveform(seconds: float, seed: int) -> np.ndarray:
+    """(S,) float32 in [−1, 1], 16 kHz: voiced and unvoiced stretches of 50 to 250 ms with three formants."""
+    rng = np.random.default_rng([seed, 7])
+    total = round(seconds * SAMPLE_RATE_HZ)
+    out = np.empty(total, dtype=np.float32)
+    pitch, begin = rng.uniform(90, 220), 0
+    while begin < total:
+        count = min(int(rng.uniform(0.05, 0.25) * SAMPLE_RATE_HZ), total - begin)
+        formants = rng.uniform((250, 800, 2000), (850, 2300, 3500))
+        noise = rng.standard_normal(count)
+        if rng.random() < 0.7:
+            phase = np.arange(count) * pitch * rng.uniform(0.9, 1.1) / SAMPLE_RATE_HZ
+            noise = 0.05 * noise + 8 * (np.diff(np.floor(phase), prepend=0.0) > 0)
+        hertz = np.fft.rfftfreq(count, 1 / SAMPLE_RATE_HZ)
+        envelope = sum(1 / (1 + ((hertz - formant) / 120) ** 2) for formant in formants)
+        out[begin : begin + count] = np.fft.irfft(np.fft.rfft(noise) * envelope, count)
+        begin += count
+    return out / np.abs(out).max()
+
+
+def utterances(lengths_s: tuple[float, ...], seed: int = 0) -> list[np.ndarray]:
+    """A waveform of each length."""
+    return [waveform(seconds, seed + place) for place, seconds in enumerate(lengths_s)]
+
+
+SPECIAL_SYMBOLS = 4  # at the beginning of fairseq's dictionaries
 
 
 def batch(shape: tuple[int, float], size: Size, seed: int) -> dict[str, Any]:
-    """Clips of one length as the collater makes them, with the frames to be predicted chosen.
-
-    shape: (clips, seconds). Both sides are given the same mask.
-    """
+    """Clips of one length as in the output of the collater, with a mask. shape: (clips, seconds)."""
     clips, seconds = shape
     wavs = [torch.from_numpy(normalise(waveform(seconds, 1000 * seed + row))) for row in range(clips)]
     source = torch.stack(wavs)
@@ -44,12 +66,12 @@ def batch(shape: tuple[int, float], size: Size, seed: int) -> dict[str, Any]:
 
 
 def frames_of(samples: int, size: Size) -> int:
-    """Of a clip."""
+    """The number of frames of a clip."""
     return conv_length(samples, parse_conv_layers(model_config(size).conv_feature_layers))
 
 
 def mask(clips: int, frames: int, size: Size, seed: int) -> torch.Tensor:
-    """(B, T) bool, as the recipe masks."""
+    """(B, T) bool, with the masking of the recipe."""
     cfg = model_config(size)
     masking = Masking(cfg.mask_prob, cfg.mask_length, 1, cfg.mask_min_spans, cfg.same_mask_count)
     return masking.draw(torch.full((clips,), frames), frames, torch.arange(clips), update=seed)
@@ -61,7 +83,7 @@ def in_memory(size: Size, shape: tuple[int, float]) -> Iterator[dict[str, Any]]:
 
 
 def from_files(size: Size, shape: tuple[int, float], workers: int, folder: Path) -> Iterator[dict[str, Any]]:
-    """Two batches of our dataset over WAVE files in turn, without end, read and collated by workers."""
+    """Two batches in turn, without end, which workers read from WAVE files and collate."""
     clips, seconds = shape
     cfg = corpus(size, shape, folder)
     dataset = Mt4sslTask(cfg).load_dataset("train")
@@ -76,7 +98,7 @@ def from_files(size: Size, shape: tuple[int, float], workers: int, folder: Path)
 
 
 def corpus(size: Size, shape: tuple[int, float], folder: Path) -> Mt4sslTaskConfig:
-    """Write audio, manifest and labels of two batches. Returns: what the task reads them with."""
+    """Write audio, manifest and labels of two batches. Returns: the configuration of the task."""
     clips, seconds = shape
     clusters = size.classes - SPECIAL_SYMBOLS
     rng = np.random.default_rng(0)
