@@ -5,17 +5,20 @@ from __future__ import annotations
 import re
 
 import pytest
-import training
 
 from fairseq_mtssl.checkpoints import load_model
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A data folder and a checkpoint of a few updates."""
-    data = training.make_corpus(tmp_path_factory.mktemp("data"))
-    out = training.train(data, tmp_path_factory.mktemp("run"), optimization__max_update=5)
-    return data, out / "checkpoint_last.pt"
+@pytest.fixture
+def trained(corpus, joint_run):
+    """A data folder and a checkpoint of the joint model."""
+    return corpus, joint_run / "checkpoint_last.pt"
+
+
+@pytest.fixture
+def mt4ssl(corpus, mt4ssl_run):
+    """A data folder and an mt4ssl checkpoint, its label folder beside the data."""
+    return corpus, mt4ssl_run / "checkpoint_last.pt"
 
 
 def validate(trained, task: str, run_program, folder) -> str:
@@ -39,15 +42,6 @@ def test_fairseq_loads_a_checkpoint_by_itself(trained) -> None:
 
     (model,), cfg, task = load_model_ensemble_and_task([str(trained[1])])
     assert type(model).__name__ == "JointSslVgsModel" and type(task).__name__ == "JointSslVgsTask"
-
-
-@pytest.fixture(scope="module")
-def mt4ssl(tmp_path_factory):
-    """A data folder and an mt4ssl checkpoint of a few updates, its label folder beside the data."""
-    data = training.make_corpus(tmp_path_factory.mktemp("speech"))
-    labels = training.make_labels(tmp_path_factory.mktemp("labels"), data)
-    out = training.train_mt4ssl(data, tmp_path_factory.mktemp("out"), labels, optimization__max_update=3)
-    return data, out / "checkpoint_last.pt"
 
 
 def test_fairseq_validate_measures_both_heads_given_the_user_dir(mt4ssl, run_program, tmp_path) -> None:
