@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from conftest import run_here
 
 from fairseq_mtssl.checkpoints import load_model
 
@@ -21,19 +22,24 @@ def mt4ssl(corpus, mt4ssl_run):
     return corpus, mt4ssl_run / "checkpoint_last.pt"
 
 
-def validate(trained, task: str, run_program, folder) -> str:
+@pytest.fixture(scope="module")
+def user_dir() -> str:
+    """The folder of the plugin, as `mtssl user-dir` prints it."""
+    return run_here(["mtssl", "user-dir"]).stdout.strip()
+
+
+def validate(trained, task: str, user_dir: str, folder) -> str:
     """What fairseq-validate prints of a trained model, the plugin given as a user would."""
     data, checkpoint = trained
-    user_dir = run_program(["mtssl", "user-dir"], cwd=folder).stdout.strip()
     words = ["fairseq-validate", "--user-dir", user_dir, str(data), "--task", task]
     words += ["--path", str(checkpoint), "--valid-subset", "valid", "--batch-size", "4", "--cpu"]
-    run = run_program([*words, "--num-workers", "0"], cwd=folder)
+    run = run_here([*words, "--num-workers", "0"], cwd=folder)
     assert run.returncode == 0, run.stderr
     return run.stdout + run.stderr
 
 
-def test_fairseq_validate_measures_retrieval_given_the_user_dir(trained, run_program, tmp_path) -> None:
-    shown = validate(trained, "joint_ssl_vgs", run_program, tmp_path)
+def test_fairseq_validate_measures_retrieval_given_the_user_dir(trained, user_dir, tmp_path) -> None:
+    shown = validate(trained, "joint_ssl_vgs", user_dir, tmp_path)
     assert re.search(r"valid on 'valid' subset .*s2i_r10 [\d.]+", shown)
 
 
@@ -44,8 +50,8 @@ def test_fairseq_loads_a_checkpoint_by_itself(trained) -> None:
     assert type(model).__name__ == "JointSslVgsModel" and type(task).__name__ == "JointSslVgsTask"
 
 
-def test_fairseq_validate_measures_both_heads_given_the_user_dir(mt4ssl, run_program, tmp_path) -> None:
-    shown = validate(mt4ssl, "mt4ssl", run_program, tmp_path)
+def test_fairseq_validate_measures_both_heads_given_the_user_dir(mt4ssl, user_dir, tmp_path) -> None:
+    shown = validate(mt4ssl, "mt4ssl", user_dir, tmp_path)
     assert re.search(r"valid on 'valid' subset .*acc_on [\d.]+.*acc_off [\d.]+", shown)
 
 
