@@ -28,6 +28,8 @@ def root() -> Path:
 @pytest.fixture
 def compose() -> Compose:
     """compose(recipe, overrides) -> the configuration `fairseq-hydra-train --config-name recipe` composes."""
+    from training import compose_recipe
+
     return compose_recipe
 
 
@@ -46,19 +48,6 @@ def traced(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> A
     from compiler import trace
 
     return trace(monkeypatch, getattr(request, "param", "eager"))
-
-
-def compose_recipe(recipe: str, overrides: Sequence[str] = (), with_hydra: bool = False) -> DictConfig:
-    """Compose through fairseq's own `hydra_init` and Hydra's plugins, in this process."""
-    import fairseq_cli.hydra_train  # noqa: F401  what brings fairseq into the program
-    from fairseq.dataclass.initialize import hydra_init
-    from hydra import compose, initialize_config_module
-    from hydra.core.global_hydra import GlobalHydra
-
-    GlobalHydra.instance().clear()
-    hydra_init(recipe)
-    with initialize_config_module("fairseq.config", version_base="1.1"):
-        return compose(recipe, list(overrides), return_hydra_config=with_hydra)
 
 
 def run_here(

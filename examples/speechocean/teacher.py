@@ -64,6 +64,7 @@ TRIALS = {
     "both, weight 0.1, K 4": Trial("both", ("criterion.online_weight=0.1", "model.average_top_k_layers=4")),
     "teacher slow 10 passes": Trial("teacher", run.SLOW, LONG),
     "both slow 10 passes": Trial("both", run.SLOW, LONG),
+    "both 30 passes": Trial("both", (), 30.0),
     "labels masked only 10 passes": Trial("labels", run.MASKED, LONG),
     "both masked only 10 passes": Trial("both", (*run.SLOW, *run.MASKED), LONG),
     "both masked only mask 0.65 of 5 10 passes": Trial(

@@ -11,8 +11,9 @@ import torch
 from fairseq import tasks
 from fairseq.models.wav2vec.wav2vec2_asr import Wav2Vec2CtcConfig, Wav2VecCtc
 from omegaconf import OmegaConf
+from tiny_recipes import TINY_MT4SSL
 from torch import Tensor
-from training import TINY_MT4SSL, compose
+from training import compose
 
 from fairseq_mtssl.errors import ConfigError
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import adding
 import pytest
-from training import tiny_words, weights
+from tiny_recipes import tiny_words
+from training import weights
 
 
 @pytest.fixture(scope="module")

@@ -9,38 +9,26 @@ from typing import Any
 
 import pytest
 import torch
-from training import make_corpus, train, train_mt4ssl, weights, write_transcripts
+from tiny_corpora import make_corpus, write_transcripts
+from tiny_recipes import TINY_CTC
+from training import checkpoint_of, copy_as_last, different_weights, train, weights
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.errors import ConfigError, ManifestError
 
-TINY_CTC = {
-    "common.log_interval": 1,
-    "model.mask_length": 3,
-    "model.mask_channel_prob": 0.3,
-    "model.mask_channel_length": 4,
-    "dataset.max_tokens": None,
-    "dataset.batch_size": 4,
-    "dataset.num_workers": 0,
-    "dataset.validate_interval_updates": 3,
-    "optimization.max_update": 6,
-    "checkpoint.save_interval_updates": 1,
-    "checkpoint.keep_interval_updates": -1,
-}
-
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def spoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus with transcripts."""
     data = make_corpus(tmp_path_factory.mktemp("spoken"))
     write_transcripts(data)
     return data
 
 
 @pytest.fixture(scope="module")
-def pretrained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = train_mt4ssl(corpus, tmp_path_factory.mktemp("pre"), optimization__max_update=2)
-    return folder / "checkpoint_last.pt"
+def pretrained(mt4ssl_run: Path) -> Path:
+    return mt4ssl_run / "checkpoint_last.pt"
 
 
 def finetune(data: Path, out: Path, pretrained: Path, **overrides: Any) -> Path:
@@ -49,16 +37,16 @@ def finetune(data: Path, out: Path, pretrained: Path, **overrides: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def tuned(corpus: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return finetune(corpus, tmp_path_factory.mktemp("tuned"), pretrained)
+def tuned(spoken: Path, pretrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finetune(spoken, tmp_path_factory.mktemp("tuned"), pretrained)
 
 
 def test_a_checkpoint_loads_with_neither_data_nor_pretrained_model(
-    corpus: Path, pretrained: Path, tuned: Path, tmp_path: Path
+    spoken: Path, pretrained: Path, tuned: Path, tmp_path: Path
 ) -> None:
     moved = shutil.copy(tuned / "checkpoint_best.pt", tmp_path / "alone.pt")
     hidden = pretrained.rename(pretrained.with_suffix(".away"))
-    elsewhere = corpus.rename(corpus.with_name("elsewhere"))
+    elsewhere = spoken.rename(spoken.with_name("elsewhere"))
     try:
         loaded = load_model(moved)
         assert loaded.task.target_dictionary.symbols[4:] == ["|", "A", "B", "C"]
@@ -69,14 +57,14 @@ def test_a_checkpoint_loads_with_neither_data_nor_pretrained_model(
         assert probabilities[9:, 1, 0].eq(1).all()
     finally:
         hidden.rename(pretrained)
-        elsewhere.rename(corpus)
+        elsewhere.rename(spoken)
 
 
 def test_the_encoder_starts_as_pretrained_and_frozen_updates_leave_it(
-    corpus: Path, pretrained: Path, tmp_path: Path
+    spoken: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     folder = finetune(
-        corpus, tmp_path, pretrained, model__freeze_finetune_updates=10, optimizer__weight_decay=0.0
+        spoken, tmp_path, pretrained, model__freeze_finetune_updates=10, optimizer__weight_decay=0.0
     )
     before, after = weights(pretrained), weights(folder / "checkpoint_last.pt")
     names = [name for name in after if name.startswith("speech_encoder.")]
@@ -85,9 +73,9 @@ def test_the_encoder_starts_as_pretrained_and_frozen_updates_leave_it(
 
 
 def test_without_pretrained_weights_the_same_network_starts_anew(
-    corpus: Path, pretrained: Path, tuned: Path, tmp_path: Path
+    spoken: Path, pretrained: Path, tuned: Path, tmp_path: Path
 ) -> None:
-    folder = finetune(corpus, tmp_path, pretrained, model__no_pretrained_weights=True)
+    folder = finetune(spoken, tmp_path, pretrained, model__no_pretrained_weights=True)
     scratch, ours = weights(folder / "checkpoint_last.pt"), weights(tuned / "checkpoint_last.pt")
     assert {name: value.shape for name, value in scratch.items()} == {
         name: value.shape for name, value in ours.items()
@@ -97,55 +85,50 @@ def test_without_pretrained_weights_the_same_network_starts_anew(
 
 
 def test_stopping_and_resuming_gives_the_uninterrupted_run(
-    corpus: Path, pretrained: Path, tuned: Path, tmp_path: Path
+    spoken: Path, pretrained: Path, tuned: Path, tmp_path: Path
 ) -> None:
-    for path in tuned.glob("checkpoint*.pt"):
-        state = torch.load(path, map_location="cpu", weights_only=False)
-        if state["optimizer_history"][-1]["num_updates"] == 2:
-            shutil.copy(path, tmp_path / "checkpoint_last.pt")
-    finetune(corpus, tmp_path, pretrained)
-    resumed, straight = weights(tmp_path / "checkpoint_last.pt"), weights(tuned / "checkpoint_last.pt")
-    assert [name for name in straight if not torch.equal(resumed[name], straight[name])] == []
+    finetune(spoken, copy_as_last(checkpoint_of(tuned, 2), tmp_path), pretrained)
+    assert different_weights(tmp_path, tuned) == []
 
 
-def test_fewer_layers_can_be_kept(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
-    folder = finetune(corpus, tmp_path, pretrained, model__layers=1, optimization__max_update=2)
+def test_fewer_layers_can_be_kept(spoken: Path, pretrained: Path, tmp_path: Path) -> None:
+    folder = finetune(spoken, tmp_path, pretrained, model__layers=1, optimization__max_update=2)
     names = weights(folder / "checkpoint_last.pt")
     assert any("encoder.layers.0." in name for name in names)
     assert not any("encoder.layers.1." in name for name in names)
     with pytest.raises(ConfigError, match="layers 9: wanted 1 to 3"):
-        finetune(corpus, tmp_path / "more", pretrained, model__layers=9)
+        finetune(spoken, tmp_path / "more", pretrained, model__layers=9)
 
 
-def test_faulty_transcripts_are_named_all_at_once(corpus: Path, pretrained: Path, tmp_path: Path) -> None:
-    data = Path(shutil.copytree(corpus, tmp_path / "data"))
+def test_faulty_transcripts_are_named_all_at_once(spoken: Path, pretrained: Path, tmp_path: Path) -> None:
+    data = Path(shutil.copytree(spoken, tmp_path / "data"))
     lines = (data / "train.ltr").read_text().splitlines()
     (data / "train.ltr").write_text("".join(f"{line}\n" for line in ["A Z |", "", *lines[2:-1]]))
     with pytest.raises(ManifestError) as caught:
         finetune(data, tmp_path / "out", pretrained)
     text = str(caught.value)
-    assert "9 lines for the 10 utterances" in text and "line 1: 'Z'" in text and "line 2 is empty" in text
+    assert "9 lines for the 10 utterances" in text and "line 1: 'Z'" in text and "line 2 has no words" in text
 
 
 def test_utterances_too_short_to_spell_are_dropped_from_training(
-    corpus: Path, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    spoken: Path, pretrained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    data = Path(shutil.copytree(corpus, tmp_path / "data"))
+    data = Path(shutil.copytree(spoken, tmp_path / "data"))
     lines = (data / "train.ltr").read_text().splitlines()
     (data / "train.ltr").write_text("".join(f"{line}\n" for line in ["A " * 40 + "|", *lines[1:]]))
     finetune(data, tmp_path / "out", pretrained, optimization__max_update=2)
     assert "1 with fewer frames than symbols, of 10 (train_0.wav" in caplog.text
 
 
-def test_no_pretrained_model_is_refused(corpus: Path, tmp_path: Path) -> None:
+def test_no_pretrained_model_is_refused(spoken: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="model.pretrained"):
-        train(corpus, tmp_path, "ctc_small", {**TINY_CTC, "model.pretrained": None})
+        train(spoken, tmp_path, "ctc_small", {**TINY_CTC, "model.pretrained": None})
 
 
 def test_what_was_trained_is_transcribed_with_error_rates(
-    corpus: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    spoken: Path, tuned: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command = ["transcribe", "--checkpoint", str(tuned / "checkpoint_best.pt"), "--data", str(corpus)]
+    command = ["transcribe", "--checkpoint", str(tuned / "checkpoint_best.pt"), "--data", str(spoken)]
     assert main([*command, "--split", "test", "--json", str(tmp_path / "wer.json")]) == 0
     found = json.loads((tmp_path / "wer.json").read_text())
     assert (found["split"], found["utterances"], found["words"]) == ("test", 6, 6)

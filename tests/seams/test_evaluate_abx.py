@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import training
+import tiny_corpora
 
 from fairseq_mtssl.cli.main import main
 from fairseq_mtssl.evaluation import frame_store
@@ -21,7 +21,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight tones in valid, low ones first, each cut into four items; two speakers; an item past the end."""
     folder = tmp_path_factory.mktemp("data")
     for split in ("train", "valid"):
-        training.make_pairs(folder, split, 8)
+        tiny_corpora.make_pairs(folder, split, 8)
     lines = [HEADER]
     for number in range(8):
         phone, speaker = "low" if number < 4 else "high", f"s{number % 2}"
@@ -32,10 +32,9 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def checkpoint(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = training.train(data, tmp_path_factory.mktemp("run"), optimization__max_update=5)
-    return out / "checkpoint_last.pt"
+@pytest.fixture
+def checkpoint(joint_run: Path) -> Path:
+    return joint_run / "checkpoint_last.pt"
 
 
 def evaluate(data: Path, out: Path, *more: object) -> dict[str, Any]:
@@ -96,7 +95,7 @@ def test_mfccs_tell_low_tones_from_high_ones_better_than_chance(data: Path, tmp_
 
 
 def test_units_are_compared_by_0_and_1(data: Path, tmp_path: Path) -> None:
-    labels = training.make_labels(tmp_path / "labels", data)
+    labels = tiny_corpora.make_labels(tmp_path / "labels", data)
     measured = evaluate(data, tmp_path / "random.json", "--units", labels)
     assert measured["distance"] == "units"
     assert measured["scores"]["6"]["within"] == pytest.approx(50, abs=25)
@@ -174,7 +173,7 @@ def test_stored_features_of_other_rows_are_refused(
     assert main([str(word) for word in [*words, "--shard", "0/2"]]) == 0
     assert main([str(word) for word in [*words, "--shard", "1/2"]]) == 0
     (tmp_path / "other").mkdir()
-    training.make_pairs(tmp_path / "other", "valid", 8, seconds=0.5)
+    tiny_corpora.make_pairs(tmp_path / "other", "valid", 8, seconds=0.5)
     item = ["--item", str(data / "valid.item")]
     told = ["evaluate-abx", "--data", str(tmp_path / "other"), "--features", str(tmp_path), *item]
     assert main(told) == 2

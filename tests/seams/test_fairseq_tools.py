@@ -5,32 +5,41 @@ from __future__ import annotations
 import re
 
 import pytest
-import training
+from conftest import run_here
 
 from fairseq_mtssl.checkpoints import load_model
 
 
+@pytest.fixture
+def trained(corpus, joint_run):
+    """A data folder and a checkpoint of the joint model."""
+    return corpus, joint_run / "checkpoint_last.pt"
+
+
+@pytest.fixture
+def mt4ssl(corpus, mt4ssl_run):
+    """A data folder and an mt4ssl checkpoint, its label folder beside the data."""
+    return corpus, mt4ssl_run / "checkpoint_last.pt"
+
+
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A data folder and a checkpoint of a few updates."""
-    data = training.make_corpus(tmp_path_factory.mktemp("data"))
-    out = training.train(data, tmp_path_factory.mktemp("run"), optimization__max_update=5)
-    return data, out / "checkpoint_last.pt"
+def user_dir() -> str:
+    """The folder of the plugin, as `mtssl user-dir` prints it."""
+    return run_here(["mtssl", "user-dir"]).stdout.strip()
 
 
-def validate(trained, task: str, run_program, folder) -> str:
+def validate(trained, task: str, user_dir: str, folder) -> str:
     """What fairseq-validate prints of a trained model, the plugin given as a user would."""
     data, checkpoint = trained
-    user_dir = run_program(["mtssl", "user-dir"], cwd=folder).stdout.strip()
     words = ["fairseq-validate", "--user-dir", user_dir, str(data), "--task", task]
     words += ["--path", str(checkpoint), "--valid-subset", "valid", "--batch-size", "4", "--cpu"]
-    run = run_program([*words, "--num-workers", "0"], cwd=folder)
+    run = run_here([*words, "--num-workers", "0"], cwd=folder)
     assert run.returncode == 0, run.stderr
     return run.stdout + run.stderr
 
 
-def test_fairseq_validate_measures_retrieval_given_the_user_dir(trained, run_program, tmp_path) -> None:
-    shown = validate(trained, "joint_ssl_vgs", run_program, tmp_path)
+def test_fairseq_validate_measures_retrieval_given_the_user_dir(trained, user_dir, tmp_path) -> None:
+    shown = validate(trained, "joint_ssl_vgs", user_dir, tmp_path)
     assert re.search(r"valid on 'valid' subset .*s2i_r10 [\d.]+", shown)
 
 
@@ -41,17 +50,8 @@ def test_fairseq_loads_a_checkpoint_by_itself(trained) -> None:
     assert type(model).__name__ == "JointSslVgsModel" and type(task).__name__ == "JointSslVgsTask"
 
 
-@pytest.fixture(scope="module")
-def mt4ssl(tmp_path_factory):
-    """A data folder and an mt4ssl checkpoint of a few updates, its label folder beside the data."""
-    data = training.make_corpus(tmp_path_factory.mktemp("speech"))
-    labels = training.make_labels(tmp_path_factory.mktemp("labels"), data)
-    out = training.train_mt4ssl(data, tmp_path_factory.mktemp("out"), labels, optimization__max_update=3)
-    return data, out / "checkpoint_last.pt"
-
-
-def test_fairseq_validate_measures_both_heads_given_the_user_dir(mt4ssl, run_program, tmp_path) -> None:
-    shown = validate(mt4ssl, "mt4ssl", run_program, tmp_path)
+def test_fairseq_validate_measures_both_heads_given_the_user_dir(mt4ssl, user_dir, tmp_path) -> None:
+    shown = validate(mt4ssl, "mt4ssl", user_dir, tmp_path)
     assert re.search(r"valid on 'valid' subset .*acc_on [\d.]+.*acc_off [\d.]+", shown)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 from spoken_phones import make_spoken_phones
-from training import TINY_MT4SSL, make_corpus, make_labels, train, weights
+from tiny_encoder import FBANK
+from tiny_recipes import TINY_CTC, TINY_MT4SSL
+from training import checkpoint_of, copy_as_last, different_weights, train, weights
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.cli.main import main
@@ -20,19 +21,8 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features.stored import FeatureShards
 from fairseq_mtssl.frames import frame_count
 
-FBANK = "[(80,400,160)] + [(16,5,2,2)] * 2"
 TINY = {**TINY_MT4SSL, "model.conv_feature_layers": FBANK, "task.max_duration_s": 0.6, "model.mask_length": 2}
-TINY_CTC = {
-    "common.log_interval": 1,
-    "model.mask_length": 2,
-    "model.mask_channel_length": 4,
-    "dataset.max_tokens": None,
-    "dataset.batch_size": 4,
-    "dataset.num_workers": 0,
-    "dataset.validate_interval_updates": 1,
-    "optimization.max_update": 2,
-    "checkpoint.save_interval_updates": 1,
-}
+TWO_UPDATES = {"model.mask_length": 2, "dataset.validate_interval_updates": 1, "optimization.max_update": 2}
 
 
 def command(*words: object) -> None:
@@ -58,31 +48,31 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def labels(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def mfcc_labels(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("labels") / "mfcc"
     command("make-targets", "--data", data, "--features", "mfcc", "--clusters", 6, "--out", out)
     return out
 
 
 @pytest.fixture(scope="module")
-def pretrained(data: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(data, tmp_path_factory.mktemp("whole"), labels)
+def pretrained(data: Path, mfcc_labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain(data, tmp_path_factory.mktemp("whole"), mfcc_labels)
 
 
 def test_labels_of_100_hz_train_it_and_resuming_gives_the_uninterrupted_run(
-    data: Path, labels: Path, pretrained: Path, tmp_path: Path
+    data: Path, mfcc_labels: Path, pretrained: Path, tmp_path: Path
 ) -> None:
-    shutil.copy(pretrained.parent / "checkpoint_1_1.pt", tmp_path / "checkpoint_last.pt")
-    resumed, straight = weights(pretrain(data, tmp_path, labels)), weights(pretrained)
-    assert [name for name in straight if not torch.equal(resumed[name], straight[name])] == []
+    first, straight = checkpoint_of(pretrained.parent, 1), weights(pretrained)
+    pretrain(data, copy_as_last(first, tmp_path), mfcc_labels)
+    assert different_weights(tmp_path, pretrained.parent) == []
     name = "speech_encoder.feature_extractor.convs.0.weight"
     # 80 bins; 16 channels and their gates
     assert straight[name].shape == (32, 80, 5)
-    assert not torch.equal(straight[name], weights(pretrained.parent / "checkpoint_1_1.pt")[name])
+    assert not torch.equal(straight[name], weights(first)[name])
 
 
 def test_its_features_are_stored_at_25_hz_and_their_labels_train_the_next_beside_those_of_100_hz(
-    data: Path, labels: Path, pretrained: Path, tmp_path: Path
+    data: Path, mfcc_labels: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     features = f"{pretrained}:2"
     command("dump-features", "--data", data, "--features", features, "--split", "valid", "--out", tmp_path)
@@ -92,7 +82,7 @@ def test_its_features_are_stored_at_25_hz_and_their_labels_train_the_next_beside
     again = tmp_path / "labels"
     command("make-targets", "--data", data, "--features", features, "--clusters", 4, "--out", again)
     assert json.loads((again / "targets.json").read_text())["rate_hz"] == 25
-    pretrain(data, tmp_path / "next", again, labels)
+    pretrain(data, tmp_path / "next", again, mfcc_labels)
 
 
 def test_its_layers_are_compared_and_probed(data: Path, pretrained: Path, tmp_path: Path) -> None:
@@ -105,7 +95,7 @@ def test_its_layers_are_compared_and_probed(data: Path, pretrained: Path, tmp_pa
 
 
 def test_it_is_fine_tuned_with_ctc_and_transcribes(data: Path, pretrained: Path, tmp_path: Path) -> None:
-    settings = {**TINY_CTC, "model.pretrained": str(pretrained)}
+    settings = {**TINY_CTC, **TWO_UPDATES, "model.pretrained": str(pretrained)}
     tuned = train(data, tmp_path, "ctc_small", settings, optimization__lr=[1e-12]) / "checkpoint_last.pt"
     loaded = load_model(tuned).model
     before = weights(pretrained)
@@ -122,17 +112,17 @@ def test_it_is_fine_tuned_with_ctc_and_transcribes(data: Path, pretrained: Path,
 
 
 @pytest.mark.parametrize("ssl", ["wav2vec2", "mt4ssl"])
-def test_it_carries_the_joint_model_with_labels_of_50_hz(tmp_path: Path, ssl: str) -> None:
-    data = make_corpus(tmp_path / "data")
-    labels = [str(make_labels(tmp_path / "labels", data, rate_hz=50.0))] if ssl == "mt4ssl" else []
+def test_it_carries_the_joint_model_with_labels_of_50_hz(
+    corpus: Path, labels: Path, tmp_path: Path, ssl: str
+) -> None:
     out = train(
-        data,
-        tmp_path / "out",
+        corpus,
+        tmp_path,
         model__feature_extractor="fbank",
         model__conv_feature_layers=FBANK,
         model__mask_length=2,
         model__ssl=ssl,
-        task__labels=labels,
+        task__labels=[str(labels)] if ssl == "mt4ssl" else [],
         task__speed_perturb=0.0,
         task__lengths=["1 updates", "rest"],
         optimization__max_update=2,
@@ -144,7 +134,7 @@ def test_it_carries_the_joint_model_with_labels_of_50_hz(tmp_path: Path, ssl: st
 
 
 def test_a_feature_extractor_without_its_layers_is_refused_before_training(
-    data: Path, labels: Path, tmp_path: Path
+    data: Path, mfcc_labels: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"wanted \(mel bins, 400, 160\), then"):
-        pretrain(data, tmp_path, labels, model__conv_feature_layers="[(16,10,5)] + [(16,3,2)] * 4")
+        pretrain(data, tmp_path, mfcc_labels, model__conv_feature_layers="[(16,10,5)] + [(16,3,2)] * 4")

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny_corpora
+import tiny_recipes
 import torch
 import training
 
@@ -26,10 +28,10 @@ def test_runs_on_few_and_all_pairs_end_in_a_table_a_curve_and_findings(
 ) -> None:
     data, out, kept = tmp_path / "data", tmp_path / "out", tmp_path / "kept"
     for split, count in (("train", 16), ("valid", 6), ("test", 6)):
-        training.make_pairs(data, split, count)
+        tiny_corpora.make_pairs(data, split, count)
     words = ["--data", data, "--out", out, "--updates", 7, "--pairs", "4,all", "--seeds", 1, "--at-once", 1]
     words += ["--only", "w2v2_vgs", "--diagnose", "--record", kept]
-    run.main([*map(str, words), *training.tiny_words()])
+    run.main([*map(str, words), *tiny_recipes.tiny_words()])
 
     names = {"w2v2_vgs-4-image-seed1", "w2v2_vgs-all-seed1", "vgs-all-seed1"}
     names |= {f"{name}-tower-4-image-seed1" for name in ("w2v2_vgs", "vgs", "vgs-short")}
@@ -49,7 +51,7 @@ def test_runs_on_few_and_all_pairs_end_in_a_table_a_curve_and_findings(
     assert "(W2V2, VGS), image tower of all pairs |" in first["tables.md"]
     done = len(commands)
     elsewhere = [*words[:3], tmp_path / "elsewhere" / "out", *words[4:]]
-    run.main([*map(str, elsewhere), *training.tiny_words()])
+    run.main([*map(str, elsewhere), *tiny_recipes.tiny_words()])
     assert len(commands) == done  # recorded runs are not trained again
     assert (tmp_path / "elsewhere" / "out" / "tables.md").read_text() == first["tables.md"]
 
@@ -64,11 +66,11 @@ def test_self_supervision_can_be_of_the_other_clips_alone(
 ) -> None:
     from fairseq_mtssl.models.joint_ssl_vgs import JointSslVgsModel
 
-    corpus, speech = training.make_corpus(tmp_path / "corpus"), tmp_path / "speech"
-    training.make_pairs(speech, "train", 12, seed=3, seconds=0.45)
-    labels = training.make_labels(tmp_path / "labels", corpus)
+    corpus, speech = tiny_corpora.make_corpus(tmp_path / "corpus"), tmp_path / "speech"
+    tiny_corpora.make_pairs(speech, "train", 12, seed=3, seconds=0.45)
+    labels = tiny_corpora.make_labels(tmp_path / "labels", corpus)
     (labels / "train.km").unlink()  # labels of the captions are not wanted where these are not in the loss
-    others = training.make_labels(tmp_path / "others", speech)
+    others = tiny_corpora.make_labels(tmp_path / "others", speech)
     seen: list[tuple[int, Any]] = []
     self_supervise = JointSslVgsModel._self_supervise
 

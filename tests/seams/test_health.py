@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from training import make_corpus, make_labels, train, train_mt4ssl
+from training import train, train_mt4ssl
 
 from fairseq_mtssl.report.health import phase_healths
 from fairseq_mtssl.report.training_log import read_training_log
 
 SAID = re.compile(r"phase (\d) of (\d), (\w+): (.*)")
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
@@ -53,9 +48,11 @@ def test_a_sequence_says_of_both_phases_what_its_log_says(corpus: Path, tmp_path
         assert re.sub(r"[\d.e+]+", "#", health.text) == re.sub(r"[\d.e+]+", "#", text)
 
 
-def test_both_targets_of_mt4ssl_are_judged_at_the_end(corpus: Path, tmp_path: Path, caplog: Any) -> None:
+def test_both_targets_of_mt4ssl_are_judged_at_the_end(
+    corpus: Path, labels: Path, tmp_path: Path, caplog: Any
+) -> None:
     caplog.set_level("INFO")
-    labels = make_labels(tmp_path / "labels", corpus)  # random: nothing to learn
+    # the labels are random: there is nothing to learn
     train_mt4ssl(corpus, tmp_path / "out", labels, **options(tmp_path))
     ((name, text),) = said(caplog)
     assert name == "mt4ssl" and "labels: ended at chance" in text
@@ -63,14 +60,16 @@ def test_both_targets_of_mt4ssl_are_judged_at_the_end(corpus: Path, tmp_path: Pa
     assert re.search(r"regression loss [\d.]+ \(predicting the mean [\d.]+\)", text)
 
 
-def test_the_joint_models_labels_and_teacher_are_judged(corpus: Path, tmp_path: Path, caplog: Any) -> None:
+def test_the_joint_models_labels_and_teacher_are_judged(
+    corpus: Path, labels: Path, tmp_path: Path, caplog: Any
+) -> None:
     caplog.set_level("INFO")
     train(
         corpus,
         tmp_path / "out",
         "joint_simultaneous_small",
         model__ssl="mt4ssl",
-        task__labels=[str(make_labels(tmp_path / "labels", corpus))],
+        task__labels=[str(labels)],
         task__lengths=["rest"],
         task__speed_perturb=0.0,
         dataset__disable_validation=True,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_corpora
 import training
 from fairseq.data import Dictionary
 
@@ -50,8 +51,8 @@ STORED_POINTS = [
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """train: 10 tones of 0.4 to 0.5 s, valid: 6."""
     folder = tmp_path_factory.mktemp("data")
-    training.make_pairs(folder, "train", 10)
-    training.make_pairs(folder, "valid", 6)
+    tiny_corpora.make_pairs(folder, "train", 10)
+    tiny_corpora.make_pairs(folder, "valid", 6)
     return folder
 
 
@@ -177,7 +178,7 @@ def test_a_second_run_does_nothing_and_says_the_same(data: Path, made: Path, tmp
 def test_audio_that_is_not_as_long_as_its_manifest_says_is_refused(
     data: Path, tmp_path: Path, capsys
 ) -> None:
-    training.make_pairs(tmp_path, "train", 3)
+    tiny_corpora.make_pairs(tmp_path, "train", 3)
     path = tmp_path / "train.tsv"
     path.write_text(path.read_text().replace("\t7200", "\t8000"))
     assert make(tmp_path, tmp_path / "t") == 2

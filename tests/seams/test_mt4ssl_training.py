@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from compiler import Traced
 from fairseq.optim import FairseqOptimizer
 from fairseq.optim.amp_optimizer import AMPOptimizer
-from training import make_corpus, make_labels, make_pairs, train, train_mt4ssl, weights
+from tiny_corpora import make_labels, make_pairs
+from training import checkpoint_of, copy_as_last, different_weights, train, train_mt4ssl, weights
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.errors import ConfigError, ManifestError
@@ -23,46 +23,16 @@ from fairseq_mtssl.ssl.base import SslBatch
 from fairseq_mtssl.ssl.mt4ssl import Mt4ssl
 from fairseq_mtssl.tasks.mt4ssl import Mt4sslTask
 
-DECAY = {"model__ema_decay": 0.8, "model__ema_end_decay": 0.95}
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("speech"))
-
-
-@pytest.fixture(scope="module")
-def labels(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_labels(tmp_path_factory.mktemp("labels"), corpus)
-
-
-@pytest.fixture(scope="module")
-def whole(corpus: Path, labels: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight updates never stopped; a checkpoint after every update."""
-    return train_mt4ssl(corpus, tmp_path_factory.mktemp("whole"), labels, **DECAY)
-
-
-def checkpoint(folder: Path, update: int) -> Path:
-    """The checkpoint after an update; fairseq names the one at the end of an epoch after the epoch."""
-    for path in folder.glob("checkpoint*.pt"):
-        if path.stem not in ("checkpoint_last", "checkpoint_best"):
-            state = torch.load(path, map_location="cpu", weights_only=False)
-            if state["optimizer_history"][-1]["num_updates"] == update:
-                return path
-    raise AssertionError(f"no checkpoint of update {update} in {folder}")
-
 
 @pytest.mark.parametrize("stop", [1, 3, 5])
 def test_stopping_anywhere_and_resuming_gives_the_uninterrupted_run(
-    corpus: Path, labels: Path, whole: Path, tmp_path: Path, stop: int
+    corpus: Path, labels: Path, mt4ssl_run: Path, tmp_path: Path, stop: int
 ) -> None:
     """Teacher and dictionary included; 3 is the end of an epoch."""
-    shutil.copy(checkpoint(whole, stop), tmp_path / "checkpoint_last.pt")
-    train_mt4ssl(corpus, tmp_path, labels, **DECAY)
-    resumed, straight = (weights(folder / "checkpoint_last.pt") for folder in (tmp_path, whole))
-    assert any(name.startswith("ssl_head.teacher.") for name in straight)
-    assert resumed.keys() == straight.keys()
-    assert [name for name in straight if not torch.equal(resumed[name], straight[name])] == []
+    train_mt4ssl(corpus, copy_as_last(checkpoint_of(mt4ssl_run, stop), tmp_path), labels)
+    names = weights(mt4ssl_run / "checkpoint_last.pt")
+    assert any(name.startswith("ssl_head.teacher.") for name in names)
+    assert different_weights(tmp_path, mt4ssl_run) == []
 
 
 def test_several_masked_views_train_and_resume_exactly_and_validate_as_one(
@@ -75,14 +45,12 @@ def test_several_masked_views_train_and_resume_exactly_and_validate_as_one(
         return forward(self, encoder, batch)
 
     monkeypatch.setattr(Mt4ssl, "forward", watched)
-    settings = {"model__clone_batch": 2, "optimization__max_update": 3, **DECAY}
+    settings = {"model__clone_batch": 2, "optimization__max_update": 3}
     straight = train_mt4ssl(corpus, tmp_path / "straight", labels, **settings)
-    (tmp_path / "resumed").mkdir()
-    shutil.copy(checkpoint(straight, 1), tmp_path / "resumed" / "checkpoint_last.pt")
-    resumed = train_mt4ssl(corpus, tmp_path / "resumed", labels, **settings)
+    resumed = copy_as_last(checkpoint_of(straight, 1), tmp_path / "resumed")
+    train_mt4ssl(corpus, resumed, labels, **settings)
     assert set(seen) == {(True, 2), (False, 1)}
-    found, wanted = (weights(folder / "checkpoint_last.pt") for folder in (resumed, straight))
-    assert [name for name in wanted if not torch.equal(found[name], wanted[name])] == []
+    assert different_weights(resumed, straight) == []
 
 
 @pytest.mark.parametrize("update_freq", [1, 4])
@@ -104,7 +72,7 @@ def test_the_teacher_equals_a_loop_over_the_students_of_all_updates(
         first.update({name: weight.clone() for name, weight in model.state_dict().items()})
         return model
 
-    settings = {**DECAY, "optimization__update_freq": [update_freq], "dataset__batch_size": 1}
+    settings = {"optimization__update_freq": [update_freq], "dataset__batch_size": 1}
     with monkeypatch.context() as patch:
         patch.setattr(Mt4sslTask, "build_model", remember)
         train_mt4ssl(corpus, tmp_path, labels, **settings, optimization__max_update=stop or 5)
@@ -114,7 +82,7 @@ def test_the_teacher_equals_a_loop_over_the_students_of_all_updates(
     assert len(names) == 16 * 3 + 2
     oracle = {name: first[name].double() for name in names}
     for update in range(1, 6):
-        student = weights(checkpoint(tmp_path, update))
+        student = weights(checkpoint_of(tmp_path, update))
         decay = ema_decay(update, 0.8, 0.95, 5)
         for name in names:
             own = student["speech_encoder.encoder." + name.removeprefix("ssl_head.teacher.")]
@@ -163,10 +131,10 @@ def test_an_update_that_amp_leaves_out_does_not_move_the_teacher(
 
 
 def test_a_checkpoint_loads_with_its_dictionary_where_no_path_exists(
-    corpus: Path, whole: Path, labels: Path, tmp_path: Path
+    corpus: Path, mt4ssl_run: Path, labels: Path, tmp_path: Path
 ) -> None:
     path = tmp_path / "elsewhere.pt"
-    state = torch.load(whole / "checkpoint_last.pt", map_location="cpu", weights_only=False)
+    state = torch.load(mt4ssl_run / "checkpoint_last.pt", map_location="cpu", weights_only=False)
     state["cfg"]["task"]["data"] = state["cfg"]["task"]["labels"] = "/nowhere"
     torch.save(state, path)
     loaded = load_model(path)
@@ -175,12 +143,12 @@ def test_a_checkpoint_loads_with_its_dictionary_where_no_path_exists(
     assert loaded.model.ssl_head.label_heads[0].out_features == 10
     out = loaded.model.extract_features(torch.randn(1, 8_000), None)
     assert out["x"].shape == (1, 24, 16)
-    for name, weight in weights(whole / "checkpoint_last.pt").items():
+    for name, weight in weights(mt4ssl_run / "checkpoint_last.pt").items():
         assert torch.equal(loaded.model.state_dict()[name], weight)
 
 
-def test_a_checkpoint_loads_for_fine_tuning_without_its_teacher(whole: Path) -> None:
-    loaded = load_model(whole / "checkpoint_last.pt", overrides={"model": {"online": False}})
+def test_a_checkpoint_loads_for_fine_tuning_without_its_teacher(mt4ssl_run: Path) -> None:
+    loaded = load_model(mt4ssl_run / "checkpoint_last.pt", overrides={"model": {"online": False}})
     assert not [
         name
         for name in loaded.model.state_dict()
@@ -188,10 +156,12 @@ def test_a_checkpoint_loads_for_fine_tuning_without_its_teacher(whole: Path) -> 
     ]
 
 
-def test_the_task_state_is_plain_and_that_of_hubert_is_read_too(whole: Path) -> None:
+def test_the_task_state_is_plain_and_that_of_hubert_is_read_too(mt4ssl_run: Path) -> None:
     from fairseq.data import Dictionary
 
-    state = torch.load(whole / "checkpoint_last.pt", map_location="cpu", weights_only=False)["task_state"]
+    state = torch.load(mt4ssl_run / "checkpoint_last.pt", map_location="cpu", weights_only=False)[
+        "task_state"
+    ]
     assert json.loads(json.dumps(state)) == state
     task = Mt4sslTask.__new__(Mt4sslTask)
     from fairseq.tasks.fairseq_task import StatefulContainer
@@ -208,7 +178,7 @@ def meters(folder: Path, split: str) -> set[str]:
     return {entry[1] for entry in state["extra_state"]["metrics"][split]}
 
 
-def test_losses_and_accuracies_of_both_heads_are_metrics(whole: Path) -> None:
+def test_losses_and_accuracies_of_both_heads_are_metrics(mt4ssl_run: Path) -> None:
     assert {
         "loss",
         "loss_on",
@@ -217,8 +187,8 @@ def test_losses_and_accuracies_of_both_heads_are_metrics(whole: Path) -> None:
         "target_var",
         "prediction_var",
         "feature_var",
-    } <= meters(whole, "train")
-    best = torch.load(whole / "checkpoint_best.pt", map_location="cpu", weights_only=False)
+    } <= meters(mt4ssl_run, "train")
+    best = torch.load(mt4ssl_run / "checkpoint_best.pt", map_location="cpu", weights_only=False)
     assert best["cfg"]["checkpoint"]["best_checkpoint_metric"] == "loss"
 
 
@@ -276,22 +246,22 @@ def test_labels_of_another_rate_are_refused_before_training(
 
 
 def test_a_new_training_starts_from_another_with_its_teacher_or_from_its_student(
-    corpus: Path, labels: Path, whole: Path, tmp_path: Path
+    corpus: Path, labels: Path, mt4ssl_run: Path, tmp_path: Path
 ) -> None:
-    settings = {"optimization__max_update": 2, "optimization__lr": [1e-12], **DECAY}
-    start = weights(whole / "checkpoint_last.pt")
+    settings = {"optimization__max_update": 2, "optimization__lr": [1e-12]}
+    start = weights(mt4ssl_run / "checkpoint_last.pt")
     out = train_mt4ssl(
-        corpus, tmp_path / "a", labels, model__init_from=str(whole / "checkpoint_last.pt"), **settings
+        corpus, tmp_path / "a", labels, model__init_from=str(mt4ssl_run / "checkpoint_last.pt"), **settings
     )
     name = "ssl_head.teacher.layers.1.fc1.weight"
     decay = ema_decay(1, 0.8, 0.95, 5)
     student = start["speech_encoder.encoder.layers.1.fc1.weight"]
     expected = decay * start[name] + (1 - decay) * student
-    torch.testing.assert_close(weights(checkpoint(out, 1))[name], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(weights(checkpoint_of(out, 1))[name], expected, atol=1e-6, rtol=0)
     bare = {key: value for key, value in start.items() if not key.startswith("ssl_head.teacher.")}
     torch.save({"model": bare}, tmp_path / "bare.pt")
     out = train_mt4ssl(corpus, tmp_path / "b", labels, model__init_from=str(tmp_path / "bare.pt"), **settings)
-    torch.testing.assert_close(weights(checkpoint(out, 1))[name], student, atol=1e-6, rtol=0)
+    torch.testing.assert_close(weights(checkpoint_of(out, 1))[name], student, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -342,7 +312,7 @@ def test_it_is_the_ssl_branch_of_the_joint_model_on_the_same_schedules(
         optimization__max_update=4,
         checkpoint__no_epoch_checkpoints=False,
     )
-    states = [weights(checkpoint(out, update)) for update in (1, 2, 4)]
+    states = [weights(checkpoint_of(out, update)) for update in (1, 2, 4)]
     name = "ssl_head.teacher.layers.0.fc1.weight"
     assert any(key.startswith("ssl_head.label_heads.") for key in states[0]) == (ssl != "data2vec")
     assert (name in states[0]) == (ssl != "hubert")
@@ -385,12 +355,12 @@ def test_an_ssl_branch_without_the_labels_it_needs_is_refused(
 
 
 def test_a_compiled_run_in_buckets_leaves_the_checkpoint_of_any_other(
-    corpus: Path, labels: Path, whole: Path, tmp_path: Path, traced: Traced
+    corpus: Path, labels: Path, mt4ssl_run: Path, tmp_path: Path, traced: Traced
 ) -> None:
     compiled = {"model__compile": True, "task__num_batch_buckets": 2, "optimization__max_update": 2}
-    train_mt4ssl(corpus, tmp_path, labels, **DECAY, **compiled)
+    train_mt4ssl(corpus, tmp_path, labels, **compiled)
     assert traced.graphs() >= 2
-    found, plain = (weights(folder / "checkpoint_last.pt") for folder in (tmp_path, whole))
+    found, plain = (weights(folder / "checkpoint_last.pt") for folder in (tmp_path, mt4ssl_run))
     assert found.keys() == plain.keys() and all(weight.isfinite().all() for weight in found.values())
     loaded = load_model(tmp_path / "checkpoint_last.pt")
     assert loaded.model.speech_encoder.compute.compiled and not loaded.model.speech_encoder.compiling

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from training import make_corpus, make_labels, train, weights
+from training import copy_as_last, train, weights
 
 from fairseq_mtssl.errors import ConfigError
 
@@ -16,13 +16,7 @@ OF_TODAY = {"optimizer": "bert_adam"}
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def settings(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    labels = make_labels(tmp_path_factory.mktemp("labels"), corpus)
+def settings(labels: Path) -> dict[str, Any]:
     return {
         "recipe": "joint_simultaneous_small",
         "model__ssl": "hubert",
@@ -40,16 +34,11 @@ def older(corpus: Path, settings: dict[str, Any], tmp_path_factory: pytest.TempP
     return out / "checkpoint_last.pt"
 
 
-def copied(older: Path, folder: Path) -> Path:
-    (folder / "checkpoint_last.pt").write_bytes(older.read_bytes())
-    return folder
-
-
 def test_going_on_with_the_defaults_of_today_names_every_setting_to_give(
     corpus: Path, settings: dict[str, Any], older: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        train(corpus, copied(older, tmp_path), optimization__max_update=3, **settings, **OF_TODAY)
+        train(corpus, copy_as_last(older, tmp_path), optimization__max_update=3, **settings, **OF_TODAY)
     assert "checkpoint_last.pt" in str(caught.value)
     for setting in ("optimizer=fused_adamw", "model.label_head=linear", "model.normalize=false"):
         assert f"give {setting}" in str(caught.value)
@@ -58,7 +47,7 @@ def test_going_on_with_the_defaults_of_today_names_every_setting_to_give(
 def test_going_on_with_the_settings_that_are_named_goes_on(
     corpus: Path, settings: dict[str, Any], older: Path, tmp_path: Path
 ) -> None:
-    out = train(corpus, copied(older, tmp_path), optimization__max_update=3, **settings, **OF_THEN)
+    out = train(corpus, copy_as_last(older, tmp_path), optimization__max_update=3, **settings, **OF_THEN)
     state = torch.load(out / "checkpoint_last.pt", weights_only=False)
     assert state["optimizer_history"][-1]["num_updates"] == 3
     steps = {int(each["step"]) for each in state["last_optimizer_state"]["state"].values()}
@@ -69,7 +58,7 @@ def test_a_new_optimizer_begins_anew_where_that_is_asked_for(
     corpus: Path, settings: dict[str, Any], older: Path, tmp_path: Path
 ) -> None:
     with_reset = {**OF_THEN, "optimizer": "bert_adam", "checkpoint__reset_optimizer": True}
-    out = train(corpus, copied(older, tmp_path), optimization__max_update=1, **settings, **with_reset)
+    out = train(corpus, copy_as_last(older, tmp_path), optimization__max_update=1, **settings, **with_reset)
     state = torch.load(out / "checkpoint_last.pt", weights_only=False)
     assert state["optimizer_history"][-1]["optimizer_name"] == "BertAdam"
     assert state["optimizer_history"][-1]["num_updates"] == 1

@@ -15,7 +15,8 @@ import torch
 from fairseq import tasks
 from sklearn.metrics import accuracy_score, f1_score
 from spoken_phones import make_spoken_phones
-from training import TINY_MT4SSL, compose, train, train_mt4ssl, weights
+from tiny_recipes import TINY_MT4SSL
+from training import compose, train, weights
 
 from fairseq_mtssl.checkpoints import load_model, load_upstream, read_encoder
 from fairseq_mtssl.cli.main import main
@@ -39,9 +40,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pretrained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = train_mt4ssl(data, tmp_path_factory.mktemp("pre"), optimization__max_update=2)
-    return out / "checkpoint_last.pt"
+def pretrained(mt4ssl_run: Path) -> Path:
+    return mt4ssl_run / "checkpoint_last.pt"
 
 
 def probe(data: Path, out: Path, checkpoint: object, recipe: str = "phoneme_probe", **more: Any) -> Path:

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from training import make_corpus, train, train_mt4ssl
 
 import fairseq_mtssl
 from fairseq_mtssl.cli.main import main
@@ -18,30 +17,24 @@ from fairseq_mtssl.errors import ConfigError
 from fairseq_mtssl.features.stored import FeatureShards
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
-def grounded(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture
+def grounded(joint_run: Path) -> Path:
     """A checkpoint of the joint model."""
-    folder = train(data, tmp_path_factory.mktemp("run"))
-    return folder / "checkpoint_last.pt"
+    return joint_run / "checkpoint_last.pt"
 
 
 def recordings(data: Path, kind: str) -> list[Path]:
     return sorted(path for path in data.rglob("*") if path.suffix == kind)
 
 
-def test_frames_of_a_layer_are_those_that_dump_features_stores(data, grounded, tmp_path) -> None:
-    words = ["dump-features", "--data", str(data), "--split", "valid", "--features", f"{grounded}:2"]
+def test_frames_of_a_layer_are_those_that_dump_features_stores(corpus, grounded, tmp_path) -> None:
+    words = ["dump-features", "--data", str(corpus), "--split", "valid", "--features", f"{grounded}:2"]
     assert main([*words, "--out", str(tmp_path)]) == 0
     stored = FeatureShards(tmp_path, "valid")
     model = fairseq_mtssl.load_model(grounded)
-    lines = (data / "valid.tsv").read_text().splitlines()
+    lines = (corpus / "valid.tsv").read_text().splitlines()
     for row, line in enumerate(lines[1:]):
-        path = data / lines[0] / line.split("\t")[0]
+        path = corpus / lines[0] / line.split("\t")[0]
         frames = model.extract_features(path, layer=2)
         np.testing.assert_array_equal(frames.numpy(), stored[row])
         from_array = model.extract_features(torch.from_numpy(read_audio(path)), layer=2)
@@ -50,9 +43,9 @@ def test_frames_of_a_layer_are_those_that_dump_features_stores(data, grounded, t
     assert torch.equal(model.extract_features(path), model.extract_features(path, layer=model.num_layers))
 
 
-def test_embeddings_rank_as_the_command_retrieve_does(data, grounded, tmp_path) -> None:
-    images, speech = recordings(data, ".png"), recordings(data, ".wav")[0]
-    words = ["retrieve", "--checkpoint", str(grounded), "--images", str(data), "--query", str(speech)]
+def test_embeddings_rank_as_the_command_retrieve_does(corpus, grounded, tmp_path) -> None:
+    images, speech = recordings(corpus, ".png"), recordings(corpus, ".wav")[0]
+    words = ["retrieve", "--checkpoint", str(grounded), "--images", str(corpus), "--query", str(speech)]
     assert main([*words, "--top", str(len(images)), "--json", str(tmp_path / "answer.json")]) == 0
     model = fairseq_mtssl.load_model(grounded)
     scores = (model.embed_speech([speech]) @ model.embed_images(images).T)[0]
@@ -70,19 +63,19 @@ def test_embeddings_rank_as_the_command_retrieve_does(data, grounded, tmp_path) 
     assert torch.equal(from_array, model.embed_speech([speech]))
 
 
-def test_a_recording_of_another_rate_is_resampled(data, grounded, tmp_path) -> None:
-    wav = read_audio(recordings(data, ".wav")[0])
+def test_a_recording_of_another_rate_is_resampled(corpus, grounded, tmp_path) -> None:
+    wav = read_audio(recordings(corpus, ".wav")[0])
     write_wav(tmp_path / "fast.wav", np.repeat(wav, 2), 32_000)
     frames = fairseq_mtssl.load_model(grounded).extract_features(tmp_path / "fast.wav")
     assert abs(len(frames) - len(wav) // 320) <= 1
 
 
-def test_what_a_model_cannot_do_is_said(data, grounded, tmp_path) -> None:
+def test_what_a_model_cannot_do_is_said(grounded, mt4ssl_run) -> None:
     model = fairseq_mtssl.load_model(grounded)
     with pytest.raises(ConfigError, match=r"shape \(2, 400\), wanted \(samples,\)"):
         model.extract_features(np.zeros((2, 400)))
     with pytest.raises(ConfigError, match="layer 99 of a model of"):
         model.extract_features(np.zeros(4000), layer=99)
-    alone = fairseq_mtssl.load_model(train_mt4ssl(data, tmp_path) / "checkpoint_last.pt")
+    alone = fairseq_mtssl.load_model(mt4ssl_run / "checkpoint_last.pt")
     with pytest.raises(ConfigError, match="has no embeddings of captions"):
         alone.embed_speech([np.zeros(4000)])

@@ -2,14 +2,14 @@
 
 Every shell command in them is run where that is quick, and otherwise taken apart; a command of a kind that is
 not known here fails, so that none goes untested. Blocks marked `console`, in CONTRIBUTING.md, are run by
-test_adding.py. The Python lines of the README are held to the signatures of
-what they call.
+test_adding.py. The Python lines of the README are checked against the signatures of what they call.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import re
 import shlex
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import run_here
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
@@ -60,21 +61,28 @@ def test_the_readme_and_the_pages_have_commands() -> None:
     assert len({command for page in (README, *DOCS) for command in commands(page)}) > 50
 
 
+@pytest.fixture(scope="module")
+def run_once(tmp_path_factory):
+    """run_once(words) runs a program that changes nothing, the first time that it is asked for."""
+    folder = tmp_path_factory.mktemp("programs")
+    return functools.lru_cache(maxsize=None)(lambda *words: run_here(words, cwd=folder))
+
+
 @pytest.mark.parametrize("command", ALL)
-def test_a_command_of_a_readme_works(command, compose, run_program, tmp_path) -> None:
+def test_a_command_of_a_readme_works(command, compose, run_once) -> None:
     words = shlex.split(SUBSTITUTION.sub("SUBSTITUTED", command))
     for inner in SUBSTITUTION.findall(command):
-        run = run_program(shlex.split(inner), cwd=tmp_path)
+        run = run_once(*shlex.split(inner))
         assert run.returncode == 0 and run.stdout.strip(), run.stderr
     settings = [word for word in words if re.match(r"^[A-Z_]+=", word)]
     if words[0] == "make":
-        check_make(words, settings, run_program)
+        check_make(words, settings, run_once)
     elif words[0] == "fairseq-hydra-train":
         check_training(words, compose)
     elif words[0] == "mtssl":
         check_mtssl(words)
     elif words[0] == "python":
-        check_script(words, run_program)
+        check_script(words, run_once)
     elif words[0] == "pip":
         check_pip(words)
     elif words[0] == "fairseq-validate":
@@ -83,14 +91,14 @@ def test_a_command_of_a_readme_works(command, compose, run_program, tmp_path) ->
         pytest.fail(f"no check for this kind of command: {command}")
 
 
-def check_make(words: list[str], settings: list[str], run_program) -> None:
+def check_make(words: list[str], settings: list[str], run_once) -> None:
     """The target exists, and every setting is a variable of the Makefile."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for setting in settings:
         assert re.search(
             rf"\$\({setting.partition('=')[0]}\)|\(or \$\({setting.partition('=')[0]}\)", makefile
         )
-    run = run_program(["make", "-n", "-C", str(ROOT), *words[1:]])
+    run = run_once("make", "-n", "-C", str(ROOT), *words[1:])
     assert run.returncode == 0, run.stderr
 
 
@@ -115,11 +123,11 @@ def check_mtssl(words: list[str]) -> None:
     build_parser().parse_args(words[1:])
 
 
-def check_script(words: list[str], run_program) -> None:
+def check_script(words: list[str], run_once) -> None:
     """The script exists, and its help knows every option."""
     script = ROOT / words[1]
     assert script.is_file(), script
-    run = run_program(["python", str(script), "--help"])
+    run = run_once("python", str(script), "--help")
     assert run.returncode == 0, run.stderr
     for option in (word for word in words[2:] if word.startswith("--")):
         assert re.search(rf"{re.escape(option)}\b", run.stdout), f"{script} has no {option}"

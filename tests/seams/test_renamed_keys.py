@@ -12,23 +12,22 @@ from fairseq.dataclass.initialize import add_defaults, hydra_init
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
-from training import make_corpus, train
+from tiny_encoder import FBANK
+from training import train
 
 from fairseq_mtssl.checkpoints import load_model
 from fairseq_mtssl.renamed import RENAMED
 
-FBANK = "[(80,400,160)] + [(16,5,2,2)] * 2"
 GIVEN: dict[str, Any] = {"model.front_end": "fbank", "model.masked_views": 2, "task.repair": True}
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a training that was given every renamed key under its earlier name."""
-    folder = tmp_path_factory.mktemp("renamed")
     settings = {key.replace(".", "__"): value for key, value in GIVEN.items()}
     settings |= {"model__conv_feature_layers": FBANK, "model__mask_length": 2}
     once = {"task__schedule": "vgsplus", "task__lengths": ["rest"], "optimization__max_update": 1}
-    return train(make_corpus(folder / "data"), folder / "out", **settings, **once) / "checkpoint_last.pt"
+    return train(corpus, tmp_path_factory.mktemp("renamed"), **settings, **once) / "checkpoint_last.pt"
 
 
 def test_every_renamed_key_is_tried_here() -> None:

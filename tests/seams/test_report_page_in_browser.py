@@ -12,7 +12,8 @@ import numpy as np
 import pages
 import pytest
 import soundfile
-import training
+import tiny_corpora
+import tiny_recipes
 from conftest import run_here
 from PIL import Image
 
@@ -36,9 +37,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder that fairseq-hydra-train left, of a tiny model; its data folder is beside it."""
     base = tmp_path_factory.mktemp("page")
     for split, count in (("train", 10), ("valid", 6), ("test", TEST_PAIRS)):
-        training.make_pairs(base / "data", split, count)
-    settings = {**training.TINY, "checkpoint.save_dir": str(base / "run"), "task.data": "data"}
-    overrides = [f"{key}={training._typed(value)}" for key, value in settings.items()]
+        tiny_corpora.make_pairs(base / "data", split, count)
+    settings = {**tiny_recipes.TINY, "checkpoint.save_dir": str(base / "run"), "task.data": "data"}
+    overrides = tiny_recipes.command_words(settings)
     words = ["fairseq-hydra-train", "--config-name", "joint_sequential_small", *overrides]
     done = run_here(words, cwd=base)
     assert done.returncode == 0, done.stderr[-3000:]

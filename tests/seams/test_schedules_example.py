@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-import training
+import tiny_corpora
+import tiny_recipes
 
 from examples.schedules import run
 
@@ -18,7 +19,7 @@ SAVED_AT = (1, 2, 3, 5, 7)
 def make_data(folder: Path) -> Path:
     """Sixteen tones to train on, six to test, cut into items of two phones and two speakers."""
     for split, count in (("train", 16), ("valid", 6), ("test", 6)):
-        training.make_pairs(folder, split, count)
+        tiny_corpora.make_pairs(folder, split, count)
     lines = ["#file onset offset #phone prev-phone next-phone speaker"]
     for number in range(6):
         phone, speaker = "low" if number < 3 else "high", f"s{number % 2}"
@@ -33,7 +34,7 @@ def test_two_variants_end_in_tables_figures_and_findings(commands: list[str], tm
     data, out = make_data(tmp_path / "data"), tmp_path / "out"
     words = ["--data", data, "--out", out, "--updates", 7, "--only", "w2v2,vgs_w2v2", "--at-once", 2]
     words += ["--abx", "all", "--record", tmp_path / "kept"]
-    run.main([*map(str, words), *training.tiny_words()])
+    run.main([*map(str, words), *tiny_recipes.tiny_words()])
 
     runs = {name: out / f"{name}-seed1" for name in ("w2v2", "vgs_w2v2")}
     for folder in runs.values():
@@ -53,11 +54,11 @@ def test_two_variants_end_in_tables_figures_and_findings(commands: list[str], tm
     assert "vgs: updates 0 to 2, alpha 1" in log and "w2v2: updates 2 to 7, alpha 0" in log
 
     once = len(commands)
-    run.main([*map(str, words), *training.tiny_words()])
+    run.main([*map(str, words), *tiny_recipes.tiny_words()])
     assert len(commands) == once  # nothing is done twice
 
     elsewhere = [*words[:3], tmp_path / "elsewhere" / "out", *words[4:]]
-    run.main([*map(str, elsewhere), *training.tiny_words()])
+    run.main([*map(str, elsewhere), *tiny_recipes.tiny_words()])
     assert [name for name in commands[once:] if "seed" in name] == []  # recorded runs are not trained again
     once = len(commands)
 

@@ -3,49 +3,26 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from training import make_corpus, make_pairs, train, weights
+from tiny_corpora import make_corpus, make_pairs
+from tiny_recipes import TINY
+from training import checkpoint_of, copy_as_last, different_weights, train, weights
 
 from fairseq_mtssl.errors import ConfigError, ManifestError
 from fairseq_mtssl.tasks import vgs_retrieval as task_module
 
-UPDATES_PER_EPOCH = 3  # 10 pairs in batches of 4
-
-
-@pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def sequence(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four updates of W2V2, then four of VGS, never stopped; a checkpoint after every update."""
-    return train(corpus, tmp_path_factory.mktemp("sequence"), checkpoint__no_epoch_checkpoints=False)
-
-
-def checkpoint(folder: Path, update: int) -> Path:
-    """The checkpoint after an update; fairseq names the one at the end of an epoch after the epoch."""
-    ends = folder / f"checkpoint{update // UPDATES_PER_EPOCH}.pt"
-    return ends if update % UPDATES_PER_EPOCH == 0 else next(folder.glob(f"checkpoint_*_{update}.pt"))
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
 
 @pytest.mark.parametrize("stop", [1, 3, 4, 6])
 def test_stopping_anywhere_and_resuming_gives_the_uninterrupted_run(
-    corpus: Path, sequence: Path, tmp_path: Path, stop: int
+    corpus: Path, joint_run: Path, tmp_path: Path, stop: int
 ) -> None:
-    """1: mid-epoch in the first phase, 3: end of an epoch, 4: at the boundary, 6: in the second phase."""
-    shutil.copy(checkpoint(sequence, stop), tmp_path / "checkpoint_last.pt")
-    train(corpus, tmp_path)
-    assert same(weights(tmp_path / "checkpoint_last.pt"), weights(sequence / "checkpoint_last.pt"))
+    """1: in the first phase, 3: at the end of an epoch, 4: at the boundary, 6: in the second phase."""
+    train(corpus, copy_as_last(checkpoint_of(joint_run, stop), tmp_path))
+    assert different_weights(tmp_path, joint_run) == []
 
 
 def optimizer_steps(path: Path) -> set[int]:
@@ -53,10 +30,10 @@ def optimizer_steps(path: Path) -> set[int]:
     return {int(entry["step"]) for entry in state.values()}
 
 
-def test_the_optimizer_state_is_forgotten_exactly_at_the_boundary(sequence: Path) -> None:
-    assert optimizer_steps(checkpoint(sequence, 4)) == {4}
-    assert optimizer_steps(checkpoint(sequence, 5)) == {1}
-    assert optimizer_steps(checkpoint(sequence, 8)) == {4}
+def test_the_optimizer_state_is_forgotten_exactly_at_the_boundary(joint_run: Path) -> None:
+    assert optimizer_steps(checkpoint_of(joint_run, 4)) == {4}
+    assert optimizer_steps(checkpoint_of(joint_run, 5)) == {1}
+    assert optimizer_steps(checkpoint_of(joint_run, 8)) == {4}
 
 
 VGS_ONLY = ("speech_head.", "image_encoder.", "logit_scale")
@@ -72,10 +49,10 @@ def moved(before: Path, after: Path) -> tuple[set[str], set[str]]:
     return changed, names - changed
 
 
-def test_a_dead_branch_neither_learns_nor_decays(sequence: Path) -> None:
-    changed, still = moved(checkpoint(sequence, 1), checkpoint(sequence, 4))
+def test_a_dead_branch_neither_learns_nor_decays(joint_run: Path) -> None:
+    changed, still = moved(checkpoint_of(joint_run, 1), checkpoint_of(joint_run, 4))
     assert not [name for name in changed if name.startswith(VGS_ONLY)]
-    changed, still = moved(checkpoint(sequence, 4), checkpoint(sequence, 8))
+    changed, still = moved(checkpoint_of(joint_run, 4), checkpoint_of(joint_run, 8))
     assert not [name for name in changed if name.startswith(SSL_ONLY)]
     assert any(name.startswith("speech_head.") for name in changed)
     assert "speech_encoder.encoder.layers.0.fc1.weight" in changed
@@ -150,14 +127,10 @@ def test_the_paper_preset_trains_with_its_masked_single_pass(corpus: Path, tmp_p
     assert "logit_scale" not in weights(out / "checkpoint_last.pt")
 
 
-def test_the_vgs_model_alone_trains_without_ssl_weights(
-    corpus: Path, tmp_path: Path, monkeypatch: Any
-) -> None:
-    import training
-
+def test_the_vgs_model_alone_trains_without_ssl_weights(corpus: Path, tmp_path: Path) -> None:
     keep = {
         k: v
-        for k, v in training.TINY.items()
+        for k, v in TINY.items()
         if k
         not in {
             "model.encoder_layers",
@@ -167,11 +140,11 @@ def test_the_vgs_model_alone_trains_without_ssl_weights(
             "model.vgs_mask_prob",
         }
     }
-    monkeypatch.setattr(training, "TINY", {**keep, "model.image_encoder": "cnn", "model.preset": "modern"})
     out = train(
         corpus,
         tmp_path,
         "vgs_retrieval",
+        {**keep, "model.image_encoder": "cnn", "model.preset": "modern"},
         task__lengths=["rest"],
         optimization__max_update=2,
         optimization__max_epoch=0,
@@ -264,7 +237,7 @@ def test_phases_that_do_not_fill_the_run_are_refused(corpus: Path, tmp_path: Pat
 
 
 def test_a_new_training_starts_from_the_last_state_of_another(
-    corpus: Path, sequence: Path, tmp_path: Path
+    corpus: Path, joint_run: Path, tmp_path: Path
 ) -> None:
     out = train(
         corpus,
@@ -273,9 +246,9 @@ def test_a_new_training_starts_from_the_last_state_of_another(
         task__lengths=["rest"],
         optimization__max_update=1,
         optimization__lr=[1e-12],
-        model__init_from=str(sequence / "checkpoint_last.pt"),
+        model__init_from=str(joint_run / "checkpoint_last.pt"),
     )
-    start, end = weights(sequence / "checkpoint_last.pt"), weights(out / "checkpoint_last.pt")
+    start, end = weights(joint_run / "checkpoint_last.pt"), weights(out / "checkpoint_last.pt")
     name = "speech_encoder.encoder.layers.1.fc1.weight"
     torch.testing.assert_close(start[name], end[name], atol=1e-6, rtol=0)
 

@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 import torch
 from gloo_ranks import environment
-from training import TINY, TINY_MT4SSL, make_corpus, make_labels, weights, write_transcripts
+from tiny_corpora import make_corpus, make_labels, write_transcripts
+from tiny_recipes import TINY, TINY_MT4SSL
+from training import weights
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 LEGACY = {"distributed_training.ddp_backend": "legacy_ddp"}

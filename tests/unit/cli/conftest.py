@@ -1,13 +1,8 @@
-"""Puts `tests/` on the path, so that `fakes` can be imported whichever way pytest was started."""
+"""The commands are tested with a model that is quick to run and whose answers are known."""
 
-import sys
 from pathlib import Path
 
 import pytest
-
-TESTS = str(Path(__file__).resolve().parents[2])
-if TESTS not in sys.path:
-    sys.path.insert(0, TESTS)
 
 
 @pytest.fixture

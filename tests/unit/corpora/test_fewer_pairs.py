@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-import training
+import tiny_corpora
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,7 +53,7 @@ def test_seeds_choose_differently() -> None:
 
 
 def test_the_manifests_point_to_the_same_files_and_other_splits_are_whole(tmp_path: Path) -> None:
-    whole = training.make_corpus(tmp_path / "here" / "whole")
+    whole = tiny_corpora.make_corpus(tmp_path / "here" / "whole")
     out = tmp_path / "here" / "few"
     prepare("fewer_pairs", ["--data", str(whole), "--out", str(out), "--pairs", "4"])
     part, all_pairs = read_pair_manifest(out, "train"), read_pair_manifest(whole, "train")
@@ -73,7 +73,7 @@ def test_the_manifests_point_to_the_same_files_and_other_splits_are_whole(tmp_pa
 
 
 def test_absolute_roots_outside_are_found(tmp_path: Path) -> None:
-    training.make_pairs(tmp_path / "files", "train", 4)
+    tiny_corpora.make_pairs(tmp_path / "files", "train", 4)
     rows = [PairRow(f"train_{n}.wav", 6400, f"c{n}", f"train_{n}.png", f"i{n}") for n in range(4)]
     roots = {
         f"{kind}_root": tmp_path / "files" / folder
@@ -93,7 +93,7 @@ def test_absolute_roots_outside_are_found(tmp_path: Path) -> None:
     ("words", "word"), [(["--pairs", "11"], "wanted 1 to 10"), (["--pairs", "0"], "got 0")]
 )
 def test_numbers_that_there_are_not_are_refused(words, word, tmp_path: Path) -> None:
-    whole = training.make_corpus(tmp_path / "whole")
+    whole = tiny_corpora.make_corpus(tmp_path / "whole")
     with pytest.raises(ConfigError, match=word):
         prepare("fewer_pairs", ["--data", str(whole), "--out", str(tmp_path / "few"), *words])
     with pytest.raises(ConfigError, match="is --data itself"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from training import make_pairs
+from tiny_corpora import make_pairs
 
 from fairseq_mtssl.data.clips import WIDTH_STEP, ClipDataset, ClipOptions, collate_speech
 from fairseq_mtssl.data.manifest import AudioManifest, read_audio_manifest

@@ -1,16 +1,8 @@
-"""Puts `tests/` on the path, so that `oracles` can be imported whichever way pytest was started; what has a
-C++ extension is tested with it and without."""
-
-import sys
-from pathlib import Path
+"""What has a C++ extension is tested with it and without."""
 
 import pytest
 
 from fairseq_mtssl.kernels import native
-
-TESTS = str(Path(__file__).resolve().parents[2])
-if TESTS not in sys.path:
-    sys.path.insert(0, TESTS)
 
 
 @pytest.fixture(params=["compiled", "by torch"])
