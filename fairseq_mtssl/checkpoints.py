@@ -61,8 +61,7 @@ def read_state(path: str | Path) -> dict[str, Any]:
     try:
         if state.get("cfg") is not None:
             state["cfg"] = OmegaConf.create(state["cfg"], flags={"allow_objects": True})
-        upgraded: dict[str, Any] = _upgrade_state_dict(state)
-        return upgraded
+        return _upgrade_state_dict(state)
     except Exception as error:
         raise _unreadable(path, error) from error
 

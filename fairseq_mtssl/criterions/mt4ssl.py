@@ -22,11 +22,6 @@ class Mt4sslCriterion(FairseqCriterion):
         super().__init__(task)
         self.ssl = SslLoss(cfg)
 
-    @classmethod
-    def build_criterion(cls, cfg: SslLossConfig, task: FairseqTask) -> "Mt4sslCriterion":
-        """Called by fairseq. Raises: ConfigError naming every error."""
-        return cls(cfg, task)
-
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss (a sum over masked frames), the number of masked frames, and the logging output.
 

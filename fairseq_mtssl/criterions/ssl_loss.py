@@ -134,8 +134,7 @@ class SslLoss:
                 terms.append(weight * term)
         if not terms:
             raise ConfigError("task.labels", ["the batch has no labels and the model no online targets"])
-        loss: Tensor = sum(terms[1:], terms[0])
-        return loss
+        return sum(terms[1:], terms[0])
 
     def log(self, results: Sequence[SslResult], log: Dict[str, Any], model: Any = None) -> None:
         """Add the measures of these results to a logging output, each as a sum and a count.

@@ -46,11 +46,6 @@ class VgsRetrievalCriterion(FairseqCriterion):
         self.margin = cfg.margin
         self.gather_negatives = cfg.gather_negatives
 
-    @classmethod
-    def build_criterion(cls, cfg: Any, task: FairseqTask) -> "VgsRetrievalCriterion":
-        """Called by fairseq. Raises: ConfigError naming every error."""
-        return cls(cfg, task)
-
     def forward(self, model: Any, sample: dict[str, Any]) -> tuple[Tensor, int, dict[str, Any]]:
         """Return the loss (a mean over the batch, in nats), 1, and the logging output."""
         out = model(**sample["net_input"])
@@ -105,12 +100,7 @@ class VgsRetrievalCriterion(FairseqCriterion):
             if values:
                 metrics.log_scalar(key, values[-1], weight=0, round=places)
 
-    @staticmethod
-    def logging_outputs_can_be_summed() -> bool:
-        return False
-
 
 def step_of(sample: dict[str, Any]) -> StepWeights:
     """Return the loss weights of a batch."""
-    step: StepWeights = sample.get("step", BOTH_HALF)
-    return step
+    return sample.get("step", BOTH_HALF)

@@ -22,8 +22,7 @@ class PatchImageEncoder(ImageEncoder):
     """A vision transformer: BERT layers over linear projections of patches with learned positions.
 
     The images are squares of image_size pixels, a multiple of image_patch_size.
-    Source: Dosovitskiy et al. 2021, arXiv 2010.11929; but layer norms follow each block, as in the rest of
-    the model.
+    Source: Dosovitskiy et al. 2021, arXiv 2010.11929, but with layer norms after each block, as in BERT.
     """
 
     Options = PatchOptions

@@ -24,9 +24,8 @@ class RegionOptions(TransformerOptions):
 class RegionEncoder(ImageEncoder):
     """BERT layers over (LN(Linear features) + LN(Linear boxes)) / 2; the CLS token's output is projected.
 
-    There is no positional embedding: the order of the regions does not matter. In the paper's size there are
-    1,580,544 parameters in the embedding, 768 in the CLS token, 42,527,232 in 6 layers and 2,361,600 in the
-    projection.
+    There is no positional embedding: the order of the regions does not matter. In the paper's size the
+    embedding has 1,580,544 parameters, the 6 layers 42,527,232 and the projection 2,361,600.
     Source: Khorrami et al. 2023, arXiv 2306.02972; the embedding is LXMERT's, arXiv 1908.07490.
     """
 

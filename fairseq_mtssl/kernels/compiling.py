@@ -62,5 +62,4 @@ def settings() -> AbstractContextManager[Any]:
         raise ConfigError("model.compile", ["this torch cannot compile with this Python; give false"])
     limit = "recompile_limit" if hasattr(dynamo.config, "recompile_limit") else "cache_size_limit"
     # optimize_ddp would split functions where gradients are reduced, but these are single layers already
-    context: AbstractContextManager[Any] = dynamo.config.patch({limit: VARIANTS, "optimize_ddp": False})
-    return context
+    return dynamo.config.patch({limit: VARIANTS, "optimize_ddp": False})

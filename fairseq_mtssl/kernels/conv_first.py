@@ -22,8 +22,7 @@ class FirstConvBlock:
     """Computes tiles of the outputs of the first convolution, and the gradients of its parameters.
 
     wave: (B · period + kernel,) float32, the concatenated rows of a batch with zeros at their ends; block:
-    its parameters and shape; rows: B; frames: number of valid outputs per row; moments: unused without group
-    norm.
+    parameters and shape; rows: B; frames: number of valid outputs per row; moments: only for a group norm.
     """
 
     moments: Moments | None = None
@@ -58,8 +57,7 @@ class FirstConvBlock:
 
     def gradients(self, accumulators: Any, like: Sequence[Tensor | None]) -> list[Tensor | None]:
         """Return the gradients of the block's parameters, in the shapes and types of `like`."""
-        gradients: list[Tensor | None] = accumulators.gradients(like)
-        return gradients
+        return accumulators.gradients(like)
 
 
 class RowGradAccumulators:

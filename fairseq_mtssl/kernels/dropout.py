@@ -24,8 +24,7 @@ class DropoutMask:
     """Determines which elements are dropped; the same seed gives the same elements.
 
     rate: probability of dropping an element, [0, MAX_RATE], rounded to a multiple of 2⁻¹⁶; dtype: of the
-    tensors to which dropout is applied. scale: factor of the elements that are kept, so that the mean does
-    not change.
+    tensors to which dropout is applied. scale: factor of kept elements, which preserves the mean.
     """
 
     def __init__(self, rate: float, seed: int, dtype: torch.dtype) -> None:

@@ -90,8 +90,7 @@ class CompiledLayers(LayerImplementation):
         return x.to(residual_dtype(x)).contiguous()
 
     def forward(self, layer: Any, x: Tensor) -> tuple[Tensor, Tensor]:
-        output_and_result: tuple[Tensor, Tensor] = compiled_layer(layer, x, self.valid)
-        return output_and_result
+        return compiled_layer(layer, x, self.valid)
 
 
 def choose(

@@ -105,17 +105,21 @@ class EncoderConfig(WaveformConfig, ComputeConfig):
     )
 
 
-def feature_extractor_errors(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
-    """Return the errors in the fields of an EncoderConfig that describe the feature extractor.
+def encoder_errors(cfg: Any, extractor_mode: str, padding_exact: bool) -> List[str]:
+    """Return the errors in the fields of an EncoderConfig.
 
     extractor_mode, padding_exact: as in `build_speech_encoder`.
     Raises: ConfigError for conv_feature_layers that are no list of convolutions.
     """
+    dim, heads, errors = cfg.encoder_embed_dim, cfg.encoder_attention_heads, []
+    if dim % heads:
+        errors.append(
+            f"encoder_embed_dim {dim} is no multiple of the {heads} encoder_attention_heads; change either"
+        )
     layers = parse_conv_layers(cfg.conv_feature_layers)
     augment = augment_of(cfg)
     if str(cfg.feature_extractor) == "fbank":
-        return [*fbank_features.fbank_errors(layers), *augment.errors(layers[0][0])]
-    errors = []
+        return [*errors, *fbank_features.fbank_errors(layers), *augment.errors(layers[0][0])]
     if augment != FbankAugment():
         got = f"fbank_warp {cfg.fbank_warp} and fbank_mask_bins {cfg.fbank_mask_bins}"
         errors.append(f"{got} with feature_extractor=waveform: wanted 0, or feature_extractor=fbank")
@@ -126,14 +130,6 @@ def feature_extractor_errors(cfg: Any, extractor_mode: str, padding_exact: bool)
         got = "padding_exact with extractor_mode=default"
         errors.append(f"{got}: its group norm sees the padding; take layer_norm")
     return errors
-
-
-def head_errors(cfg: Any) -> List[str]:
-    """Return an error if the width of the transformers cannot be divided by the number of attention heads."""
-    dim, heads = cfg.encoder_embed_dim, cfg.encoder_attention_heads
-    if dim % heads == 0:
-        return []
-    return [f"encoder_embed_dim {dim} is no multiple of the {heads} encoder_attention_heads; change either"]
 
 
 def build_speech_encoder(

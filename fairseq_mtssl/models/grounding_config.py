@@ -15,7 +15,7 @@ from fairseq_mtssl.image_encoders.cnn import CnnOptions
 from fairseq_mtssl.image_encoders.patches import PatchOptions
 from fairseq_mtssl.image_encoders.regions import RegionOptions
 from fairseq_mtssl.image_encoders.timm import TimmOptions
-from fairseq_mtssl.models.encoder import EncoderConfig, feature_extractor_errors, head_errors
+from fairseq_mtssl.models.encoder import EncoderConfig, encoder_errors
 from fairseq_mtssl.models.options import read_options
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -213,7 +213,7 @@ def image_errors(cfg: Any) -> List[str]:
 def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
     """Check a configuration. more: errors to name too. Raises: ConfigError naming every error at once."""
     mode = resolve(cfg, "extractor_mode")
-    errors = [*more, *feature_extractor_errors(cfg, mode, resolve(cfg, "padding_exact"))]
+    errors = [*more, *encoder_errors(cfg, mode, resolve(cfg, "padding_exact"))]
     errors += image_errors(cfg)
     if cfg.positions_see_padding and resolve(cfg, "padding_exact"):
         errors.append("positions_see_padding with padding_exact: set one of the two to false")
@@ -223,7 +223,6 @@ def check_config(cfg: Any, more: Sequence[str] = ()) -> None:
         errors.append(f"similarity {cfg.similarity!r}: wanted dot or cosine")
     if cfg.similarity_temp < 1 / MAX_SCALE:
         errors.append(f"similarity_temp {cfg.similarity_temp}: wanted {1 / MAX_SCALE:g} or more")
-    errors += head_errors(cfg)
     if cfg.speech_channels[-1] != cfg.encoder_embed_dim:
         errors.append(
             f"speech_channels end in {cfg.speech_channels[-1]}; "

@@ -12,13 +12,7 @@ from fairseq.models import BaseFairseqModel, register_model
 from torch import Tensor
 
 from fairseq_mtssl.errors import ConfigError
-from fairseq_mtssl.models.encoder import (
-    EncoderConfig,
-    build_speech_encoder,
-    clip_lengths,
-    feature_extractor_errors,
-    head_errors,
-)
+from fairseq_mtssl.models.encoder import EncoderConfig, build_speech_encoder, clip_lengths, encoder_errors
 from fairseq_mtssl.models.ssl_model import SslConfig, SslModel, branch_options, ssl_errors
 from fairseq_mtssl.modules.masking import Masking, ids_of_clips
 from fairseq_mtssl.modules.speech_encoder import ExtractedFeatures
@@ -27,10 +21,9 @@ from fairseq_mtssl.ssl.base import SslBatch, SslResult
 
 @dataclass
 class FineTuningMaskConfig(FairseqDataclass):
-    """The fields that fairseq's `wav2vec_ctc` sets in the model that it fine-tunes, besides mask_prob and
-    mask_length.
+    """The fields, besides mask_prob and mask_length, that fairseq's `wav2vec_ctc` sets in fine-tuning.
 
-    fairseq sets only the fields that the configuration of the checkpoint has, and silently skips the others.
+    It sets only the fields that the configuration of the checkpoint has, and silently skips the others.
     """
 
     mask_channel_prob: Optional[float] = field(
@@ -192,13 +185,10 @@ class Mt4sslModel(SslModel, BaseFairseqModel):
         if last_layer is not None:
             self.speech_encoder.encoder.layers = self.speech_encoder.encoder.layers[: last_layer + 1]
 
-    def max_positions(self) -> None:
-        return None
-
 
 def check_config(cfg: Any, label_sets: int) -> None:
     """Check a model configuration. Raises: ConfigError naming every error at once."""
-    errors = feature_extractor_errors(cfg, str(cfg.extractor_mode), cfg.padding_exact)
+    errors = encoder_errors(cfg, str(cfg.extractor_mode), cfg.padding_exact)
     # mt4ssl can do without labels if model.online is true
     is_mt4ssl = str(cfg.ssl) == "mt4ssl"
     errors += ssl_errors(cfg, branch_options(cfg), label_sets, labels_optional=is_mt4ssl)
@@ -209,6 +199,5 @@ def check_config(cfg: Any, label_sets: int) -> None:
         got, wanted = getattr(cfg, name), getattr(supported, name)
         if got != wanted:
             errors.append(f"{name} {got}: wanted {wanted}, the only value that is supported")
-    errors += head_errors(cfg)
     if errors:
         raise ConfigError("model", errors)

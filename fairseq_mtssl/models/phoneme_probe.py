@@ -124,6 +124,3 @@ class PhonemeProbeModel(BaseFairseqModel):
             x = torch.einsum("btld,l->btd", x, self.layer_logits.float().softmax(0))
         dtype = next(self.head.parameters()).dtype
         return {"logits": self.head(x.to(dtype)), "lengths": lengths}
-
-    def max_positions(self) -> None:
-        return None

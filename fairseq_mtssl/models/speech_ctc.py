@@ -149,6 +149,3 @@ class SpeechCtcModel(BaseFairseqModel):
         """Return (log) probabilities of the symbols, (T, B, symbols) float32."""
         logits = self.get_logits(net_output).float()
         return logits.log_softmax(-1) if log_probs else logits.softmax(-1)
-
-    def max_positions(self) -> None:
-        return None

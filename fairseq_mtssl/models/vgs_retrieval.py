@@ -112,8 +112,7 @@ class VgsRetrievalModel(BaseFairseqModel):
     def begin_batch(self, counted: bool) -> None:
         """Called before a training batch. counted: False for a dummy batch, whose gradient fairseq ignores.
 
-        Raises: ConfigError on the first batch with several ranks if statistics over all of them are
-        impossible.
+        Raises: ConfigError on the first batch if sync_ranks cannot be followed with several ranks.
         """
         self.ranks.counted = counted
         if self.sync_ranks and not self._ranks_checked and self.ranks.several():
@@ -221,9 +220,8 @@ class VgsRetrievalModel(BaseFairseqModel):
     ) -> tuple[Tensor, Tensor]:
         """Compute L_AV of the output of ``forward``, and its value at chance.
 
-        groups: (B,) ints, equal for captions that count as captions of the same image. margin: for dot
-        products.
-        gather: takes negatives from all ranks; None: with cosine similarity only.
+        groups: (B,) ints, equal for captions that count as captions of the same image; margin: for dot
+        products; gather: takes negatives from all ranks; None: with cosine similarity only.
         A batch that does not count adds no pairs to those of the other ranks.
         Returns: two scalars in nats, sums over both directions; the second has no gradient.
         """
@@ -272,6 +270,3 @@ class VgsRetrievalModel(BaseFairseqModel):
         """Return the parameters that only the VGS branch uses."""
         scale = [] if self.logit_scale is None else [self.logit_scale]
         return [*self.speech_head.parameters(), *self.image_encoder.parameters(), *scale]
-
-    def max_positions(self) -> None:
-        return None

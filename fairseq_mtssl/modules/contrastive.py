@@ -109,8 +109,7 @@ def gather_with_grad(x: Tensor, group: Any = None) -> Tensor:
     """
     if world_size(group) == 1:
         return x
-    gathered: Tensor = _Gather.apply(x, group)
-    return gathered
+    return _Gather.apply(x, group)
 
 
 def gather_rows(x: Tensor, group: Any = None) -> tuple[Tensor, list[int]]:

@@ -15,8 +15,7 @@ from fairseq_mtssl.modules.rank_sums import RankSums
 class FrameBatchNorm(nn.BatchNorm1d):
     """Batch norm over (B, C, T) whose statistics can be computed over the valid frames only, in float32.
 
-    A batch with a single frame has no variance: it is normalised by the running statistics, which it does not
-    change.
+    A single frame has no variance: it is normalised by the running statistics, and does not change them.
     ranks: computes the statistics over the batches of all ranks, so that all ranks have the same running
         statistics; None: over those of this process only, as in the paper's code.
     """

@@ -59,8 +59,7 @@ class RankSums:
 
     def sum_with_grad(self, x: Tensor) -> Tensor:
         """Return the sum over the ranks that count, with gradient."""
-        total: Tensor = _Sum.apply(x, self)
-        return total
+        return _Sum.apply(x, self)
 
     def mean_rows(self, x: Tensor) -> Tensor:
         """Return the mean over the rows of all ranks, with gradient: (N, …) -> (…). N may differ by rank."""

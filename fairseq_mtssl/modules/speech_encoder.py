@@ -212,8 +212,7 @@ class SpeechEncoder(nn.Module):
     ) -> Hidden:
         """Project the features, mask them and add the positional convolution; `embed` then normalises them.
 
-        mask, channel_mask: as in `embed`. dropout: whether to apply dropout, in training, to the projected
-        features.
+        mask, channel_mask: as in `embed`. dropout: in training, apply dropout to the projected features.
         """
         x, lengths = extracted.features, extracted.lengths
         if self.post_extract_proj is not None:

@@ -105,13 +105,8 @@ class BaseTask(FairseqTask):
 
     def clip_options(self, training: bool, **options: Any) -> ClipOptions:
         """Return the options with which the clips of a split are read. options: those of this task alone."""
-        return ClipOptions(
-            training=training,
-            seed=int(self.cfg.seed),
-            resample=self.cfg.resample,
-            normalised=self.normalised,
-            **options,
-        )
+        same = {"resample": self.cfg.resample, "normalised": self.normalised}
+        return ClipOptions(training, int(self.cfg.seed), **same, **options)
 
     def get_batch_iterator(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         """Call fairseq's with required_batch_size_multiple=1, an option that its callers pass by name."""

@@ -48,9 +48,7 @@ class Mt4sslTask(SslTask, WatchedTask):
 
     # -- data
 
-    def load_dataset(
-        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
-    ) -> LabelledClipDataset:
+    def load_dataset(self, split: str, **_: Any) -> LabelledClipDataset:
         """Read a split's manifest and labels. Raises: ManifestError naming every error of a file."""
         cfg = self.cfg
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")

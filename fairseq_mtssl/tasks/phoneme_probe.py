@@ -92,9 +92,7 @@ class PhonemeProbeTask(BaseTask):
 
     # -- data
 
-    def load_dataset(
-        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
-    ) -> PhoneDataset:
+    def load_dataset(self, split: str, **_: Any) -> PhoneDataset:
         """Read a split's manifest and phones. Raises: ManifestError naming every error of a file."""
         cfg, model = self.cfg, self.model
         if model is None:

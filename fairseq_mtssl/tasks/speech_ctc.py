@@ -82,9 +82,7 @@ class SpeechCtcTask(BaseTask):
     def source_dictionary(self) -> None:
         return None
 
-    def load_dataset(
-        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
-    ) -> TranscribedDataset:
+    def load_dataset(self, split: str, **_: Any) -> TranscribedDataset:
         """Read a split's manifest and transcripts. Raises: ManifestError naming every error of a file."""
         cfg, training = self.cfg, split == self.cfg.train_subset
         manifest = read_audio_manifest(Path(cfg.data) / f"{split}.tsv")

@@ -139,9 +139,7 @@ class VgsRetrievalTask(WatchedTask):
 
     # -- data
 
-    def load_dataset(
-        self, split: str, combine: bool = False, task_cfg: Any = None, **kwargs: Any
-    ) -> PairDataset:
+    def load_dataset(self, split: str, task_cfg: Any = None, **_: Any) -> PairDataset:
         """Read a split's manifest. Raises: ManifestError listing every error."""
         cfg = task_cfg or self.cfg
         training = split == self.cfg.train_subset
