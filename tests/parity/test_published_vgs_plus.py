@@ -103,7 +103,7 @@ def test_losses_and_gradients_are_those_of_the_published_code(kind: str, alpha: 
 
 
 @pytest.mark.parametrize("kind,alpha", CASES)
-def test_in_32_bits_the_parts_made_for_cpus_give_the_same(kind: str, alpha: float) -> None:
+def test_the_cpu_kernels_give_the_published_numbers_in_32_bits(kind: str, alpha: float) -> None:
     """What training runs. The batch norms of ResDAVEnet, over 12 tokens, enlarge rounding: the published code
     in 32 bits is off by 2e-5 itself. Ten times that is for other processors."""
     parts, gradients = run(kind, alpha, torch.float32)

@@ -22,7 +22,9 @@ def train_best_rq(corpus: Path, out: Path, **changes: Any) -> Path:
     return train(corpus, out, "best_rq_small", tiny, **OPTIONS, **changes)
 
 
-def test_its_recipe_trains_is_judged_and_resumes_exactly(corpus: Path, tmp_path: Path, caplog: Any) -> None:
+def test_the_recipe_of_best_rq_trains_is_judged_and_resumes_exactly(
+    corpus: Path, tmp_path: Path, caplog: Any
+) -> None:
     caplog.set_level("INFO")
     straight = train_best_rq(corpus, tmp_path / "straight")
     assert re.search(r"Accuracy of labels [\d.]+ \(chance 0\.167, always the most frequent", caplog.text)
@@ -37,7 +39,7 @@ def test_its_recipe_trains_is_judged_and_resumes_exactly(corpus: Path, tmp_path:
     assert model.ssl_head.options.codes == 6 and model.ssl_head.code_books.shape == (1, 6, 16)
 
 
-def test_it_trains_before_grounding(corpus: Path, tmp_path: Path) -> None:
+def test_best_rq_trains_before_grounding(corpus: Path, tmp_path: Path) -> None:
     out = train(
         corpus,
         tmp_path,

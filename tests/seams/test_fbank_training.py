@@ -85,7 +85,9 @@ def test_its_features_are_stored_at_25_hz_and_their_labels_train_the_next_beside
     pretrain(data, tmp_path / "next", again, mfcc_labels)
 
 
-def test_its_layers_are_compared_and_probed(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_layers_of_a_filterbank_model_are_compared_and_probed(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
     of = ["--checkpoint", pretrained, "--data", data]
     command("evaluate-abx", *of, "--item", data / "valid.item", "--context", "any", "--json", tmp_path / "a")
     measured = json.loads((tmp_path / "a").read_text())
@@ -94,7 +96,9 @@ def test_its_layers_are_compared_and_probed(data: Path, pretrained: Path, tmp_pa
     assert list(json.loads((tmp_path / "p").read_text())["scores"]) == ["1", "2", "3"]
 
 
-def test_it_is_fine_tuned_with_ctc_and_transcribes(data: Path, pretrained: Path, tmp_path: Path) -> None:
+def test_a_filterbank_model_is_fine_tuned_with_ctc_and_transcribes(
+    data: Path, pretrained: Path, tmp_path: Path
+) -> None:
     settings = {**TINY_CTC, **TWO_UPDATES, "model.pretrained": str(pretrained)}
     tuned = train(data, tmp_path, "ctc_small", settings, optimization__lr=[1e-12]) / "checkpoint_last.pt"
     loaded = load_model(tuned).model
@@ -112,7 +116,7 @@ def test_it_is_fine_tuned_with_ctc_and_transcribes(data: Path, pretrained: Path,
 
 
 @pytest.mark.parametrize("ssl", ["wav2vec2", "mt4ssl"])
-def test_it_carries_the_joint_model_with_labels_of_50_hz(
+def test_filterbanks_carry_the_joint_model_with_labels_of_50_hz(
     corpus: Path, labels: Path, tmp_path: Path, ssl: str
 ) -> None:
     out = train(

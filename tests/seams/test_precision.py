@@ -39,6 +39,6 @@ def test_weights_teacher_and_optimizer_are_saved_in_32_bits(runs: dict[str, Path
     assert moments and {each.dtype for each in moments if each.dim() > 0} == {torch.float32}
 
 
-def test_it_did_train_in_another_precision(runs: dict[str, Path]) -> None:
+def test_weights_trained_in_bfloat16_differ_from_those_of_32_bits(runs: dict[str, Path]) -> None:
     narrow, wide = (weights(runs[name]) for name in ("bfloat16", "float32"))
     assert any(not torch.equal(narrow[name], wide[name]) for name in wide)

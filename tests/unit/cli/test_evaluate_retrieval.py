@@ -58,7 +58,9 @@ def test_relevance_label_takes_any_image_of_the_label(checkpoint: str, data: str
     assert results["chance"]["speech_to_image"]["r1"] == 50.0
 
 
-def test_no_split_is_read_as_in_training(checkpoint: str, data: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_split_is_read_as_in_evaluation(
+    checkpoint: str, data: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = {}
 
     def load(path: str, data: str | None = None, overrides: dict | None = None) -> checkpoints.LoadedModel:

@@ -71,7 +71,7 @@ def test_nothing_of_other_splits_gets_into_dictionary_or_lexicon(
 
 
 @pytest.mark.parametrize("units", [(), ("--units", "sentencepiece", "--vocab-size", "11")])
-def test_again_gives_the_same_bytes(data: Path, units: tuple[str, ...]) -> None:
+def test_preparing_text_again_writes_the_same_bytes(data: Path, units: tuple[str, ...]) -> None:
     if units:
         pytest.importorskip("sentencepiece")
     assert prepare(data, *units) == 0

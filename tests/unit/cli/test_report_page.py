@@ -121,7 +121,9 @@ def test_a_folder_without_a_checkpoint_or_a_log_is_refused(
     assert "no .log file here" in message(capsys)
 
 
-def test_pairs_that_are_gone_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_report_whose_pairs_are_gone_asks_for_their_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = {"_name": "joint_ssl_vgs", "data": "gone", "phases": [{"alpha": 1, "length": "rest"}]}
     assert main(["report", str(write_run(tmp_path, task=task)), "--html"]) == 2
     said = message(capsys)

@@ -43,7 +43,7 @@ def test_runs_become_tables_figures_and_findings(tmp_path: Path, capsys: pytest.
     assert "retrieves better" in (tmp_path / "new" / "paper" / "findings.md").read_text()
 
 
-def test_measures_that_are_missing_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_measures_are_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = paper_runs.write_run(tmp_path / "run", "vgs")
     (run / "evaluation" / "retrieval" / "retrieval.json").unlink()
     assert report(run, "--paper", tmp_path / "paper") == 0

@@ -121,7 +121,9 @@ def test_a_split_is_transcribed_and_measured(
     assert "split test, greedy decoding" in printed and "28.57" in printed and f"wrote {table}" in printed
 
 
-def test_batches_change_nothing(checkpoint: str, data: Path, listener: Listener, tmp_path: Path) -> None:
+def test_batches_of_any_size_give_the_same_transcripts(
+    checkpoint: str, data: Path, listener: Listener, tmp_path: Path
+) -> None:
     pytest.importorskip("jiwer")
     answers = []
     for seconds in ("0", "0.03", "100"):
@@ -282,7 +284,7 @@ def test_the_real_model_says_the_same_alone_and_in_a_batch() -> None:
         np.testing.assert_allclose(row, alone, atol=1e-4)
 
 
-def test_options_are_of_the_search() -> None:
+def test_options_of_the_beam_search_are_refused_without_it() -> None:
     from fairseq_mtssl.cli.transcribe import check_search
 
     nothing = SimpleNamespace(

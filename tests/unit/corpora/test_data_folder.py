@@ -53,7 +53,7 @@ def test_a_corpus_that_lost_a_file_is_not_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"files": 3}'])
-def test_a_broken_record_means_not_made(tmp_path: Path, text: str) -> None:
+def test_a_folder_with_a_broken_record_counts_as_not_made(tmp_path: Path, text: str) -> None:
     (tmp_path / "corpus.json").write_text(text)
     assert not corpus.is_made(tmp_path, REQUEST)
 

@@ -77,7 +77,7 @@ def test_captions_from_either_side_mean_the_same_scene() -> None:
     }
 
 
-def test_one_thing_is_told_by_its_place() -> None:
+def test_a_scene_of_one_thing_is_described_by_its_place() -> None:
     scene = images.Scene((images.Thing("", "blue", "ring"),), "at the top left")
     assert images.tell(scene, random.Random(0)) == "a blue ring at the top left"
 

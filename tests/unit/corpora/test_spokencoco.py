@@ -162,7 +162,9 @@ def test_partial_takes_what_is_there_and_says_what_is_not(
     assert "valid: 0 captions" in printed.out
 
 
-def test_nothing_left_is_refused_even_when_partial(small_counts: None, folder: Path) -> None:
+def test_a_corpus_without_any_caption_left_is_refused_even_when_partial(
+    small_counts: None, folder: Path
+) -> None:
     with pytest.raises(ManifestError, match="no caption is left"):
         run(folder, "--partial", "--images", str(folder / "nowhere"), images=False)
 

@@ -59,7 +59,7 @@ def test_only_the_first_samples_are_read(clip: Path) -> None:
     assert read_audio(clip, max_samples=1).shape == (1,)
 
 
-def test_many_blocks_are_joined(tmp_path: Path) -> None:
+def test_a_file_longer_than_a_block_is_read_whole(tmp_path: Path) -> None:
     write_wav(tmp_path / "long.wav", tone(600_000))
     wav = read_audio(tmp_path / "long.wav", max_samples=550_000)
     assert np.abs(wav - tone(600_000)[:550_000]).max() <= HALF_LSB

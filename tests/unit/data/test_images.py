@@ -178,7 +178,7 @@ def test_a_forked_worker_opens_the_file_for_itself(tmp_path: Path) -> None:
     assert np.array_equal(regions, wanted)
 
 
-def test_closing_is_undone_by_the_next_use(tmp_path: Path) -> None:
+def test_closed_region_features_are_opened_again_when_they_are_read(tmp_path: Path) -> None:
     features = RegionFeatures(make_regions(tmp_path / "r.hdf5"))
     features.features("ape")
     features.close()

@@ -30,7 +30,7 @@ def write_manifest(folder: Path, split: str, files: list[str]) -> None:
         ("?!… \t", ""),
     ],
 )
-def test_normal_form(text: str, normal: str) -> None:
+def test_text_is_normalised_to_upper_case_words(text: str, normal: str) -> None:
     assert normalise_text(text) == normal
 
 

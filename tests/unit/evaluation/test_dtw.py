@@ -40,14 +40,16 @@ def test_pairs_of_all_sizes_equal_one_at_a_time(values: int | None) -> None:
     assert batch(matrices) == [abx_oracle.dtw(each) for each in matrices]
 
 
-def test_small_batches_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_matrices_compared_one_at_a_time_have_the_distances_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     matrices = random_matrices(60, None)
     wanted = batch(matrices)
     monkeypatch.setattr(module, "BATCH_CELLS", 1)
     assert batch(matrices) == wanted
 
 
-def test_by_hand() -> None:
+def test_the_mean_distance_of_the_best_path_is_that_worked_out_by_hand() -> None:
     # one frame against three: the path has length 3, (1 + 2 + 6) / 3
     assert batch([np.array([[1.0, 2.0, 6.0]])]) == [3.0]
     # the path is the diagonal, (1 + 0 + 1) / 3

@@ -14,7 +14,7 @@ from fairseq_mtssl.errors import ManifestError, TargetError
 from fairseq_mtssl.evaluation.label_quality import Contingency, measure, quality_of
 
 
-def test_hand_arithmetic() -> None:
+def test_purities_and_pnmi_are_those_worked_out_by_hand() -> None:
     """Phone a: 3 of label 0, 1 of label 1; phone b: 4 of label 1; label 2 never."""
     quality = quality_of(np.array([[3, 1, 0], [0, 4, 0]]))
     assert (quality.frames, quality.phones, quality.clusters) == (8, 2, 2)
@@ -38,7 +38,7 @@ def test_pnmi_is_sklearns_homogeneity(seed: int) -> None:
     assert quality_of(table).pnmi == pytest.approx(homogeneity_score(phones, labels), abs=1e-12)
 
 
-def test_extremes() -> None:
+def test_pnmi_is_one_for_labels_that_are_phones_and_zero_for_independent_ones() -> None:
     assert quality_of(np.diag([1, 2, 3])).pnmi == pytest.approx(1)
     assert quality_of(np.ones((3, 4))).pnmi == pytest.approx(0, abs=1e-12)
     assert quality_of(np.array([[2, 3]])).pnmi == homogeneity_score([0] * 5, [0, 0, 1, 1, 1]) == 1

@@ -33,7 +33,7 @@ def test_no_frames_have_no_score() -> None:
     assert math.isnan(nothing.accuracy()) and math.isnan(nothing.macro_f1())
 
 
-def test_edits_by_hand() -> None:
+def test_phone_edits_are_those_counted_by_hand() -> None:
     references = [[1, 2, 3], [4], [5, 5]]
     # one substitution and one insertion; one deletion; none
     assert phone_edits(references, [[1, 9, 3, 3], [], [5, 5]]) == (3, 6)

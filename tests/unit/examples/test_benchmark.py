@@ -188,7 +188,9 @@ def test_both_sides_compute_the_same_losses_gradients_and_features(tmp_path: Pat
     assert 0 < found["differences"]["features_bf16"] < 0.05
 
 
-def test_another_computation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_side_that_computes_something_else_is_reported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sides.Ours, "finish", lambda self, update: None)  # a teacher that stands still
     still = parity.check("tiny", "cpu", str(tmp_path / "weights.pt"))
     monkeypatch.setattr(

@@ -83,7 +83,7 @@ def test_a_difference_beyond_sampling_is_told_with_its_sign_and_a_small_one_is_c
     assert "± 3.9 points" in found
 
 
-def test_being_behind_is_told_too() -> None:
+def test_a_sequence_that_is_behind_vgs_alone_is_reported_as_such() -> None:
     found = demo.pretraining_sentence(
         {demo.SEQUENCE: scores(80, 82), demo.EQUAL_VGS: scores(90, 92), demo.EQUAL_TOTAL: scores(95, 95)}
     )

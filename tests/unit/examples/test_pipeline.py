@@ -39,7 +39,7 @@ def test_a_finished_stage_is_not_done_twice_and_keeps_its_seconds(tmp_path, caps
     assert "done before" in capsys.readouterr().out
 
 
-def test_fresh_does_every_stage_anew(tmp_path) -> None:
+def test_a_fresh_pipeline_runs_every_stage_again(tmp_path) -> None:
     Pipeline(tmp_path).run(writing(tmp_path, "a"))
     Pipeline(tmp_path, fresh=True).run(writing(tmp_path, "a"))
     assert read(tmp_path, "a") == "x"  # emptied, then written once

@@ -50,7 +50,7 @@ def test_as_many_as_asked_for_run_at_once(tmp_path: Path) -> None:
     assert pipeline.total_seconds()["total"] < sum(pipeline.seconds[name] for name in "abc")
 
 
-def test_a_queue_that_is_done_is_not_done_again(tmp_path: Path) -> None:
+def test_stages_of_a_queue_that_are_done_are_not_run_again(tmp_path: Path) -> None:
     stages = [stage(tmp_path, name) for name in "ab"]
     first = Pipeline(tmp_path)
     first.run(*stages, at_once=2)
@@ -115,7 +115,7 @@ def test_one_core_does_them_in_order(tmp_path: Path) -> None:
     assert told(tmp_path, "a")["end"] <= told(tmp_path, "b")["begin"]
 
 
-def test_an_empty_queue_is_nothing(tmp_path: Path) -> None:
+def test_an_empty_queue_runs_and_takes_no_time(tmp_path: Path) -> None:
     pipeline = Pipeline(tmp_path)
     pipeline.run()
     assert pipeline.total_seconds() == {"total": 0.0}
@@ -131,5 +131,5 @@ def test_an_empty_queue_is_nothing(tmp_path: Path) -> None:
         ([2.0], 3, 2.0),
     ],
 )
-def test_the_clock_of_a_queue(seconds, at_once, clock) -> None:
+def test_the_time_of_a_queue_is_that_of_its_stages_run_so_many_at_once(seconds, at_once, clock) -> None:
     assert clock_seconds(seconds, at_once) == clock

@@ -187,7 +187,7 @@ def test_a_run_that_keeps_nothing_is_an_error(tmp_path) -> None:
         run.abx_stages(stage, Path("i"), Path("d"), ALL)
 
 
-def test_long_runs_begin_first() -> None:
+def test_the_cost_of_a_variant_orders_the_longest_runs_first() -> None:
     nine = variants.NINE
     ordered = sorted(nine.values(), key=lambda each: -each.cost)
     assert ordered[0].name == "vgsplus" and nine["vgsplus_vgs"].cost < nine["vgs_vgsplus"].cost

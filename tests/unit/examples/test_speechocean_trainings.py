@@ -69,6 +69,6 @@ def test_an_untrained_network_is_measured_with_random_weights_and_tuned_from_scr
         (["--speech", "a", "--more", "b", "--passes", "0"], "wanted more than 0"),
     ],
 )
-def test_wrong_options_are_refused(words, told) -> None:
+def test_options_that_cannot_work_are_refused_by_name(words, told) -> None:
     with pytest.raises(ConfigError, match=told):
         run.parse(words)

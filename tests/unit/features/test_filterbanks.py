@@ -36,6 +36,6 @@ def test_what_is_shorter_than_a_window_has_no_frames(samples, frames) -> None:
     assert LogMel().extract([noise(samples)])[0].shape == (frames, 1, 80)
 
 
-def test_the_batch_changes_nothing() -> None:
+def test_filterbanks_of_a_clip_do_not_depend_on_its_batch() -> None:
     alone = LogMel().extract([noise(5000)])[0]
     np.testing.assert_array_equal(LogMel().extract([noise(9000, 1), noise(5000)])[1], alone)

@@ -50,7 +50,7 @@ def near(found: Tensor, wanted: Tensor, dtype: torch.dtype) -> None:
     torch.testing.assert_close(found.float(), wanted.float(), **TOLERANCE[dtype])
 
 
-def test_it_is_there_wherever_a_compiler_is() -> None:
+def test_the_extension_is_compiled_wherever_a_compiler_is() -> None:
     if native.instructions() not in BUILDS or shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.skip("no compiler here, or another processor")
     suffix = sysconfig.get_config_var("EXT_SUFFIX")
@@ -207,7 +207,7 @@ def test_random_numbers_are_even_and_seeds_have_their_own(build: str) -> None:
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 5 / 2**10
 
 
-def test_it_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_extension_can_be_switched_off_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MTSSL_NATIVE", "0")
     native.library.cache_clear()
     assert native.library() is None and not native.ready(torch.zeros(3))
@@ -230,7 +230,7 @@ def test_a_build_of_another_source_is_not_used(monkeypatch: pytest.MonkeyPatch) 
     native.library.cache_clear()
 
 
-def test_what_it_cannot_take_goes_to_torch() -> None:
+def test_tensors_that_the_extension_cannot_take_go_to_torch_without_a_warning() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert not native.ready(torch.zeros(2, dtype=torch.float16))

@@ -49,7 +49,7 @@ def test_no_gradients_are_recorded_and_inference_tensors_may_be_written(items: i
     assert out.tolist() == list(range(items))
 
 
-def test_a_fault_in_a_tile_comes_out() -> None:
+def test_an_error_in_a_tile_reaches_the_caller() -> None:
     with pytest.raises(RuntimeError, match="size"):
         side_by_side(lambda n: torch.ones(2) @ torch.ones(n), [2, 3, 2])
 

@@ -41,7 +41,7 @@ def test_ties_go_to_the_lowest_number() -> None:
     assert Quantizer(centroids)(np.array([[1.0], [0.0], [-1.0]], dtype=np.float32)).tolist() == [0, 0, 1]
 
 
-def test_one_centroid_and_no_frames() -> None:
+def test_a_single_centroid_labels_every_frame_and_no_frames_have_no_labels() -> None:
     assert Quantizer(np.zeros((1, 2), dtype=np.float32))(np.ones((3, 2))).tolist() == [0, 0, 0]
     assert Quantizer(np.zeros((4, 2), dtype=np.float32))(np.zeros((0, 2))).shape == (0,)
 

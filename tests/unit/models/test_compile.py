@@ -49,7 +49,9 @@ def test_mt4ssl_has_the_same_losses_and_gradients_compiled(traced: Traced, fast:
     assert traced.graphs() == (4 if fast else 5)
 
 
-def test_layerdrop_and_bfloat16_go_with_it(traced: Traced) -> None:
+def test_a_compiled_model_with_layerdrop_in_bfloat16_has_the_plain_losses_and_gradients(
+    traced: Traced,
+) -> None:
     changes = {"encoder_layerdrop": 0.5, "precision": "bfloat16", "encoder_layers": 6}
     model, plain = build(compile=True, **changes), build(**changes)
     found = []

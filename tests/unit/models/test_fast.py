@@ -56,7 +56,7 @@ def test_vgs_embeddings_are_the_same_fast_and_plain() -> None:
     torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_a_checkpoint_fits_both_ways() -> None:
+def test_fast_and_plain_models_have_the_same_names_in_their_checkpoints() -> None:
     assert build(fast=True).state_dict().keys() == build(fast=False).state_dict().keys()
 
 

@@ -85,7 +85,7 @@ def test_collapse_is_warned_of_beside_grounding_too(caplog: pytest.LogCaptureFix
     assert warning.startswith("update 500: prediction_var is 0, below 0.0001")
 
 
-def test_both_branches_off_leave_what_they_share() -> None:
+def test_with_both_branches_off_only_what_they_share_is_active() -> None:
     model = build_joint()
     shared = {id(p) for p in model.parameters()} - {id(p) for p in model.inactive_parameters(False, False)}
     names = {name.split(".")[1] for name, p in model.named_parameters() if id(p) in shared}

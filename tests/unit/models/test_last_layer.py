@@ -79,7 +79,7 @@ def test_a_cls_token_is_attended_to_and_never_returned() -> None:
     assert_same(*both_ways(model, tiny_mt4ssl.LENGTHS[1], MASKS["as many in each"]), 2e-5)
 
 
-def test_layerdrop_skips_it_or_not_as_drawn() -> None:
+def test_layerdrop_skips_the_last_layer_or_not_as_drawn() -> None:
     model = tiny_mt4ssl.build(encoder_layerdrop=0.5)
     seen = set()
     for seed in range(12):

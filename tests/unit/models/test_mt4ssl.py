@@ -309,7 +309,7 @@ def test_means_and_accuracies_are_logged_over_masked_frames() -> None:
     assert {"loss_on", "loss_off", "target_var", "prediction_var", "feature_var"} <= set(values)
 
 
-def test_the_references_are_what_knows_nothing() -> None:
+def test_the_logged_baselines_are_those_of_predicting_the_mean_and_the_label_counts() -> None:
     """The mean of the targets put in the predictions' place, and labels counted by hand."""
     from fairseq.logging import metrics
 

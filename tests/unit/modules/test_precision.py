@@ -32,7 +32,7 @@ def test_products_are_computed_in_the_precision_asked_for(
     assert layer.weight.dtype == torch.float32
 
 
-def test_another_name_is_refused() -> None:
+def test_an_unknown_precision_is_refused_with_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="half.*float32, bfloat16, auto"):
         check_precision("half")
 

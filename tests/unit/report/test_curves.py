@@ -124,7 +124,7 @@ def test_a_run_of_fairseqs_own_losses_has_its_loss_and_error_rates(
         ("r100", False),
     ],
 )
-def test_recall_keys_are_told_by_their_words(key: str, wanted: bool) -> None:
+def test_only_keys_of_recall_at_10_are_drawn_as_recall(key: str, wanted: bool) -> None:
     assert curves._is_r10(key) is wanted
 
 

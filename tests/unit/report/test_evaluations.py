@@ -70,7 +70,7 @@ def test_files_of_another_kind_are_refused(name: str, text: str, word: str, tmp_
         read_run(tmp_path / "r", "VGS", "1")
 
 
-def test_a_file_is_no_run(tmp_path: Path) -> None:
+def test_a_file_or_a_missing_folder_is_refused_as_a_run(tmp_path: Path) -> None:
     (tmp_path / "train.log").touch()
     for path, got in ((tmp_path / "train.log", "is a file"), (tmp_path / "none", "is not there")):
         with pytest.raises(ConfigError, match=f"{got}; wanted the folder of a run"):

@@ -95,7 +95,7 @@ def test_only_seeds_of_both_are_compared() -> None:
         ([5.0, 5.0], [40, 7.0], NOT_SHOWN),  # there was nothing to fall from
     ],
 )
-def test_falling_to_chance(forgot, vgs, verdict) -> None:
+def test_retrieval_is_forgotten_where_its_recall_falls_to_chance(forgot, vgs, verdict) -> None:
     assert judged(recalls(vgs_w2v2=forgot, vgs=vgs))[1].verdict == verdict
 
 
@@ -110,7 +110,7 @@ def test_falling_to_chance(forgot, vgs, verdict) -> None:
         ([6.0], [6.0], NOT_SHOWN),
     ],
 )
-def test_keeping_a_good_part(kept, before, verdict) -> None:
+def test_retrieval_is_kept_where_half_of_its_points_above_chance_remain(kept, before, verdict) -> None:
     assert judged(recalls(plus_w2v2=kept, plus=before))[2].verdict == verdict
 
 

@@ -241,7 +241,7 @@ def test_a_training_of_another_kind_cannot_be_judged() -> None:
     assert health.learned is None and "none of the measures" in health.verdict
 
 
-def test_a_long_wait_for_data_is_told_and_judges_nothing() -> None:
+def test_a_long_wait_for_data_is_reported_and_does_not_change_the_judgement() -> None:
     health = judge(inner(100, ssl_accuracy=0.7, contrastive=1.0, data_wait=0.3, **CONTRASTIVE))
     assert health.learned is True
     assert "time without data 30 %" in health.sentence and "dataset.num_workers" in health.sentence
@@ -262,7 +262,7 @@ def test_a_resumed_log_and_its_epoch_lines_are_judged_like_any_other(tmp_path: P
     assert judge(epoch).learned is True
 
 
-def test_it_is_json(tmp_path: Path) -> None:
+def test_a_judged_phase_is_written_as_json_without_nan(tmp_path: Path) -> None:
     health = judge(inner(100, ssl_accuracy=0.02, contrastive=3.9, gnorm=float("nan"), **CONTRASTIVE))
     found: dict[str, Any] = json.loads(json.dumps(health.to_json(), allow_nan=False))
     assert found["learned"] is False and found["sentence"] == health.sentence

@@ -31,7 +31,7 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def test_they_are_known_by_what_they_hold(tmp_path: Path) -> None:
+def test_measures_by_layer_are_found_by_the_content_of_their_files(tmp_path: Path) -> None:
     write(tmp_path / "evaluation" / "a.json", abx())
     write(tmp_path / "b.json", probe())
     write(tmp_path / "retrieval.json", {"images": 3, "scores": {"r1": 4.0}})
@@ -45,7 +45,7 @@ def test_they_are_known_by_what_they_hold(tmp_path: Path) -> None:
     "change",
     [{"scores": {}}, {"scores": [1]}, {"chance": {"test": 1.0}}, {"best": {}}, {"best": {"layer": "9"}}],
 )
-def test_what_lacks_a_part_is_none(change: dict[str, Any], tmp_path: Path) -> None:
+def test_a_file_that_lacks_a_part_holds_no_measures_by_layer(change: dict[str, Any], tmp_path: Path) -> None:
     path = write(tmp_path / "x.json", {**probe(), **change})
     assert find_layer_results(tmp_path) == []
     with pytest.raises(ConfigError, match=r"x\.json: holds no measures by layer; give what evaluate-abx"):
@@ -98,6 +98,6 @@ def test_a_measure_that_no_speaker_shares_is_left_out_of_the_curve(tmp_path: Pat
     assert "<svg" in section.markup
 
 
-def test_a_run_without_any_says_so() -> None:
+def test_a_run_without_measures_by_layer_says_so() -> None:
     (section,) = layer_sections([])
     assert "Nothing was measured by layer" in section.text

@@ -59,7 +59,7 @@ def test_a_script_runs_at_the_end_and_is_announced_at_the_beginning(tmp_path) ->
     assert places == sorted(places) and not pages.PageParts(text).errors
 
 
-def test_facts_with_nothing_to_say_are_left_out(tmp_path) -> None:
+def test_facts_without_a_value_are_left_out(tmp_path) -> None:
     facts = [("a", "<1>"), ("b", "")]
     text = write_page("t", [Section("s", facts=facts)], tmp_path / "p.html", facts).read_text("utf-8")
     assert text.count("<dl><dt>a</dt><dd>&lt;1&gt;</dd></dl>") == text.count("<dl>") == 2

@@ -24,7 +24,7 @@ def test_precision_stands_beside_recall_by_label() -> None:
     assert "P@k" in section.text
 
 
-def test_by_image_there_is_none() -> None:
+def test_scores_by_image_have_no_precision_column() -> None:
     section = scores_section(scores("image"))
     assert section.table is not None
     assert section.table.header == ["", "R@1 %", "R@5 %", "R@10 %", "median rank"]
