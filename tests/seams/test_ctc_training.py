@@ -107,7 +107,7 @@ def test_faulty_transcripts_are_named_all_at_once(spoken: Path, pretrained: Path
     with pytest.raises(ManifestError) as caught:
         finetune(data, tmp_path / "out", pretrained)
     text = str(caught.value)
-    assert "9 lines for the 10 utterances" in text and "line 1: 'Z'" in text and "line 2 has no words" in text
+    assert "9 lines for the 10 utterances" in text and "line 1: 'Z'" in text and "line 2 is empty" in text
 
 
 def test_utterances_too_short_to_spell_are_dropped_from_training(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -100,8 +101,13 @@ def test_what_is_done_is_in_the_database_before_the_next_begins(tmp_path: Path) 
 def test_an_interruption_waits_for_those_under_way_and_begins_no_other(tmp_path: Path) -> None:
     interrupt = ["python", "-c", "import os, signal; os.kill(os.getppid(), signal.SIGINT)"]
     stages = [Stage("stop", interrupt, tmp_path / "stop", []), stage(tmp_path, "long", 2.0)]
-    with pytest.raises(KeyboardInterrupt):
-        Pipeline(tmp_path).run(*stages, stage(tmp_path, "x", 3.0), stage(tmp_path, "late"), at_once=2)
+    # a shell without job control starts programs in the background with this signal ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Pipeline(tmp_path).run(*stages, stage(tmp_path, "x", 3.0), stage(tmp_path, "late"), at_once=2)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / "long" / "told").is_file() and not (tmp_path / "late").exists()
 
 
