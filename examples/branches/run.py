@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,18 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from examples import results, stages
 from examples.pipeline import Pipeline, Stage, run_example
-from examples.variants import seeds_of
-from fairseq_mtssl.corpora.data_folder import usable_cores
+from examples.variants import BRANCH_TITLES, seeds_of
+from fairseq_mtssl.report.page import Table
+from fairseq_mtssl.report.paper_tables import to_markdown
 
 CLUSTERS, UPDATES = 100, 1500
 RECIPE = "mt4ssl_fbank_small"
-BRANCHES = {
-    "wav2vec2": "wav2vec 2.0",
-    "hubert": "HuBERT",
-    "data2vec": "data2vec",
-    "mt4ssl": "MT4SSL",
-    "best_rq": "BEST-RQ",
-}
+BRANCHES = {"wav2vec2": "wav2vec 2.0", **BRANCH_TITLES, "best_rq": "BEST-RQ"}
 LABELLED = ("hubert", "mt4ssl")
 """The branches that predict cluster labels, here of MFCCs with their mean taken off."""
 LOG_MEL, UNTRAINED = "log-mel filterbanks", "untrained encoder"
@@ -41,9 +35,10 @@ LOG_MEL, UNTRAINED = "log-mel filterbanks", "untrained encoder"
 def main(argv: list[str] | None = None) -> None:
     """Run every stage that is not done yet, then write the table. Raises: MtsslError."""
     args = parse(argv)
-    if args.from_results is not None:
+    if args.from_results:
         args.out.mkdir(parents=True, exist_ok=True)
-        report([results.read_json(path) for path in sorted(args.from_results.glob("*.json"))], args.out)
+        kept = [path for folder in args.from_results for path in sorted(folder.glob("*.json"))]
+        report([results.read_json(path) for path in kept], args.out)
         return
     pipeline, data = Pipeline(args.out, args.fresh), args.out / "data"
     pipeline.run(stages.manifest_stage("scenes", data), stages.items_stage(data, "test", args.out))
@@ -78,10 +73,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--updates", type=int, default=UPDATES, metavar="N", help=f"of each model ({UPDATES})"
     )
-    parser.add_argument("--seeds", default="1", metavar="S,…", help="one model of each branch for each (1)")
-    parser.add_argument("--at-once", type=int, default=usable_cores(), metavar="N", help="runs side by side")
-    parser.add_argument("--record", type=Path, metavar="DIR", help="keep a small JSON of each model here")
-    parser.add_argument("--from-results", type=Path, metavar="DIR", help="only make the table of these JSONs")
+    stages.add_run_options(parser, "1", "make the table")
     args = parser.parse_intermixed_args(argv)
     args.seeds = seeds_of(args.seeds)
     return args
@@ -95,16 +87,14 @@ def training(args: argparse.Namespace, name: str, seed: int, labels: Stage) -> S
     settings.append(f"optimization.max_update={args.updates}")
     needs = ("data", *([labels.name] if name in LABELLED else []))
     data, stem = args.out / "data", f"{name}-seed{seed}"
-    run = stages.training_stage(stem, recipe, data, args.out, settings, needs)
-    return replace(run, products=[run.folder / "checkpoint_last.pt"])
+    return stages.training_stage(stem, recipe, data, args.out, settings, needs, "checkpoint_last.pt")
 
 
 def baseline(name: str, source: Sequence[str], data: Path, out: Path, needs: Sequence[str] = ()) -> Stage:
     """`mtssl evaluate-abx` of frames that no training of this example gives."""
-    folder = out / "evaluation" / name
     command = ["mtssl", "evaluate-abx", *source, "--data", str(data), "--item", str(data / "test.item")]
-    command += ["--split", "test", "--json", str(folder / "abx.json")]
-    return Stage(f"abx {name}", command, folder, [folder / "abx.json"], needs=("items", *needs))
+    product = out / "evaluation" / name / "abx.json"
+    return stages.json_stage(f"abx {name}", [*command, "--split", "test"], product, ("items", *needs))
 
 
 def record(name: str, seed: int, run: Stage | None, abx: Mapping[str, Any], updates: int) -> dict[str, Any]:
@@ -126,11 +116,7 @@ def report(records: Sequence[Mapping[str, Any]], out: Path, pipeline: Pipeline |
     text = markdown(records)
     content: dict[str, Any] = {"models": list(records)}
     if pipeline is not None:
-        content |= {
-            "seconds": pipeline.total_seconds(),
-            "commands": pipeline.commands,
-            "versions": results.versions(),
-        }
+        content |= results.how_made(pipeline)
     results.write_json(out / "results.json", content)
     (out / "table.md").write_text(text, encoding="utf-8")
     print(f"\n{text}\n{out / 'results.json'}, {out / 'table.md'}")
@@ -140,8 +126,7 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     """A row for each model: ABX error within / across speakers of every layer, the lowest across in bold."""
     layers = sorted({layer for each in records for layer in each["abx"] if layer.isdecimal()}, key=int)
     titles = [LOG_MEL, UNTRAINED, *BRANCHES]
-    lines = [["model", "seed", *(f"layer {layer}" for layer in layers)]]
-    lines.append(["---"] * len(lines[0]))
+    rows = []
     for each in sorted(records, key=lambda each: (titles.index(each["name"]), each["seed"])):
         best = min(each["abx"], key=lambda layer: each["abx"][layer]["across"])
         scores = {layer: f"{row['within']:.1f} / {row['across']:.1f}" for layer, row in each["abx"].items()}
@@ -149,8 +134,9 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
         # features without layers stand in the first column
         cells = [scores.get(layer, "") for layer in layers] if best in layers else [scores[best]]
         cells += [""] * (len(layers) - len(cells))
-        lines.append([BRANCHES.get(each["name"], each["name"]), str(each["seed"] or ""), *cells])
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+        rows.append([BRANCHES.get(each["name"], each["name"]), str(each["seed"] or ""), *cells])
+    header = ["model", "seed", *(f"layer {layer}" for layer in layers)]
+    return to_markdown(Table(header, rows), numbers=False)
 
 
 if __name__ == "__main__":
